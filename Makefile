@@ -1,0 +1,50 @@
+# The few commands there are. `make help` lists them.
+
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin
+# pip's configured find-links may hold a CPU build of torch; uv does not read pip's settings by itself.
+FIND_LINKS := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+UV := UV_FIND_LINKS="$(FIND_LINKS)" UV_HTTP_TIMEOUT=180 $(RUN)/uv
+UV_VERSION := 0.13.9
+
+.PHONY: help setup demo test check format lock
+
+help:
+	@echo "make demo    set up, then the whole job on one healthy brain: train, evaluate, promote, upscale (minutes)"
+	@echo "make test    set up, then the test suite"
+	@echo "make check   lint, format, types, import directions"
+	@echo "make setup   only .venv with the locked dependencies"
+	@echo "make format  format the code"
+	@echo "make lock    resolve the dependencies anew into requirements.lock"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet uv==$(UV_VERSION)
+	$(UV) pip install --quiet --python $(RUN)/python --constraint requirements.lock --editable ".[demo,dev]"
+	touch $@
+
+demo: setup
+	$(RUN)/metasr demo --output demo
+
+test: setup
+	$(RUN)/pytest
+
+check: setup
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+format: setup
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+# The build of torch and the CUDA packages that it brings depend on the machine, so neither is written down with a
+# hash, and a torch of a local index loses its suffix.
+lock: setup
+	$(UV) pip compile --quiet --python $(RUN)/python --all-extras --no-header --no-annotate pyproject.toml \
+		| sed -E 's/^(torch(vision)?==[0-9.]+)\+.*/\1/' > requirements.new
+	mv requirements.new requirements.lock

@@ -1,0 +1,81 @@
+"""The settings of a job: an experiment, and the machines, storage and tracking it uses."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from metasr.config import ExperimentConfig, Section
+
+
+class ResourcesConfig(Section):
+    """The machines."""
+
+    num_workers: int = Field(2, ge=1)
+    """Training processes; each computes its part of every batch."""
+    cpus_per_worker: float = Field(1, gt=0)
+    """CPU cores reserved for each worker; it computes with as many threads."""
+    gpu: bool = False
+    """Give each worker a GPU."""
+    max_failures: int = Field(3, ge=0)
+    """Times the workers are started again, from the newest checkpoint, after one has died."""
+
+
+class StorageConfig(Section):
+    """Where runs keep their checkpoints."""
+
+    url: str = "~/metasr/runs"
+    """Folder or s3://bucket/prefix for checkpoints; all nodes must reach it."""
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    uri: str = "sqlite:///~/metasr/mlflow.db"
+    """Tracking server (http://...) or a database of your own."""
+    artifacts: str = "~/metasr/artifacts"
+    """Where pictures and bundles go when uri is a database; a server decides for itself."""
+    experiment: str = "meta-srgan"
+    """Experiment that runs are filed under."""
+    model: str = "meta-srgan"
+    """Name of the registered model."""
+
+
+class JobConfig(ExperimentConfig):
+    """An experiment and everything around it."""
+
+    resources: ResourcesConfig = ResourcesConfig()
+    storage: StorageConfig = StorageConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class PrepareConfig(Section):
+    """How volumes become shards."""
+
+    modality: str = ""
+    """Contrast to take from BraTS folders: t1ce, t1, t2, flair. Empty takes every NIfTI file as a subject."""
+    crop_px: int = Field(128, ge=32)
+    """Side of the training crops, the window with the most brain (paper: 128)."""
+    min_brain: float = Field(0.1, ge=0, le=1)
+    """Slices with a smaller part of brain are left out."""
+    slice_step: int = Field(1, ge=1)
+    """Take every n-th of the remaining slices."""
+    val_fraction: float = Field(0.2, gt=0, lt=1)
+    """Part of the subjects kept for validation, at least one."""
+    val_subjects: tuple[str, ...] = ()
+    """Subjects to validate on, by name; val_fraction is not used then."""
+    shard_mb: float = Field(64, gt=0)
+    """Size at which a shard is closed, in MB."""
+    seed: int = Field(0, ge=0)
+    """Decides which subjects validate."""
+
+
+def expand(location: str) -> str:
+    """Return a path or URL with `~` replaced by the home directory and plain paths made absolute."""
+    scheme, separator, rest = location.rpartition("://")
+    if separator and scheme == "sqlite":
+        return f"sqlite:///{_absolute(rest.removeprefix('/'))}" if rest.startswith("/") else location
+    return location if separator else _absolute(location.removeprefix("file:"))
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())

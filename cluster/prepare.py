@@ -1,0 +1,131 @@
+"""From a folder of volumes to shards in a store."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cluster.config import PrepareConfig
+from cluster.shards import INDEX, Index, Sample, ShardWriter
+from cluster.store import Store
+from metasr import __version__
+from metasr.data.intensity import IntensityScale
+from metasr.data.slices import brain_slices, informational_crop, split_subjects
+from metasr.data.subjects import Subject, find_subjects
+from metasr.data.volume import load_volume
+from metasr.errors import DataError, MetaSRError
+
+
+@dataclass
+class Statistics:
+    """Mean and standard deviation of images seen one after the other."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, image: np.ndarray) -> None:
+        """Take in an image."""
+        values = image.astype(np.float64)
+        self.count += values.size
+        self.total += float(values.sum())
+        self.squares += float((values**2).sum())
+
+    @property
+    def mean(self) -> float:
+        """Mean of all values."""
+        return self.total / self.count
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of all values."""
+        return math.sqrt(max(self.squares / self.count - self.mean**2, 0.0))
+
+
+@dataclass
+class Report:
+    """What `prepare` did: the index it wrote, and the subjects it had to leave out with the reason."""
+
+    index: Index | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def prepare(folder: Path, store: Store, options: PrepareConfig, tell: Callable[[str], None]) -> Report:
+    """Write the slices of all subjects of a folder into shards, and the index last.
+
+    Training slices are cut to the crop with the most brain, validation slices are whole. A volume that cannot be
+    used is reported, and the others go on.
+
+    Args:
+        folder: With a NIfTI volume per subject.
+        store: Where the shards go.
+        options: See `PrepareConfig`.
+        tell: Called with a line for each subject.
+
+    Raises:
+        DataError: There is nothing to prepare, or nothing that can be used.
+    """
+    subjects = find_subjects(folder, options.modality)
+    validating = _validation_subjects(subjects, options)
+    report = Report()
+    statistics = Statistics()
+    used: dict[str, list[str]] = {"train": [], "val": []}
+    writers = {split: ShardWriter(store, split, options.shard_mb * 1e6) for split in ("train", "val")}
+    for subject in subjects:
+        split = "val" if subject.name in validating else "train"
+        try:
+            samples = list(_slices(subject, options, crop=split == "train"))
+        except MetaSRError as error:
+            report.refused[subject.name] = str(error)
+            tell(f"{subject.name}: left out. {error}")
+            continue
+        if split == "train":
+            for sample in samples:
+                statistics.add(sample.image)
+        writers[split].write_all(samples)
+        used[split].append(subject.name)
+        tell(f"{subject.name}: {len(samples)} slices, {split}")
+    if not used["train"] or not used["val"]:
+        raise DataError(
+            f"folder {folder}",
+            "too few usable subjects: training and validation need one each",
+            "See the reasons above",
+        )
+    report.index = Index(
+        tool_version=__version__,
+        options=options.model_dump(mode="json"),
+        mean=statistics.mean,
+        std=statistics.std,
+        subjects={split: tuple(names) for split, names in used.items()},
+        shards=tuple(shard for writer in writers.values() for shard in writer.close()),
+    )
+    report.index.check()
+    store.put(INDEX, report.index.to_bytes())
+    return report
+
+
+def _validation_subjects(subjects: Sequence[Subject], options: PrepareConfig) -> set[str]:
+    names = [subject.name for subject in subjects]
+    if not options.val_subjects:
+        return set(split_subjects(names, options.val_fraction, options.seed))
+    unknown = set(options.val_subjects) - set(names)
+    if unknown:
+        raise DataError(f"subject {sorted(unknown)[0]}", "it is not in the folder", f"Choose from {', '.join(names)}")
+    return set(options.val_subjects)
+
+
+def _slices(subject: Subject, options: PrepareConfig, *, crop: bool) -> Iterator[Sample]:
+    """Yield the slices of a subject that show enough brain, from feet to head."""
+    volume = load_volume(subject.volume)
+    intensities = IntensityScale.fit(volume.data)
+    if intensities is None:
+        raise DataError(str(subject.volume), "all its voxels are the same", "Leave it out")
+    axial = intensities.to_unit(volume.axial())
+    numbers = brain_slices(axial, options.min_brain)[:: options.slice_step]
+    if not len(numbers):
+        raise DataError(str(subject.volume), f"no slice has {options.min_brain:.0%} of brain", "Lower --min-brain")
+    for number in numbers:
+        image = informational_crop(axial[number], options.crop_px) if crop else axial[number]
+        yield Sample(subject=subject.name, slice=int(number), image=np.ascontiguousarray(image, dtype=np.float16))

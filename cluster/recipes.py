@@ -1,0 +1,164 @@
+"""One dotted name for every setting, in recipes, flags, sweeps and MLflow, and one place where they meet.
+
+`optim.generator_lr` in a recipe is `--optim.generator-lr` on the command line and `optim.generator_lr` in MLflow.
+Later layers win: defaults < recipe < trial < command line.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from cluster.config import JobConfig
+from metasr.errors import ConfigError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class Layer(NamedTuple):
+    """Settings by dotted name, and where they come from."""
+
+    source: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[Config]):
+    """A valid config, and for each dotted name the source of its value."""
+
+    config: Config
+    origins: dict[str, str]
+
+    def text(self) -> str:
+        """Return the config as YAML, a comment after each value saying where it came from."""
+        lines, section = [], ""
+        for name, value in flatten(self.config).items():
+            *sections, leaf = name.split(".")
+            if sections and sections[0] != section:
+                section = sections[0]
+                lines.append(f"{section}:")
+            setting = f"{'  ' * len(sections)}{leaf}: {json.dumps(value)}"
+            lines.append(f"{setting:<52} # {self.origins[name]}")
+        return "\n".join(lines)
+
+
+def resolve(model: type[Config], layers: Sequence[Layer]) -> Resolved[Config]:
+    """Merge layers over the defaults of `model` and validate the result.
+
+    Raises:
+        ConfigError: A name is unknown (the nearest is given) or a value is not allowed.
+    """
+    fields = dict(leaves(model))
+    origins = dict.fromkeys(fields, "default")
+    nested: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.values.items():
+            if name not in fields:
+                raise ConfigError(f"unknown setting {name} ({layer.source})", nearest(name, fields))
+            origins[name] = layer.source
+            *sections, leaf = name.split(".")
+            target = nested
+            for section in sections:
+                target = target.setdefault(section, {})
+            target[leaf] = value
+    try:
+        return Resolved(model.model_validate(nested), origins)
+    except ValidationError as error:
+        raise _as_config_error(error, origins) from None
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the dotted name and the field of every setting of a config type."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """Return every setting as a JSON value, by dotted name."""
+
+    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    return dict(walk(config.model_dump(mode="json"), ""))
+
+
+def recipe_layer(recipe: str, folder: Path) -> Layer:
+    """Read a recipe: the name of one in `folder`, or the path of a YAML file."""
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else folder / f"{recipe}.yaml"
+    if not path.is_file():
+        names = sorted(file.stem for file in folder.glob("*.yaml"))
+        hint = difflib.get_close_matches(recipe, names, n=1)
+        known = f"Did you mean {hint[0]}?" if hint else f"Choose {', '.join(names)}, or give the path of a YAML file"
+        raise ConfigError(f"recipe {recipe}", "there is no such recipe", known)
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path}", f"not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"recipe {path}", "it holds no settings", "Write sections such as `train:` with their settings"
+        )
+    return Layer(f"recipe {path.stem}", dict(_dotted(content)))
+
+
+def parse_flag(field: FieldInfo, text: str) -> Any:
+    """Return the value a flag's text stands for: numbers and null as in YAML, lists as `a, b` or `[a, b]`."""
+    if field.annotation is str:
+        return text
+    if get_origin(field.annotation) is tuple and not text.lstrip().startswith("["):
+        text = f"[{text}]"
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """Return a sentence that names the known setting closest to `name`, also when only its last part matches."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        last = {key.rpartition(".")[2]: key for key in known}
+        close = [last[leaf] for leaf in difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.6)]
+    return f"did you mean {close[0]}?" if close else "--help lists the settings"
+
+
+def run_name(config: JobConfig, recipe: str, data_digest: str) -> str:
+    """Return a name that is the same for the same experiment on the same data, on any machine, and for no other."""
+    decisive = config.model_dump(mode="json", exclude={"resources", "storage", "tracking"})
+    decisive["data"].pop("url")
+    text = json.dumps([decisive, data_digest], sort_keys=True)
+    return f"{Path(recipe).stem}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _dotted(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _as_config_error(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    source = f" ({origins[name]})" if origins.get(name, "default") != "default" else ""
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return ConfigError(f"settings that do not fit together{source}", message)
+    return ConfigError(
+        f"{name} = {first['input']!r}{source}", message[0].lower() + message[1:], "--help has the bounds"
+    )

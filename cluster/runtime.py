@@ -1,0 +1,53 @@
+"""Ray, started or joined."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from metasr.errors import ConfigError
+
+# Ray Train waits two seconds between looks at its workers; a job of short steps would spend its time waiting.
+TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@contextmanager
+def connected(cpus: float) -> Iterator[None]:
+    """Use the cluster that RAY_ADDRESS names, as in a submitted job; otherwise a Ray of our own, on this machine.
+
+    Ray asks for a token by default and makes one in ~/.ray for a cluster of its own; its dashboard is on loopback.
+
+    Args:
+        cpus: CPU cores that will be asked for; a local Ray offers at least as many.
+
+    Raises:
+        ConfigError: The cluster cannot be reached.
+    """
+    for name, value in TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Ray says at WARNING that its authentication is on, which is as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"Ray at {address}", reason, "Check RAY_ADDRESS, or unset it to use this machine"
+            ) from error
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, round(cpus)),
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            dashboard_host="127.0.0.1",
+            **quiet,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()

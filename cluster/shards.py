@@ -1,0 +1,144 @@
+"""Writing WebDataset shards and the index that makes them trustworthy.
+
+A shard is a plain tar: for each slice `<key>.npy`, the image, and `<key>.json`, what it is. The index names every
+shard with its length and SHA-256 and is written last: a store without an index holds no data set.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import webdataset
+from numpy.typing import NDArray
+from pydantic import Field
+
+from cluster.store import Store
+from metasr.config import Section
+from metasr.errors import DataError
+
+INDEX = "index.json"
+Split = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A slice on its way into a shard or out of one.
+
+    Attributes:
+        subject: Whose.
+        slice: Which slice, counted from the feet.
+        image: float16 `[H, W]`, intensities in about [0, 1].
+    """
+
+    subject: str
+    slice: int
+    image: NDArray[np.float16]
+
+
+class Shard(Section):
+    """A shard as the index knows it."""
+
+    name: str
+    split: Split
+    num_samples: int
+    num_bytes: int
+    sha256: str
+
+
+class Index(Section):
+    """What a store holds."""
+
+    format: Literal[1] = 1
+    tool_version: str
+    options: dict[str, Any]
+    """How the data was prepared."""
+    mean: float
+    """Mean intensity of the training crops."""
+    std: float = Field(gt=0)
+    """Standard deviation of the training crops."""
+    subjects: dict[Split, tuple[str, ...]]
+    shards: tuple[Shard, ...]
+
+    def to_bytes(self) -> bytes:
+        """Return the index as it is stored."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the index: the identity of the data set."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def summary(self) -> str:
+        """Return what the store holds, in one line."""
+        slices = sum(shard.num_samples for shard in self.shards)
+        return (
+            f"{slices} slices of {len(self.subjects['train'])} training and {len(self.subjects['val'])} validation "
+            f"subjects in {len(self.shards)} shards, mean {self.mean:.3f}, std {self.std:.3f}"
+        )
+
+    def check(self) -> None:
+        """Raise DataError if a patient is in both splits or a split is empty."""
+        shared = set(self.subjects["train"]) & set(self.subjects["val"])
+        if shared:
+            raise DataError(
+                f"subject {sorted(shared)[0]}", "it is in training and in validation", "Prepare the data again"
+            )
+        for split in ("train", "val"):
+            if not any(shard.num_samples for shard in self.shards if shard.split == split):
+                raise DataError(
+                    f"the {split} split", "it has no samples", "Prepare the data again with more subjects"
+                )
+
+
+class ShardWriter:
+    """Collect samples into tars of about `shard_bytes` and put each into the store when it is full.
+
+    The same samples in the same order give the same bytes.
+    """
+
+    def __init__(self, store: Store, split: Split, shard_bytes: float) -> None:
+        self.store, self.split, self.shard_bytes = store, split, shard_bytes
+        self.shards: list[Shard] = []
+        self._start()
+
+    def write_all(self, samples: Iterable[Sample]) -> None:
+        """Add samples; full shards are stored on the way."""
+        for sample in samples:
+            key = f"{sample.subject.replace('.', '_')}-{sample.slice:04d}"
+            buffer = io.BytesIO()
+            np.save(buffer, sample.image, allow_pickle=False)
+            meta = json.dumps({"subject": sample.subject, "slice": sample.slice})
+            self._tar.write({"__key__": key, "npy": buffer.getvalue(), "json": meta.encode()})
+            self._count += 1
+            if self._buffer.tell() >= self.shard_bytes:
+                self._finish()
+                self._start()
+
+    def close(self) -> list[Shard]:
+        """Store the last shard and return all of them."""
+        if self._count:
+            self._finish()
+        return self.shards
+
+    def _start(self) -> None:
+        self._buffer = io.BytesIO()
+        self._tar = webdataset.TarWriter(self._buffer, encoder=False, mtime=0)
+        self._count = 0
+
+    def _finish(self) -> None:
+        self._tar.close()
+        data = self._buffer.getvalue()
+        name = f"{self.split}-{len(self.shards):06d}.tar"
+        self.store.put(name, data)
+        self.shards.append(
+            Shard(
+                name=name,
+                split=self.split,
+                num_samples=self._count,
+                num_bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+            )
+        )

@@ -1,0 +1,219 @@
+"""Training on a cluster: TorchTrainer around `metasr.training.fit`, tracked, and registered at the end."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ray
+import ray.train
+from pyarrow.fs import FileSystem, S3FileSystem
+from ray.actor import ActorHandle
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from cluster.config import JobConfig, TrackingConfig, expand
+from cluster.provenance import code_version
+from cluster.recipes import Resolved, flatten, run_name
+from cluster.registry import Registry
+from cluster.runtime import connected
+from cluster.store import open_store
+from cluster.stream import read_index
+from cluster.tracking import Run
+from cluster.worker import train_worker
+from metasr.errors import ConfigError, MetaSRError, TrainingError
+from metasr.identity import RunIdentity
+from metasr.perceptual import check_perceptual
+
+VERSION_TAG = "metasr.version"
+SELECTION_METRIC = "val_psnr_gain"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run."""
+
+    run_name: str
+    run_id: str
+    version: str
+    already_done: bool
+
+
+def train(resolved: Resolved[JobConfig], recipe: str, tell: Callable[[str], None]) -> Trained:
+    """Train what a config describes, or go on with it, and register the best generator.
+
+    The same config on the same data is the same run: it continues from its newest checkpoint, and a finished run is
+    left as it is.
+
+    Args:
+        resolved: The config and where its values came from.
+        recipe: Name of the recipe, the first part of the run's name.
+        tell: Called with lines of progress.
+
+    Raises:
+        MetaSRError: The settings, the data or the machines cannot be used, or training failed.
+    """
+    config = resolved.config
+    identity = _preflight(config, recipe)
+    tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
+    if not config.loss.perceptual:
+        tell("loss.perceptual is 0: training without the perceptual loss")
+    tags = {
+        "mlflow.source.git.commit": identity.code_version.removesuffix("+changes"),
+        "metasr.code_version": identity.code_version,
+        "metasr.data_sha256": identity.data_digest,
+    }
+    run = Run.start(config.tracking, identity.run_name, flatten(config), tags)
+    if (version := run.tags().get(VERSION_TAG)) is not None:
+        run.finish("FINISHED")
+        return Trained(identity.run_name, run.run_id, version, already_done=True)
+    run.text("recipe.yaml", resolved.text() + "\n")
+    try:
+        result = _fit_on_ray(config, identity, run, tell)
+        version = _register_best(result, config, run)
+    except KeyboardInterrupt:
+        run.finish("KILLED")
+        raise
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    run.finish("FINISHED")
+    return Trained(identity.run_name, run.run_id, version, already_done=False)
+
+
+def _preflight(config: JobConfig, recipe: str) -> RunIdentity:
+    """Find what would stop the workers before they are started."""
+    if not config.data.url:
+        raise ConfigError(
+            "data.url is not set", "there is nothing to train on", "Give --data.url, see `metasr prepare`"
+        )
+    if config.train.batch_size % config.resources.num_workers:
+        raise ConfigError(
+            f"train.batch_size {config.train.batch_size}",
+            f"it is not a multiple of resources.num_workers {config.resources.num_workers}",
+            "Change one of them",
+        )
+    check_perceptual(config.loss)
+    store = open_store(config.data.url)
+    digest = read_index(store).digest()
+    return RunIdentity(run_name(config, recipe, digest), code_version(), store.url, digest)
+
+
+def _fit_on_ray(config: JobConfig, identity: RunIdentity, run: Run, tell: Callable[[str], None]) -> Result:
+    resources = config.resources
+    worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.gpu else {})
+    portable = config.model_dump(mode="json")
+    portable["data"]["url"] = identity.data_url
+    with (
+        connected(cpus=resources.num_workers * resources.cpus_per_worker),
+        _tracker(config.tracking, run.run_id, config.train.steps, tell) as tracker,
+    ):
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"config": portable, "identity": asdict(identity), "tracker": tracker},
+            scaling_config=ScalingConfig(
+                num_workers=resources.num_workers, use_gpu=resources.gpu, resources_per_worker=worker
+            ),
+            run_config=RunConfig(
+                name=identity.run_name,
+                **_storage(config.storage.url),
+                failure_config=FailureConfig(max_failures=resources.max_failures),
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=config.train.keep_checkpoints, checkpoint_score_attribute=SELECTION_METRIC
+                ),
+            ),
+        )
+        try:
+            return trainer.fit()
+        except TrainingFailedError as error:
+            raise _cause(error) from error
+
+
+def _storage(url: str) -> dict[str, str | FileSystem]:
+    location = expand(url)
+    if location.startswith("s3://"):
+        # A filesystem, not a URI: the endpoint and the keys of this process then travel to every node.
+        return {"storage_filesystem": S3FileSystem(), "storage_path": location.removeprefix("s3://")}
+    return {"storage_path": location}
+
+
+def _cause(error: TrainingFailedError) -> MetaSRError:
+    """Return the error of the worker that failed first, in one line."""
+    failures = getattr(error, "worker_failures", {})
+    for rank in sorted(failures):
+        cause = getattr(failures[rank], "cause", failures[rank])
+        if isinstance(cause, MetaSRError):
+            return cause
+    reason = str(next(iter(failures.values()), error)).strip().splitlines()[-1]
+    return TrainingError(
+        "training failed", reason, "Run the same command again to continue; --debug shows the traceback"
+    )
+
+
+def _register_best(result: Result, config: JobConfig, run: Run) -> str:
+    checkpoint = result.get_best_checkpoint(SELECTION_METRIC, "max")
+    with checkpoint.as_directory() as folder:
+        version = Registry(config.tracking).register(Path(folder) / "bundle", run)
+    run.tag(VERSION_TAG, version)
+    return version
+
+
+class Tracker:
+    """Takes what the workers log: to MLflow, and as lines for the person who waits.
+
+    It runs as an actor beside the driver, so that no worker waits for MLflow, a restarted worker finds it again, and
+    a database file needs to be reachable from one machine only.
+    """
+
+    def __init__(self, config: TrackingConfig, run_id: str, num_steps: int) -> None:
+        self._run = Run(config, run_id)
+        self._num_steps = num_steps
+        self._lines: list[str] = []
+
+    def log(self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, bytes]) -> None:
+        """Record a step."""
+        self._run.log(step, metrics, pictures)
+        if "resumed_at_step" in metrics:
+            text = "resumed from the checkpoint of this step"
+        elif "loss_total" in metrics:
+            text = f"loss {metrics['loss_total']:.4f}  {metrics['steps_per_s']:.2f} steps/s"
+        else:
+            text = f"validation: {metrics[SELECTION_METRIC]:+.2f} dB over bicubic; checkpoint"
+        self._lines.append(f"step {step}/{self._num_steps}  {text}")
+
+    def take_lines(self) -> list[str]:
+        """Return the lines since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
+@contextmanager
+def _tracker(
+    config: TrackingConfig, run_id: str, num_steps: int, tell: Callable[[str], None]
+) -> Iterator[ActorHandle]:
+    """Run a Tracker on the driver's node and pass its lines on until the block ends."""
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    actor = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote(config, run_id, num_steps)
+    finished = threading.Event()
+
+    def pass_on() -> None:
+        for line in ray.get(actor.take_lines.remote()):
+            tell(line)
+
+    def poll() -> None:
+        while not finished.wait(1.0):
+            pass_on()
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield actor
+    finally:
+        finished.set()
+        thread.join()
+        pass_on()
+        ray.kill(actor)

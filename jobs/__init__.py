@@ -1,0 +1,1 @@
+"""The verbs: what a person, or `ray job submit`, runs."""

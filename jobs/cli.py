@@ -1,0 +1,139 @@
+"""The `metasr` command: one verb a job, flags made from the typed settings, errors in one line."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from pydantic import BaseModel
+
+from cluster.recipes import Layer, Resolved, leaves, nearest, parse_flag, recipe_layer, resolve
+from metasr.errors import ConfigError, MetaSRError
+
+RECIPES = Path(__file__).parent / "recipes"
+VERBS = {
+    "prepare": "turn a folder of NIfTI volumes into training shards",
+    "train": "train a generator, or go on with it, and register the best",
+    "evaluate": "compare a model with bicubic interpolation on the validation subjects",
+    "promote": "make an evaluated model the champion",
+    "upscale": "super-resolve a NIfTI volume",
+    "demo": "all of the above on one healthy brain, in minutes",
+}
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are the project's own: what, and the nearest flag that exists."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        options.setdefault("formatter_class", lambda prog: argparse.RawDescriptionHelpFormatter(prog, 32, width=110))
+        super().__init__(*arguments, allow_abbrev=False, **options)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def parse_known(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """Parse all arguments; a flag that does not exist is an error that names the nearest one."""
+        known, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flags = {
+                flag: None for action in self._actions for flag in action.option_strings if flag.startswith("--")
+            }
+            name = unknown[0].partition("=")[0]
+            raise ConfigError(f"unknown argument {name}", nearest(name, flags))
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found as one line."""
+        raise ConfigError(f"{self.prog}", message, f"`{self.prog} --help` explains the arguments")
+
+
+def add_settings(parser: Parser, model: type[BaseModel], *only: str) -> None:
+    """Add a flag for every setting of a config type, grouped by section, with its docstring as help.
+
+    Args:
+        parser: Gets the flags.
+        model: The config type.
+        only: Sections or settings to add, by dotted name; without any, all.
+    """
+    groups = {}
+    for name, field in leaves(model):
+        section = name.rpartition(".")[0]
+        if only and section not in only and name not in only:
+            continue
+        if section not in groups:
+            groups[section] = parser.add_argument_group(f"{section} settings" if section else "settings")
+        default = field.default
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+        help_text = f"{field.description} [{shown}]".replace("%", "%%")
+        flag = f"--{name.replace('_', '-')}"
+        groups[section].add_argument(flag, dest=f"setting:{name}", metavar="VALUE", help=help_text)
+
+
+def settings(model: type[Config], known: argparse.Namespace, recipe: str | None = None) -> Resolved[Config]:
+    """Resolve the settings of parsed arguments: defaults < recipe < command line."""
+    fields = dict(leaves(model))
+    given = {
+        key.removeprefix("setting:"): value
+        for key, value in vars(known).items()
+        if key.startswith("setting:") and value is not None
+    }
+    flags = Layer("command line", {name: parse_flag(fields[name], value) for name, value in given.items()})
+    return resolve(model, [flags] if recipe is None else [recipe_layer(recipe, RECIPES), flags])
+
+
+def say(line: str) -> None:
+    """Print a line of progress at once, also into a job's log."""
+    print(line, flush=True)
+
+
+def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a job and leave with its exit code; what the person can solve is one line on stderr, not a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        code = job(arguments) or 0
+        sys.stdout.flush()
+    except MetaSRError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except OSError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error: cannot use the file{where}: {error.strerror or error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Run `metasr VERB ...`."""
+    run(_dispatch)
+
+
+def _dispatch(arguments: Sequence[str]) -> int | None:
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print("metasr VERB [--help]: arbitrary-scale super-resolution of brain MRI\n")
+        print("\n".join(f"  {name:<10}{text}" for name, text in VERBS.items()))
+        print("\nResearch software, not a medical device.")
+        return 0
+    if verb not in VERBS:
+        raise ConfigError(f"unknown verb {verb}", nearest(verb, VERBS), "`metasr --help` lists the verbs")
+    job = importlib.import_module(f"jobs.{verb}")
+    return job.main(arguments[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""metasr prepare: turn a folder of NIfTI volumes into training shards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.config import PrepareConfig
+from jobs.cli import Parser, add_settings, run, say, settings
+
+DESCRIPTION = """Turn a folder of NIfTI volumes into training shards.
+
+Finds one volume per subject (BraTS folders, or any folder of NIfTI files), scales its intensities, cuts its axial
+slices, splits the subjects into training and validation, and writes WebDataset shards and an index.
+
+  metasr prepare -i BraTS/ -o ~/data/t1ce --modality t1ce
+  metasr prepare -i BraTS/ -o s3://bucket/t1ce --modality t1ce     (endpoint and keys: AWS_* variables)"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prepare a data set."""
+    parser = Parser(prog="metasr prepare", description=DESCRIPTION)
+    parser.add_argument("-i", "--input", required=True, type=Path, metavar="FOLDER", help="folder with the volumes")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="URL", help="folder or s3://bucket/prefix for the shards"
+    )
+    add_settings(parser, PrepareConfig)
+    known = parser.parse_known(arguments)
+    options = settings(PrepareConfig, known).config
+
+    from cluster.prepare import prepare
+    from cluster.store import open_store
+
+    store = open_store(known.output)
+    report = prepare(known.input, store, options, say)
+    say(f"{store.url}: {report.index.summary()}")
+    if report.refused:
+        say(f"left out, see above: {', '.join(report.refused)}")
+    say(f"next: metasr train --recipe smoke --data.url {known.output}")
+
+
+if __name__ == "__main__":
+    run(main)

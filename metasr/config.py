@@ -1,0 +1,143 @@
+"""The settings of an experiment: frozen, typed sections whose field docstrings are also the help texts."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A group of settings. Unknown keys are errors; values never change."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class ModelConfig(Section):
+    """The networks."""
+
+    channels: Literal[1, 3] = 1
+    """Channels of the image: 1 for MRI and luminance, 3 for RGB."""
+    num_features: int = Field(64, ge=1)
+    """Feature maps of the generator's trunk (paper: 64)."""
+    num_blocks: int = Field(5, ge=0)
+    """Residual blocks of the generator (paper: 5)."""
+    norm: Literal["batch", "none"] = "none"
+    """Normalisation in the generator. The paper has batch; patches and whole slices do not share its statistics."""
+    skip: Literal["none", "bicubic"] = "bicubic"
+    """What is added to the generator's output. The paper has none; bicubic makes bicubic the starting point."""
+    residual_scale: float = Field(0.2, gt=0)
+    """Factor on the residual branches where norm is none (EDSR: 0.1 for 32 blocks)."""
+
+
+class DataConfig(Section):
+    """The training data."""
+
+    url: str = ""
+    """Store that `metasr prepare` wrote: a folder or s3://bucket/prefix."""
+    patch_px: int = Field(96, ge=16)
+    """Largest side of a training patch in HR pixels (paper: 96); it is cut to a multiple of p for scale p/q."""
+    flips: bool = True
+    """Flip patches at random along both axes and transpose them."""
+
+
+class LossConfig(Section):
+    """The terms of the generator's loss (paper, Eq. 6)."""
+
+    pixel: float = Field(1.0, ge=0)
+    """Weight of the L1 loss (paper: 1)."""
+    adversarial: float = Field(0.001, ge=0)
+    """Weight of the adversarial loss (paper: 0.001); 0 trains no discriminator."""
+    perceptual: float = Field(0.006, ge=0)
+    """Weight of the perceptual loss (paper: 0.006); 0 needs no VGG weights."""
+    adversarial_form: Literal["saturating", "non_saturating", "linear"] = "non_saturating"
+    """Generator's side of the game: saturating is Eq. 4, non_saturating (SRGAN) learns even while losing."""
+    vgg_network: Literal["vgg16", "vgg19"] = "vgg19"
+    """Network of the perceptual loss (paper: vgg19)."""
+    vgg_layer: str = "relu5_4"
+    """Layer whose output is compared (paper: the last, relu5_4; the last of vgg16 is relu5_3)."""
+    vgg_weights: Path | None = None
+    """File with the weights of that network, safetensors with torchvision's key names."""
+
+
+class OptimConfig(Section):
+    """Adam and its schedule, the same for both networks."""
+
+    generator_lr: float = Field(1e-4, gt=0)
+    """Learning rate of the generator (paper: 1e-4)."""
+    discriminator_lr: float = Field(1e-4, gt=0)
+    """Learning rate of the discriminator (paper: 1e-4)."""
+    decay_every_steps: int = Field(60_000, ge=1)
+    """Both learning rates are multiplied by decay_factor after this many steps (paper: 60k)."""
+    decay_factor: float = Field(0.8, gt=0, le=1)
+    """See decay_every_steps (paper: 0.8)."""
+
+
+class TrainConfig(Section):
+    """The training run."""
+
+    steps: int = Field(360_000, ge=1)
+    """Updates of the generator (paper: 360k)."""
+    batch_size: int = Field(8, ge=1)
+    """Patches in a step, over all workers (paper: 8)."""
+    scale_min: float = Field(1.1, ge=1.1)
+    """Smallest scale trained on, in steps of 0.1 (paper: 1.1)."""
+    scale_max: float = Field(4.0, le=16)
+    """Largest scale trained on, in steps of 0.1 (paper: 4.0)."""
+    pixel_only_steps: int = Field(0, ge=0)
+    """First steps with the L1 loss alone (SRGAN starts from such a network; the paper does not say)."""
+    checkpoint_every_steps: int = Field(1000, ge=1)
+    """Steps between checkpoints, each with a validation; work lost to a fault is at most this much."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """Checkpoints kept: the best by validation, and the newest in any case."""
+    log_every_steps: int = Field(50, ge=1)
+    """Steps between lines of the log and points of the curves."""
+    seed: int = Field(0, ge=0)
+    """Everything random follows from it: weights, order, scales, patches, flips."""
+
+    @model_validator(mode="after")
+    def _scales_in_order(self) -> Self:
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"train.scale_min {self.scale_min} is above train.scale_max {self.scale_max}")
+        for name, value in (("scale_min", self.scale_min), ("scale_max", self.scale_max)):
+            if abs(value * 10 - round(value * 10)) > 1e-9:
+                raise ValueError(f"train.{name} {value} is not a multiple of 0.1")
+        return self
+
+
+class EvalConfig(Section):
+    """Validation while training, and `metasr evaluate`."""
+
+    scales: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0)
+    """Scales that are evaluated."""
+    validation_slices: int = Field(4, ge=1)
+    """Slices that validation looks at, spread over the validation subjects; their pictures are kept."""
+    slices_per_subject: int = Field(20, ge=0)
+    """Slices that `metasr evaluate` takes of each subject, evenly spread; 0 takes all."""
+
+    @model_validator(mode="after")
+    def _scales_enlarge(self) -> Self:
+        if not self.scales or min(self.scales) <= 1 or max(self.scales) > 16:
+            raise ValueError("eval.scales takes scales above 1 and up to 16")
+        return self
+
+
+class ExperimentConfig(Section):
+    """Everything that decides which weights come out."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _patch_holds_every_scale(self) -> Self:
+        needed = round(self.train.scale_max * 10)
+        if self.data.patch_px < needed:
+            raise ValueError(
+                f"data.patch_px {self.data.patch_px} cannot hold scale {self.train.scale_max}: needs {needed}"
+            )
+        return self

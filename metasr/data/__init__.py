@@ -1,0 +1,1 @@
+"""From files to tensors: volumes, slices, patches and the degradation that makes LR from HR."""

@@ -1,0 +1,66 @@
+"""Intensities: from whatever units a scanner wrote to about [0, 1], and back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOP_PERCENTILE = 99.9
+BOTTOM_PERCENTILE = 0.1
+
+
+@dataclass(frozen=True)
+class IntensityScale:
+    """An affine map of a volume's intensities, fitted to its brain, that any background constant leaves alone.
+
+    `low` becomes 0 and `high` becomes 1; nothing is clipped, so that the map can be undone.
+
+    Attributes:
+        background: The constant around the brain; None where there is none (the head was not cut out).
+        low: Intensity that becomes 0: the background, unless that lies far below the brain.
+        high: Intensity that becomes 1: the 99.9th percentile of the brain.
+    """
+
+    background: float | None
+    low: float
+    high: float
+
+    @classmethod
+    def fit(cls, data: NDArray[np.floating]) -> "IntensityScale | None":
+        """Fit the map to a volume of finite values of any shape; None for a volume of one value."""
+        background = find_background(data)
+        brain = data if background is None else data[data != background]
+        if brain.size == 0:
+            return None
+        bottom, top = (float(v) for v in np.percentile(brain, [BOTTOM_PERCENTILE, TOP_PERCENTILE]))
+        if not top > bottom:
+            bottom, top = float(brain.min()), float(brain.max())
+        if background is None:
+            low = bottom
+        else:
+            far_below = background < bottom - (top - bottom)
+            low = bottom if far_below else min(background, top)
+        return cls(background, low, top) if top > low else None
+
+    def to_unit(self, data: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Map intensities to about [0, 1] in float32; the background becomes 0."""
+        unit = (data - self.low) / (self.high - self.low)
+        if self.background is not None:
+            unit[data == self.background] = 0.0
+        return unit.astype(np.float32)
+
+    def from_unit(self, unit: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Undo `to_unit`, in float64. A background that is not `low` is not restored here."""
+        return unit.astype(np.float64) * (self.high - self.low) + self.low
+
+
+def find_background(data: NDArray[np.floating]) -> float | None:
+    """Return the constant that fills the surroundings of the brain, or None.
+
+    It is the commonest value on the faces of the volume, where it holds more than half of them: 0 in raw volumes,
+    some negative number in z-scored ones.
+    """
+    faces = np.concatenate([np.take(data, (0, -1), axis=axis).ravel() for axis in range(data.ndim)])
+    values, counts = np.unique(faces, return_counts=True)
+    commonest = counts.argmax()
+    return float(values[commonest]) if counts[commonest] * 2 > faces.size else None

@@ -1,0 +1,147 @@
+"""NIfTI volumes: read with suspicion, written with their world intact. The home of nibabel."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from metasr.errors import DataError
+
+MAX_VOXELS = 2**31
+RAS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation code of right-anterior-superior
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3-D image and where it lies in the world.
+
+    Attributes:
+        data: Intensities as the file states them (slope and intercept applied), float64 `[i, j, k]`.
+        header: The NIfTI header it came with.
+        source: The file it came from.
+    """
+
+    data: NDArray[np.float64]
+    header: nib.Nifti1Header
+    source: Path
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel indices to millimetres, 4 x 4."""
+        affine: NDArray[np.float64] = self.header.get_best_affine()
+        return affine
+
+    def axial(self) -> NDArray[np.float64]:
+        """Return a view `[slices, rows, columns]`: feet to head, front at the top, patient's left on the left.
+
+        The slices are those closest to axial where the volume is oblique.
+        """
+        view: NDArray[np.float64] = apply_orientation(self.data, io_orientation(self.affine)).transpose(2, 1, 0)
+        return view[:, ::-1]
+
+    def from_axial(self, axial: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return an array in the orientation of `axial()`, of any size, in the volume's own orientation."""
+        canonical = axial[:, ::-1].transpose(2, 1, 0)
+        back = ornt_transform(RAS, io_orientation(self.affine))
+        own: NDArray[np.floating] = apply_orientation(canonical, back)
+        return own
+
+
+def load_volume(path: Path) -> Volume:
+    """Read a NIfTI file (.nii, .nii.gz) into memory.
+
+    Raises:
+        DataError: It is missing, is not NIfTI, is cut short, is not one 3-D image of real numbers, or holds NaN or
+            infinity. The header is checked before the voxels are read.
+    """
+    if not path.is_file():
+        raise DataError(str(path), "there is no such file", "Check the path")
+    try:
+        image = nib.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError) as error:
+        raise _not_readable(path, error) from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise DataError(str(path), f"it is {type(image).__name__}, not NIfTI", "Convert it to .nii.gz")
+    _check_header(path, image.header)
+    try:
+        data = np.asarray(image.get_fdata(dtype=np.float64, caching="unchanged"))
+    except (OSError, EOFError, ValueError, HeaderDataError) as error:
+        raise _not_readable(path, error) from error
+    data = data.reshape(data.shape[:3])
+    if not np.isfinite(data).all():
+        raise DataError(str(path), "it holds NaN or infinite voxels", "Repair or leave out the volume")
+    return Volume(data, image.header, path)
+
+
+def _not_readable(path: Path, error: Exception) -> DataError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(
+        str(path), f"not a readable NIfTI volume ({reason})", "Give a .nii or .nii.gz file that is whole"
+    )
+
+
+def _check_header(path: Path, header: nib.Nifti1Header) -> None:
+    shape = header.get_data_shape()
+    if len(shape) < 3 or any(extra != 1 for extra in shape[3:]):
+        raise DataError(str(path), f"its shape is {shape}, not one 3-D image", "Give one volume a file")
+    if min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
+        raise DataError(str(path), f"its header claims the shape {shape}", "Give a volume with 1 to 2^31 voxels")
+    if header.get_data_dtype().kind not in "iuf":
+        raise DataError(str(path), f"its voxels are {header.get_data_dtype()}, not real numbers", "Convert it first")
+    if not np.isfinite(header.get_best_affine()).all():
+        raise DataError(str(path), "its affine holds NaN or infinity", "Repair the header")
+
+
+def scaled_affine(affine: NDArray[np.float64], old: tuple[int, ...], new: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the affine of a grid of `new` voxels that covers exactly the field of view of `old` voxels.
+
+    The outer faces of the voxels coincide, so the first voxel centre moves by half the difference of the voxel sizes.
+
+    Args:
+        affine: Of the old grid, 4 x 4.
+        old: Voxels along the three axes.
+        new: The same for the new grid.
+    """
+    step = np.array(old, dtype=np.float64) / np.array(new, dtype=np.float64)
+    to_old_index = np.diag([*step, 1.0])
+    to_old_index[:3, 3] = (step - 1.0) / 2.0
+    return affine @ to_old_index
+
+
+def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
+    """Write `data`, an image of another size of the field of view of `like`, with the world of `like`.
+
+    Data type, units, sform and qform codes are those of `like`. Integers are rounded and clipped, never wrapped;
+    files with a slope become float32, since their integers would lose the new values in between.
+    """
+    header = like.header.copy()
+    slope, intercept = header.get_slope_inter()
+    dtype = header.get_data_dtype()
+    if slope not in (None, 1.0) or intercept not in (None, 0.0):
+        dtype = np.dtype(np.float32)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        data = np.clip(np.rint(data), limits.min, limits.max)
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_max"] = header["cal_min"] = 0
+    old, new = like.data.shape, data.shape
+    zooms = np.array(header.get_zooms()[:3]) * old / new
+    header.set_data_shape(new)
+    header.set_zooms(zooms)
+    image = nib.Nifti1Image(data.astype(dtype), None, header)
+    qform, qcode = like.header.get_qform(coded=True)
+    sform, scode = like.header.get_sform(coded=True)
+    if qcode or not scode:
+        base = qform if qform is not None else like.affine
+        image.set_qform(scaled_affine(base, old, new), int(qcode))
+    if scode:
+        image.set_sform(scaled_affine(sform, old, new), int(scode))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)

@@ -1,0 +1,54 @@
+"""The project's exceptions: what happened, why, and what to do about it."""
+
+
+class MetaSRError(Exception):
+    """A problem that the person at the keyboard can solve.
+
+    The jobs print it as one line and leave with `exit_code`; no traceback is shown.
+
+    Args:
+        what: What happened, with the name of the thing concerned.
+        why: The cause, as far as it is known.
+        fix: What to do next, in the imperative.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
+        super().__init__(what, why, fix)
+        self.what, self.why, self.fix = what, why, fix
+
+    def __str__(self) -> str:
+        message = f"{self.what}: {self.why}" if self.why else self.what
+        end = "" if message.endswith("?") else "."
+        return f"{message}{end} {self.fix}" if self.fix else message
+
+
+class ConfigError(MetaSRError):
+    """A recipe, a flag or a combination of settings that cannot be used."""
+
+
+class DataError(MetaSRError):
+    """A volume, a folder or a set of shards that cannot be used."""
+
+
+class ScaleError(MetaSRError):
+    """A scale or an output size that super-resolution cannot give."""
+
+
+class StoreError(MetaSRError):
+    """Object storage that is absent, refuses, or returns other bytes than were stored."""
+
+
+class CheckpointError(MetaSRError):
+    """A checkpoint or a bundle whose files are missing or do not match their manifest."""
+
+
+class TrainingError(MetaSRError):
+    """Training that cannot go on."""
+
+    exit_code = 1
+
+
+class RegistryError(MetaSRError):
+    """A model version that does not exist, or that the gate does not let through."""

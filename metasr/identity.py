@@ -1,0 +1,20 @@
+"""What a run is made from."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is made from, kept in every checkpoint and bundle.
+
+    Attributes:
+        run_name: Name of the run; the same settings on the same data give the same name.
+        code_version: Git commit, or the version of the package.
+        data_url: Store of the training data.
+        data_digest: SHA-256 of that store's index.
+    """
+
+    run_name: str
+    code_version: str
+    data_url: str
+    data_digest: str

@@ -1,0 +1,1 @@
+"""Using a trained generator: the bundle it travels in, and volumes at any scale."""

@@ -1,0 +1,106 @@
+"""The bundle: a generator ready for use, in safetensors and JSON, with a card that says what it is."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from metasr import __version__, manifest
+from metasr.config import ExperimentConfig, ModelConfig
+from metasr.errors import CheckpointError
+from metasr.identity import RunIdentity
+from metasr.models import Generator, build_generator
+
+WEIGHTS = "generator.safetensors"
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle.
+
+    Attributes:
+        generator: In evaluation mode, on the device asked for.
+        about: What the manifest says: settings, run, data, metrics.
+        digest: SHA-256 of the manifest, which names every file: the identity of the bundle.
+    """
+
+    generator: Generator
+    about: dict[str, Any]
+    digest: str
+
+    @property
+    def trained_scales(self) -> tuple[float, float]:
+        """The smallest and the largest scale the generator was trained on."""
+        train = self.about["config"]["train"]
+        return train["scale_min"], train["scale_max"]
+
+
+def save_bundle(
+    folder: Path,
+    generator: Generator,
+    config: ExperimentConfig,
+    identity: RunIdentity,
+    *,
+    step: int,
+    metrics: Mapping[str, float],
+) -> None:
+    """Write the generator, everything that is needed to build it again, and where it came from."""
+    folder.mkdir(parents=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}
+    safetensors.torch.save_file(weights, folder / WEIGHTS)
+    about = {
+        **asdict(identity),
+        "metasr_version": __version__,
+        "config": config.model_dump(mode="json"),
+        "step": step,
+        "metrics": dict(metrics),
+    }
+    (folder / CARD).write_text(_card(config, identity, step, metrics))
+    manifest.seal(folder, "bundle", about)
+
+
+def load_bundle(folder: Path, device: torch.device) -> Bundle:
+    """Check a bundle's files and build its generator.
+
+    Raises:
+        CheckpointError: It is not a bundle, it is damaged, or it was made by an incompatible version.
+    """
+    about = manifest.unseal(folder, "bundle")
+    try:
+        generator = build_generator(ModelConfig.model_validate(about["config"]["model"]))
+        generator.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    except (KeyError, RuntimeError, ValueError) as error:
+        made_by = about.get("metasr_version", "unknown")
+        raise CheckpointError(
+            f"bundle {folder}",
+            f"version {made_by} made it, which {__version__} cannot read",
+            "Use the version that made it",
+        ) from error
+    return Bundle(generator.to(device).eval(), about, manifest.digest(folder))
+
+
+def default_device() -> torch.device:
+    """Return the first GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _card(config: ExperimentConfig, identity: RunIdentity, step: int, metrics: Mapping[str, float]) -> str:
+    parameters = sum(p.numel() for p in build_generator(config.model).parameters())
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if name != "step")
+    return f"""# Meta-SRGAN generator
+
+Super-resolves slices and volumes of brain MRI at any real scale. Research software, not a medical device.
+
+- {parameters:,} parameters, trained for {step} steps on scales {config.train.scale_min} to {config.train.scale_max}
+- run `{identity.run_name}`, code `{identity.code_version}`, data index `{identity.data_digest[:16]}`
+
+Measured while training, on a few slices of the validation subjects (`metasr evaluate` measures properly):
+
+| metric | value |
+|---|---|
+{scores}
+"""

@@ -1,0 +1,24 @@
+"""The one place where settings meet network classes."""
+
+from metasr.config import ModelConfig
+from metasr.models.discriminator import Discriminator
+from metasr.models.generator import Generator
+
+
+def build_generator(config: ModelConfig, *, mean: float = 0.0, std: float = 1.0) -> Generator:
+    """Build the generator that `config` describes, for data with this mean and standard deviation."""
+    return Generator(
+        channels=config.channels,
+        num_features=config.num_features,
+        num_blocks=config.num_blocks,
+        norm=config.norm,
+        skip=config.skip,
+        residual_scale=config.residual_scale,
+        mean=mean,
+        std=std,
+    )
+
+
+def build_discriminator(config: ModelConfig) -> Discriminator:
+    """Build the discriminator for the images that `config`'s generator makes."""
+    return Discriminator(channels=config.channels)

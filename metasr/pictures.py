@@ -1,0 +1,62 @@
+"""Pictures for people: what went in, what came out, and where it is wrong."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+from metasr.evaluation import Comparison
+from metasr.metrics import border_px, crop_border, psnr
+
+ERROR_GAIN = 5.0
+CAPTION_PX = 26
+GAP_PX = 6
+
+
+def comparison_panel(comparisons: Sequence[Comparison], tile_px: int = 320) -> Image.Image:
+    """Draw a row for each comparison: LR | bicubic | SR | HR | error, with the scores in the captions.
+
+    The error is |SR - HR|, five times brighter. LR pixels are shown as squares.
+    """
+    rows = [_row(comparison, tile_px) for comparison in comparisons]
+    panel = Image.new("L", (rows[0].width, sum(row.height + GAP_PX for row in rows) - GAP_PX))
+    top = 0
+    for row in rows:
+        panel.paste(row, (0, top))
+        top += row.height + GAP_PX
+    return panel
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return the image as a PNG file."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _row(comparison: Comparison, tile_px: int) -> Image.Image:
+    lr, bicubic, sr, hr = comparison.lr, comparison.bicubic, comparison.sr, comparison.hr
+    border = border_px(comparison.scale)
+    scores = [psnr(crop_border(image, border), crop_border(hr, border)).item() for image in (bicubic, sr)]
+    tiles = [
+        (f"LR  1/{comparison.scale:g}", functional.interpolate(lr, size=hr.shape[-2:], mode="nearest-exact")),
+        (f"bicubic  {scores[0]:.2f} dB", bicubic),
+        (f"SR  {scores[1]:.2f} dB", sr),
+        ("HR", hr),
+        (f"|SR - HR| x {ERROR_GAIN:g}", (sr - hr).abs() * ERROR_GAIN),
+    ]
+    height = round(tile_px * hr.shape[2] / hr.shape[3])
+    row = Image.new("L", (len(tiles) * (tile_px + GAP_PX) - GAP_PX, height + CAPTION_PX))
+    font = ImageFont.load_default(size=15)
+    for number, (caption, image) in enumerate(tiles):
+        left = number * (tile_px + GAP_PX)
+        row.paste(_to_image(image).resize((tile_px, height), Image.Resampling.NEAREST), (left, CAPTION_PX))
+        ImageDraw.Draw(row).text((left + 4, 4), caption, fill=255, font=font)
+    return row
+
+
+def _to_image(image: Tensor) -> Image.Image:
+    """Convert `[1, 1, H, W]` in [0, 1] to 8 bits; what lies outside is clipped, never wrapped."""
+    return Image.fromarray((image[0, 0].clamp(0, 1) * 255).round().byte().cpu().numpy())

@@ -1,0 +1,110 @@
+"""The training loop: plan, batch, generator step, discriminator step; now and then look, and save."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metasr.config import ExperimentConfig
+from metasr.context import WorkerContext
+from metasr.data.sample import Batch, make_batch, plan_step
+from metasr.evaluation import HeldOutSlice, evaluate, mean_by_scale
+from metasr.identity import RunIdentity
+from metasr.inference.bundle import save_bundle
+from metasr.perceptual import load_perceptual
+from metasr.pictures import comparison_panel, png_bytes
+from metasr.training.state import TrainingState
+from metasr.training.steps import Networks, discriminator_step, generator_step
+
+
+def fit(
+    config: ExperimentConfig,
+    crops: Tensor,
+    statistics: tuple[float, float],
+    validation: Sequence[HeldOutSlice],
+    identity: RunIdentity,
+    context: WorkerContext,
+) -> TrainingState:
+    """Train until `config.train.steps`, from the newest checkpoint if there is one, and return the final state.
+
+    Args:
+        config: The experiment.
+        crops: Training crops `[N, C, side, side]`, intensities in about [0, 1].
+        statistics: Mean and standard deviation of the training crops.
+        validation: Slices of subjects that are not trained on.
+        identity: What the run is made from.
+        context: The worker's view of the world.
+    """
+    train = config.train
+    mean, std = statistics
+    state = TrainingState.initial(config, context.device, mean=mean, std=std)
+    with context.newest_checkpoint() as checkpoint:
+        if checkpoint is not None:
+            state.load(checkpoint)
+            context.log(state.step, {"resumed_at_step": float(state.step)})
+    perceptual = load_perceptual(config.loss)
+    networks = Networks(
+        context.prepare(state.generator, share_buffers=True),
+        context.prepare(state.discriminator, share_buffers=False),
+        perceptual.to(context.device) if perceptual else None,
+    )
+    crops = crops.to(context.device)
+    part = context.part(train.batch_size)
+    clock = time.perf_counter()
+    while state.step < train.steps:
+        plan = plan_step(config, state.step, len(crops))
+        losses = _step(config, state, networks, make_batch(crops, plan, part))
+        state.step += 1
+        if state.step % train.log_every_steps == 0:
+            metrics = dict(zip(losses, context.average(torch.stack(list(losses.values()))).tolist(), strict=True))
+            elapsed, clock = time.perf_counter() - clock, time.perf_counter()
+            context.log(state.step, metrics | {"steps_per_s": train.log_every_steps / elapsed})
+        if state.step % train.checkpoint_every_steps == 0 or state.step == train.steps:
+            _look_and_save(config, state, validation, identity, context)
+            clock = time.perf_counter()
+    return state
+
+
+def _step(config: ExperimentConfig, state: TrainingState, networks: Networks, batch: Batch) -> dict[str, Tensor]:
+    """Do one update of each network and return the losses by name, the same names at every step."""
+    pixel_only = state.step < config.train.pixel_only_steps
+    state.set_learning_rates(config.optim)
+    sr, losses = generator_step(networks, state.generator_optimiser, batch, config.loss, pixel_only=pixel_only)
+    judged = torch.zeros_like(losses.total)
+    if config.loss.adversarial and not pixel_only:
+        judged = discriminator_step(networks, state.discriminator_optimiser, batch, sr)
+    return {
+        "loss_total": losses.total.detach(),
+        "loss_pixel": losses.pixel.detach(),
+        "loss_adversarial": losses.adversarial.detach(),
+        "loss_perceptual": losses.perceptual.detach(),
+        "loss_discriminator": judged.detach(),
+    }
+
+
+def _look_and_save(
+    config: ExperimentConfig,
+    state: TrainingState,
+    validation: Sequence[HeldOutSlice],
+    identity: RunIdentity,
+    context: WorkerContext,
+) -> None:
+    """Validate the generator, record metrics and pictures, and keep a checkpoint with its bundle."""
+    result = evaluate(state.generator, validation, config.eval.scales)
+    means = mean_by_scale(result.scores)
+    metrics = {"step": float(state.step)}
+    for (scale, method), mean in means.items():
+        metrics[f"val_psnr_{method}_x{scale:g}"] = mean.psnr
+        metrics[f"val_ssim_{method}_x{scale:g}"] = mean.ssim
+    gains = [means[scale, "model"].psnr - means[scale, "bicubic"].psnr for scale in config.eval.scales]
+    metrics["val_psnr_gain"] = sum(gains) / len(gains)
+    panel = comparison_panel(result.comparisons)
+    context.log(state.step, metrics, {"validation": png_bytes(panel)})
+
+    def save(folder: Path) -> None:
+        state.save(folder, identity)
+        save_bundle(folder / "bundle", state.generator, config, identity, step=state.step, metrics=metrics)
+
+    context.report(metrics, save)

@@ -1,0 +1,99 @@
+"""Everything a run needs to go on where it stopped, and nothing else."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from metasr import manifest
+from metasr.config import ExperimentConfig, OptimConfig
+from metasr.identity import RunIdentity
+from metasr.models import Discriminator, Generator, build_discriminator, build_generator
+
+WEIGHTS = "state.safetensors"
+
+
+@dataclass
+class TrainingState:
+    """Networks, optimisers and the number of updates done.
+
+    Sample order, scales and patches follow from the seed and the step, learning rates from the step, so that no
+    other state exists.
+    """
+
+    generator: Generator
+    discriminator: Discriminator
+    generator_optimiser: Adam
+    discriminator_optimiser: Adam
+    step: int = 0
+
+    @classmethod
+    def initial(cls, config: ExperimentConfig, device: torch.device, *, mean: float, std: float) -> "TrainingState":
+        """Build the networks with weights that follow from the seed, on every worker the same."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)
+            generator = build_generator(config.model, mean=mean, std=std).to(device)
+            discriminator = build_discriminator(config.model).to(device)
+        return cls(
+            generator,
+            discriminator,
+            Adam(generator.parameters(), lr=config.optim.generator_lr),
+            Adam(discriminator.parameters(), lr=config.optim.discriminator_lr),
+        )
+
+    def set_learning_rates(self, optim: OptimConfig) -> None:
+        """Set both learning rates to what the schedule gives for the coming step."""
+        decay = optim.decay_factor ** (self.step // optim.decay_every_steps)
+        self.generator_optimiser.param_groups[0]["lr"] = optim.generator_lr * decay
+        self.discriminator_optimiser.param_groups[0]["lr"] = optim.discriminator_lr * decay
+
+    def save(self, folder: Path, identity: RunIdentity) -> None:
+        """Write a checkpoint into an empty folder; its manifest comes last."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
+        safetensors.torch.save_file(tensors, folder / WEIGHTS)
+        manifest.seal(folder, "checkpoint", {"step": self.step, **asdict(identity)})
+
+    def load(self, folder: Path) -> None:
+        """Restore a checkpoint after checking its files.
+
+        Raises:
+            CheckpointError: A file is missing or damaged.
+        """
+        about = manifest.unseal(folder, "checkpoint")
+        device = next(self.generator.parameters()).device
+        stored = safetensors.torch.load_file(folder / WEIGHTS, device=str(device))
+        self.generator.load_state_dict(_under(stored, "generator"))
+        self.discriminator.load_state_dict(_under(stored, "discriminator"))
+        _load_adam(self.generator_optimiser, _under(stored, "generator_optimiser"))
+        _load_adam(self.discriminator_optimiser, _under(stored, "discriminator_optimiser"))
+        self.step = int(about["step"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts = {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "generator_optimiser": _adam_tensors(self.generator_optimiser),
+            "discriminator_optimiser": _adam_tensors(self.discriminator_optimiser),
+        }
+        return {f"{part}/{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+
+
+def _under(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
+
+
+def _adam_tensors(optimiser: Adam) -> dict[str, Tensor]:
+    """Return Adam's moments and counts as `<parameter number>/<name>`; empty before the first step."""
+    state = optimiser.state_dict()["state"]
+    return {f"{number}/{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+
+def _load_adam(optimiser: Adam, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split("/")
+        state.setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

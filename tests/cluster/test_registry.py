@@ -1,0 +1,488 @@
+"""Runs and models in a real MLflow: what arrives, what can be found again, and what the gate lets through."""
+
+import io
+import json
+import shutil
+import socket
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cluster.config import TrackingConfig
+from cluster.registry import BUNDLE_DIGEST, CHALLENGER, CHAMPION, EVALUATION, Registry
+from cluster.shards import INDEX, Index, Sample, ShardWriter
+from cluster.store import open_store
+from cluster.tracking import Run, connect
+from metasr import manifest
+from metasr.config import ExperimentConfig, ModelConfig
+from metasr.errors import CheckpointError, MetaSRError, RegistryError, StoreError
+from metasr.evaluation import Score
+from metasr.identity import RunIdentity
+from metasr.inference.bundle import load_bundle, save_bundle
+from metasr.models import build_generator
+
+CPU = torch.device("cpu")
+TINY = ExperimentConfig(model=ModelConfig(num_features=8, num_blocks=1))
+DATA = "d" * 64
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A tracking database: seconds to make, so that all tests share it, each with names of its own."""
+    config = TrackingConfig(uri=f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
+    connect(config)
+    return config.uri
+
+
+@pytest.fixture
+def config(database, tmp_path):
+    name = uuid.uuid4().hex
+    return TrackingConfig(uri=database, artifacts=f"{tmp_path}/artifacts", experiment=f"e-{name}", model=f"m-{name}")
+
+
+@pytest.fixture
+def client(config):
+    """MLflow's own client, which shares nothing with ours."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
+
+
+def make_bundle(folder, step):
+    torch.manual_seed(step)
+    identity = RunIdentity("run-1", "abc123", "file:///nowhere", DATA)
+    save_bundle(folder, build_generator(TINY.model), TINY, identity, step=step, metrics={"step": step})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    return [make_bundle(tmp_path_factory.mktemp("bundles") / str(step), step) for step in (1, 2)]
+
+
+def start(config, name="run-1"):
+    return Run.start(config, name, {}, {})
+
+
+@pytest.fixture
+def registry(config):
+    return Registry(config)
+
+
+@pytest.fixture
+def version(config, registry, bundles):
+    """A registered version, not yet evaluated."""
+    return registry.register(bundles[0], start(config))
+
+
+def scores(**gains):
+    """Scores of two subjects; `x2=0.5` puts the model 0.5 dB above bicubic at scale 2."""
+    rows = []
+    for subject, bicubic in (("a", 30.0), ("b", 32.0)):
+        for scale, gain in gains.items():
+            for method, psnr in (("bicubic", bicubic), ("model", bicubic + gain)):
+                rows.append(Score(subject, 7, float(scale.removeprefix("x")), method, psnr, 0.9))
+    return rows
+
+
+def aliases(client, config):
+    return {name: str(version) for name, version in client.get_registered_model(config.model).aliases.items()}
+
+
+def artifact(client, run_id, path, folder):
+    return Path(client.download_artifacts(run_id, path, str(folder))).read_bytes()
+
+
+# Runs
+
+
+def test_a_run_of_the_same_name_is_the_same_run(config, client):
+    first = Run.start(config, "run-1", {"train.seed": 1}, {"code": "old"})
+    first.finish("FAILED")
+    again = Run.start(config, "run-1", {"train.seed": 1}, {"code": "new"})
+    assert again.run_id == first.run_id
+    found = client.get_run(again.run_id)
+    assert found.info.status == "RUNNING"
+    assert found.data.tags["code"] == "new"
+
+
+def test_runs_of_other_names_or_experiments_are_other_runs(config):
+    other = config.model_copy(update={"experiment": f"{config.experiment}-b"})
+    assert len({start(config).run_id, start(config, "run-2").run_id, start(other).run_id}) == 3
+
+
+def test_a_run_may_be_named_after_any_recipe(config):
+    for name in ("it's mine-0a1b", 'say "x"-0a1b', "größer 50%-0a1b"):
+        assert start(config, name).run_id == start(config, name).run_id
+
+
+def test_settings_and_tags_arrive(config, client):
+    settings = {"train.seed": 0, "optim.generator_lr": 1e-05, "eval.scales": [1.5, 2.0], "loss.vgg_weights": None}
+    run = Run.start(config, "run-1", settings, {"metasr.code_version": "abc"})
+    run.tag("metasr.version", "3")
+    found = client.get_run(run.run_id)
+    assert found.info.run_name == "run-1"
+    assert client.get_experiment(found.info.experiment_id).name == config.experiment
+    assert found.data.params == {
+        "train.seed": "0",
+        "optim.generator_lr": "1e-05",
+        "eval.scales": "[1.5, 2.0]",
+        "loss.vgg_weights": "null",
+    }
+    assert found.data.tags["metasr.code_version"] == "abc"
+    assert found.data.tags["metasr.version"] == run.tags()["metasr.version"] == "3"
+
+
+def test_metrics_arrive_with_their_steps(config, client):
+    run = start(config)
+    run.log(50, {"step": 50, "loss_total": 0.5, "lr": 1e-4})
+    run.log(100, {"step": 100, "loss_total": 0.25})
+    history = client.get_metric_history(run.run_id, "loss_total")
+    assert [(point.step, point.value) for point in history] == [(50, 0.5), (100, 0.25)]
+    assert set(client.get_run(run.run_id).data.metrics) == {"loss_total", "lr"}
+
+
+def test_pictures_and_texts_arrive_as_they_were(config, client, tmp_path):
+    pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    run = start(config)
+    run.log(7, {"val_psnr": 30.0}, {"val_comparison": png.getvalue()})
+    run.text("recipe.yaml", "train:\n  seed: 0\n")
+    found = [entry.path for entry in client.list_artifacts(run.run_id, "images") if entry.path.endswith(".png")]
+    assert len(found) == 1
+    assert "val_comparison" in found[0]
+    picture = Image.open(io.BytesIO(artifact(client, run.run_id, found[0], tmp_path)))
+    np.testing.assert_array_equal(np.asarray(picture.convert("L")), pixels)
+    assert artifact(client, run.run_id, "recipe.yaml", tmp_path) == b"train:\n  seed: 0\n"
+    assert Path(config.artifacts).is_dir()
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_run_says_how_it_ended(config, client, status):
+    run = start(config)
+    run.finish(status)
+    assert client.get_run(run.run_id).info.status == status
+
+
+def test_a_run_can_be_taken_up_by_its_id(config, client):
+    run = start(config)
+    Run(config, run.run_id).log(1, {"loss_total": 2.0})
+    assert client.get_run(run.run_id).data.metrics == {"loss_total": 2.0}
+
+
+@pytest.mark.parametrize("place", ["file://{}", "file:{}", "s3://bucket/artifacts"])
+def test_artifacts_may_be_kept_at_a_url(config, client, tmp_path, place):
+    place = place.format(tmp_path / "elsewhere")
+    run = start(config.model_copy(update={"artifacts": place}))
+    uri = client.get_run(run.run_id).info.artifact_uri
+    assert uri.startswith(place if "//" in place else f"file://{tmp_path}/elsewhere")
+
+
+# A server that is not there
+
+
+@pytest.fixture(scope="module")
+def unreachable_error():
+    """What is said of a server at a closed port, and after how many seconds."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    begin = time.monotonic()
+    with pytest.raises(StoreError) as caught:
+        Registry(TrackingConfig(uri=f"http://someone:hush@127.0.0.1:{port}"))
+    return str(caught.value), port, time.monotonic() - begin
+
+
+def test_a_server_that_is_not_there_is_named_soon_and_in_one_line(unreachable_error):
+    message, port, seconds = unreachable_error
+    assert seconds < 15
+    assert f"127.0.0.1:{port}" in message
+    assert message.endswith("Check tracking.uri and that the server is up")
+    assert "\n" not in message
+    assert "Traceback" not in message
+
+
+def test_the_password_of_a_server_that_is_not_there_is_not_shown(unreachable_error):
+    assert "hush" not in unreachable_error[0]
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    (tmp_path / "mlflow.db").write_text("not a database " * 100)
+    with pytest.raises(StoreError, match=r"mlflow\.db") as caught:
+        connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kind_of_database_that_is_not_installed_is_named():
+    with pytest.raises(StoreError) as caught:
+        connect(TrackingConfig(uri="postgresql://someone:hush@127.0.0.1:1/mlflow"))
+    assert "hush" not in str(caught.value)
+
+
+# Registering
+
+
+def test_a_registered_bundle_is_the_challenger(config, client, registry, bundles):
+    run = start(config)
+    version = registry.register(bundles[0], run)
+    found = client.get_model_version(config.model, version)
+    assert found.run_id == run.run_id
+    assert found.tags[BUNDLE_DIGEST] == manifest.digest(bundles[0])
+    assert aliases(client, config) == {CHALLENGER: version}
+
+
+def test_registering_a_bundle_twice_makes_one_version(config, client, registry, bundles):
+    run = start(config)
+    assert registry.register(bundles[0], run) == registry.register(bundles[0], run)
+    assert len(client.search_model_versions(f"name = '{config.model}'")) == 1
+    assert aliases(client, config) == {CHALLENGER: "1"}
+
+
+def test_another_bundle_is_another_version_and_the_new_challenger(config, client, registry, bundles):
+    run = start(config)
+    assert [registry.register(bundle, run) for bundle in bundles] == ["1", "2"]
+    assert aliases(client, config) == {CHALLENGER: "2"}
+
+
+def test_registering_an_old_bundle_again_leaves_the_challenger(config, client, registry, bundles):
+    run = start(config)
+    for bundle in (*bundles, bundles[0]):
+        registry.register(bundle, run)
+    assert aliases(client, config) == {CHALLENGER: "2"}
+
+
+def test_registering_again_completes_a_registration_that_was_interrupted(config, client, registry, bundles):
+    run = start(config)
+    version = registry.register(bundles[0], run)
+    client.delete_registered_model_alias(config.model, CHALLENGER)  # as if it had ended just before the alias was set
+    assert registry.register(bundles[0], run) == version
+    assert aliases(client, config) == {CHALLENGER: version}
+
+
+# Finding a bundle again
+
+
+@pytest.mark.parametrize("reference", ["challenger", "1", "models:/{model}@challenger", "models:/{model}/1"])
+def test_a_version_is_found_by_alias_number_or_uri(config, registry, version, bundles, tmp_path, reference):
+    located = registry.locate(reference.format(model=config.model), tmp_path / "download")
+    assert located.version == version
+    assert located.folder.is_relative_to(tmp_path / "download")
+    assert load_bundle(located.folder, CPU).digest == manifest.digest(bundles[0])
+
+
+def test_the_uri_of_another_model_finds_that_model(config, version, bundles, tmp_path):
+    other = Registry(config.model_copy(update={"model": f"{config.model}-b"}))
+    other.register(bundles[1], start(config, "run-2"))
+    located = other.locate(f"models:/{config.model}/{version}", tmp_path / "download")
+    assert manifest.digest(located.folder) == manifest.digest(bundles[0])
+
+
+def test_every_version_of_a_run_can_be_found(config, registry, bundles, tmp_path):
+    run = start(config)
+    versions = [registry.register(bundle, run) for bundle in bundles]
+    for version, bundle in zip(versions, bundles, strict=True):
+        located = registry.locate(version, tmp_path / version)
+        assert manifest.digest(located.folder) == manifest.digest(bundle)
+
+
+def test_a_folder_is_taken_as_it_is(registry, bundles, tmp_path):
+    located = registry.locate(str(bundles[0]), tmp_path / "download")
+    assert (located.folder, located.version) == (bundles[0], None)
+
+
+@pytest.mark.parametrize(
+    ("reference", "todo"),
+    [
+        ("challenger", "metasr train"),
+        ("champion", "metasr promote"),
+        ("models:/nobody@champion", "metasr promote"),
+        ("best", "alias or a version"),
+        ("7", "alias or a version"),
+        ("99999999999999999999", "alias or a version"),
+        ("models:/nobody/1", "alias or a version"),
+        ("no/such/folder", "bundle's folder"),
+    ],
+)
+def test_a_version_that_does_not_exist_is_refused_with_what_to_do(registry, tmp_path, reference, todo):
+    with pytest.raises(RegistryError) as caught:
+        registry.locate(reference, tmp_path / "download")
+    assert caught.value.what == f"model {reference}"
+    assert todo in caught.value.fix
+    assert "\n" not in str(caught.value)
+
+
+def stored_bundle(client, config, version):
+    return Path(client.get_model_version(config.model, version).source.removeprefix("file://"))
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+TAMPERING = {
+    "weights": lambda bundle: flip(bundle / "generator.safetensors"),
+    "card": lambda bundle: (bundle / "README.md").write_text("champion of the world"),
+    "manifest": lambda bundle: (bundle / "manifest.json").write_text((bundle / "manifest.json").read_text() + " "),
+    "no manifest": lambda bundle: (bundle / "manifest.json").unlink(),
+    "no weights": lambda bundle: (bundle / "generator.safetensors").unlink(),
+    "another bundle": lambda bundle: (shutil.rmtree(bundle), make_bundle(bundle, step=99)),
+    "nothing left": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("kind", TAMPERING)
+def test_a_bundle_that_was_tampered_with_is_not_used(config, client, registry, version, tmp_path, kind):
+    TAMPERING[kind](stored_bundle(client, config, version))
+    with pytest.raises(CheckpointError) as caught:
+        load_bundle(registry.locate(version, tmp_path / "download").folder, CPU)
+    assert "\n" not in str(caught.value)
+
+
+# Evaluating and promoting
+
+
+def test_an_evaluation_is_kept_with_its_version_and_its_run(config, client, registry, version, tmp_path):
+    registry.record_evaluation(version, scores(x2=0.5, x3=0.25), DATA)
+    found = client.get_model_version(config.model, version)
+    run = client.get_run(found.run_id)
+    assert EVALUATION in found.tags
+    assert run.data.metrics["eval_psnr_model_x2"] == pytest.approx(31.5)
+    assert run.data.metrics["eval_psnr_bicubic_x3"] == pytest.approx(31.0)
+    assert run.data.metrics["eval_ssim_model_x3"] == pytest.approx(0.9)
+    table = artifact(client, found.run_id, f"evaluation-version-{version}.csv", tmp_path).decode().splitlines()
+    assert table[0] == "subject,slice,scale,method,psnr,ssim"
+    assert len(table) == 1 + 8
+    assert "a,7,2.0,model,30.5,0.9" in table
+
+
+@pytest.mark.parametrize("gains", [{"x2": 0.5}, {"x2": 0.0}, {"x1.5": 0.01, "x2": 1.0, "x4": 3.0}])
+def test_a_version_nowhere_below_bicubic_is_promoted(config, client, registry, version, gains):
+    registry.record_evaluation(version, scores(**gains), DATA)
+    assert registry.promote(CHALLENGER) == (version, None)
+    assert aliases(client, config) == {CHALLENGER: version, CHAMPION: version}
+
+
+def assert_not_promoted(registry, version, client, config, *words):
+    with pytest.raises(RegistryError) as caught:
+        registry.promote(version)
+    for word in words:
+        assert word in str(caught.value)
+    assert CHAMPION not in aliases(client, config)
+
+
+def test_a_version_that_was_not_evaluated_is_not_promoted(config, client, registry, version):
+    assert_not_promoted(registry, version, client, config, "not been evaluated", f"metasr evaluate --model {version}")
+
+
+@pytest.mark.parametrize("gain", [-0.01, -5.0, float("nan"), float("-inf")])
+def test_a_version_below_bicubic_at_one_scale_is_not_promoted(config, client, registry, version, gain):
+    registry.record_evaluation(version, scores(x2=1.0, x3=gain), DATA)
+    assert_not_promoted(registry, version, client, config, "at scale 3", "--force")
+
+
+def test_an_evaluation_of_another_bundle_does_not_count(config, client, registry, bundles):
+    good, other = (registry.register(bundle, start(config, name)) for name, bundle in zip("ab", bundles, strict=True))
+    registry.record_evaluation(good, scores(x2=1.0), DATA)
+    evidence = client.get_model_version(config.model, good).tags[EVALUATION]
+    client.set_model_version_tag(config.model, other, EVALUATION, evidence)
+    assert_not_promoted(registry, other, client, config, "another bundle")
+
+
+def test_a_version_whose_bundle_was_tampered_with_is_not_promoted(config, client, registry, version):
+    registry.record_evaluation(version, scores(x2=1.0), DATA)
+    TAMPERING["another bundle"](stored_bundle(client, config, version))
+    with pytest.raises(MetaSRError):
+        registry.promote(version)
+    assert CHAMPION not in aliases(client, config)
+
+
+def test_promoting_twice_changes_nothing(config, client, registry, version):
+    registry.record_evaluation(version, scores(x2=1.0), DATA)
+    assert [registry.promote(version), registry.promote(version)] == [(version, None), (version, version)]
+    assert aliases(client, config)[CHAMPION] == version
+
+
+def test_a_promotion_names_the_champion_before(config, client, registry, bundles):
+    for name, bundle in zip("ab", bundles, strict=True):
+        registry.record_evaluation(registry.register(bundle, start(config, name)), scores(x2=1.0), DATA)
+    assert [registry.promote("1"), registry.promote("2"), registry.promote("1")] == [
+        ("1", None),
+        ("2", "1"),
+        ("1", "2"),
+    ]
+    assert aliases(client, config) == {CHALLENGER: "2", CHAMPION: "1"}
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_force_promotes_against_the_evidence_and_keeps_the_reason(config, client, registry, version, evaluated):
+    if evaluated:
+        registry.record_evaluation(version, scores(x2=-1.0), DATA)
+    assert registry.promote(version, force="sharper, say the readers") == (version, None)
+    assert aliases(client, config)[CHAMPION] == version
+    tags = client.get_model_version(config.model, version).tags
+    assert tags["metasr.promotion_forced"] == "sharper, say the readers"
+
+
+def test_a_version_that_passed_is_not_marked_as_forced(config, client, registry, version):
+    registry.record_evaluation(version, scores(x2=1.0), DATA)
+    registry.promote(version)
+    assert "metasr.promotion_forced" not in client.get_model_version(config.model, version).tags
+
+
+def test_a_version_that_does_not_exist_is_not_promoted(registry):
+    with pytest.raises(RegistryError, match="metasr train"):
+        registry.promote("challenger")
+
+
+# `metasr evaluate`, whose evidence the gate believes
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A store with one slice of each split."""
+    store = open_store(str(tmp_path / "data"))
+    image = np.random.default_rng(0).uniform(0, 1, (24, 24)).astype(np.float16)
+    shards = []
+    for split, subject in (("train", "a"), ("val", "b")):
+        writer = ShardWriter(store, split, 1e6)
+        writer.write_all([Sample(subject, 0, image)])
+        shards += writer.close()
+    subjects = {"train": ("a",), "val": ("b",)}
+    index = Index(tool_version="0", options={}, mean=0.5, std=0.3, subjects=subjects, shards=tuple(shards))
+    store.put(INDEX, index.to_bytes())
+    return store.url
+
+
+def evaluate(config, data, model):
+    from jobs.evaluate import main
+
+    tracking = [f"--tracking.{name}={getattr(config, name)}" for name in ("uri", "artifacts", "experiment", "model")]
+    main(["--model", model, "--data.url", data, "--eval.scales", "2", *tracking])
+
+
+def is_evaluated(client, model, version):
+    tags = client.get_model_version(model, version).tags
+    return EVALUATION in tags and json.loads(tags[EVALUATION])["bundle_sha256"] == tags[BUNDLE_DIGEST]
+
+
+def test_the_evaluation_of_a_version_is_recorded_with_it(config, client, version, data, capsys):
+    evaluate(config, data, "challenger")
+    assert is_evaluated(client, config.model, version)
+    assert f"recorded with version {version}" in capsys.readouterr().out
+
+
+def test_the_evaluation_of_another_model_is_recorded_with_that_model(config, client, version, bundles, data):
+    other = config.model_copy(update={"model": f"{config.model}-b"})
+    other_version = Registry(other).register(bundles[1], start(config, "run-2"))
+    assert other_version == version
+    evaluate(config, data, f"models:/{other.model}/{other_version}")
+    assert not is_evaluated(client, config.model, version)
+    assert is_evaluated(client, other.model, other_version)

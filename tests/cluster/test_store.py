@@ -1,0 +1,332 @@
+import base64
+import hashlib
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from cluster.store import open_store
+from metasr.errors import StoreError
+
+KEY = "train/000001.tar"
+BAD_KEYS = [
+    "",
+    "/",
+    "{folder}/outside",
+    "..",
+    "../outside",
+    "a/../../outside",
+    "a/..",
+    ".",
+    "./a",
+    "a//b",
+    "a/",
+    "a\\b",
+    "a\0b",
+]
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request, tmp_path):
+    if request.param == "folder":
+        return open_store(str(tmp_path / "store"))
+    return open_store(f"{request.getfixturevalue('s3_url')}/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def s3_store(s3_url):
+    return open_store(f"{s3_url}/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def folder_store(tmp_path):
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture(params=["folder", "s3"])
+def absent_store(request, tmp_path):
+    if request.param == "folder":
+        return open_store(str(tmp_path / "absent"))
+    request.getfixturevalue("s3_url")
+    return open_store("s3://no-such-bucket/prefix")
+
+
+def files_under(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# Both kinds of store
+
+
+@pytest.mark.parametrize("data", [b"", b"bytes\0\xff", os.urandom(9 << 20)], ids=["empty", "small", "9 MiB"])
+def test_get_returns_what_was_put(store, data):
+    store.put(KEY, data)
+    assert store.get(KEY) == data
+
+
+def test_put_replaces(store):
+    store.put(KEY, b"a long first version")
+    store.put(KEY, b"second")
+    assert store.get(KEY) == b"second"
+
+
+@pytest.mark.parametrize("key", ["a b.json", "été.json", "a+b%20c?d#e&f.json", "~/x", ".hidden", "a/b/c/d"])
+def test_keys_are_taken_literally(store, key):
+    store.put(key, b"x")
+    assert store.get(key) == b"x"
+    assert store.exists(key)
+
+
+def test_objects_exist_once_put(store):
+    assert not store.exists(KEY)
+    store.put(KEY, b"x")
+    assert store.exists(KEY)
+
+
+def test_a_folder_of_objects_is_no_object(store):
+    store.put(KEY, b"x")
+    assert not store.exists("train")
+    with pytest.raises(StoreError, match="no such object"):
+        store.get("train")
+
+
+@pytest.mark.parametrize("key", ["absent.json", "train/absent", f"{KEY}/below"])
+def test_a_missing_object_is_named_with_its_store(store, key):
+    store.put(KEY, b"x")
+    assert not store.exists(key)
+    with pytest.raises(StoreError, match="no such object") as caught:
+        store.get(key)
+    assert key in str(caught.value)
+    assert store.url in str(caught.value)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_a_key_that_could_leave_the_store_is_refused(store, tmp_path, key):
+    key = key.format(folder=tmp_path)
+    for use in (lambda: store.put(key, b"x"), lambda: store.get(key), lambda: store.exists(key)):
+        with pytest.raises(StoreError, match="cannot use the key"):
+            use()
+    assert files_under(tmp_path) == []
+
+
+def test_two_prefixes_are_two_stores(store):
+    one, other = open_store(f"{store.url}/one"), open_store(f"{store.url}/other")
+    one.put(KEY, b"one")
+    assert not other.exists(KEY)
+    assert store.get(f"one/{KEY}") == b"one"
+
+
+def test_require_accepts_a_store_that_is_there(store):
+    store.put(KEY, b"x")
+    store.require()
+
+
+def test_a_store_that_is_not_there_is_named(absent_store):
+    for use in (absent_store.require, lambda: absent_store.get(KEY)):
+        with pytest.raises(StoreError, match=r"(folder|bucket) does not exist") as caught:
+            use()
+        assert absent_store.url in str(caught.value)
+        assert caught.value.fix
+        assert "\n" not in str(caught.value)
+    assert not absent_store.exists(KEY)
+
+
+def test_another_process_uses_a_store_already_in_use(store):
+    store.put(KEY, b"ours")
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as worker:
+        assert worker.submit(store.get, KEY).result(timeout=60) == b"ours"
+        worker.submit(store.put, KEY, b"theirs").result(timeout=60)
+    assert store.get(KEY) == b"theirs"
+
+
+def test_importing_the_module_imports_no_boto3():
+    code = "import sys, cluster.store; sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+
+
+# URLs
+
+
+@pytest.mark.parametrize("url", ["file://{}", "file:{}", "FILE://localhost{}", "{}"])
+def test_a_folder_has_several_urls(tmp_path, url):
+    open_store(url.format(tmp_path)).put(KEY, b"x")
+    assert (tmp_path / KEY).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("url", ["file:sub/dir", "sub/dir", "./sub/dir"])
+def test_a_relative_folder_means_the_same_everywhere(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    url = open_store(url).url
+    monkeypatch.chdir("/")
+    open_store(url).put(KEY, b"x")
+    assert (tmp_path / "sub" / "dir" / KEY).read_bytes() == b"x"
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_store("~/runs").url == (tmp_path / "runs").as_uri()
+
+
+def test_the_url_of_a_folder_opens_it_again_whatever_its_name(tmp_path):
+    store = open_store(str(tmp_path / "50% é #1?"))
+    store.put(KEY, b"x")
+    assert open_store(store.url).get(KEY) == b"x"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/", "S3://bucket//"])
+def test_a_bucket_needs_no_prefix(url):
+    assert open_store(url).url == "s3://bucket"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://u:hush@h/b", "gs://bucket", "s3:/bucket", "s3://", "s3:///x", "s3://u:hush@bucket", "file://host/x", ""],
+)
+def test_a_url_of_no_store_is_refused_without_repeating_it(url):
+    with pytest.raises(StoreError, match=re.escape("s3://bucket/prefix, file:///folder")) as caught:
+        open_store(url)
+    assert "hush" not in str(caught.value)
+
+
+def test_an_s3_prefix_is_checked_like_a_key():
+    with pytest.raises(StoreError, match="cannot use the key"):
+        open_store("s3://bucket/a/../b")
+
+
+# Folders
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_a_write_that_fails_leaves_the_old_object_alone(folder_store, tmp_path, monkeypatch, step):
+    folder_store.put(KEY, b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(StoreError, match="No space left on device"):
+        folder_store.put(KEY, b"new")
+    assert folder_store.get(KEY) == b"old"
+    assert files_under(tmp_path) == ["000001.tar"]
+
+
+def test_an_interrupted_write_leaves_nothing(folder_store, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        folder_store.put(KEY, b"new")
+    assert files_under(tmp_path) == []
+
+
+def test_an_object_appears_under_its_name_only_when_whole(folder_store, tmp_path, monkeypatch):
+    def check(source, target):
+        assert not os.path.exists(target)
+        assert os.path.dirname(source) == os.path.dirname(target)
+        assert open_store(os.path.dirname(source)).get(os.path.basename(source)) == b"whole"
+        replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", check)
+    folder_store.put(KEY, b"whole")
+    assert files_under(tmp_path) == ["000001.tar"]
+
+
+def test_objects_are_readable_by_whom_the_umask_allows(folder_store, tmp_path):
+    umask = os.umask(0o022)
+    try:
+        folder_store.put(KEY, b"x")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "store" / KEY).stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_is_no_store(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    store = open_store(str(tmp_path / "file"))
+    for use in (store.require, lambda: store.get(KEY), lambda: store.put(KEY, b"x")):
+        with pytest.raises(StoreError):
+            use()
+
+
+# S3
+
+
+def test_put_sends_a_sha256_that_the_server_keeps(s3_store):
+    s3_store.put(KEY, b"checked")
+    head = s3_store._client.head_object(**s3_store._object(KEY), ChecksumMode="ENABLED")
+    assert head["ChecksumSHA256"] == base64.b64encode(hashlib.sha256(b"checked").digest()).decode()
+
+
+def test_bytes_damaged_on_the_way_are_not_returned(s3_store):
+    s3_store.put(KEY, b"as it was written")
+
+    def damage(parsed, **_):
+        parsed["Body"]._checksum.update(b"another byte")
+
+    s3_store._client.meta.events.register("after-call.s3.GetObject", damage)
+    with pytest.raises(StoreError, match="not those that were stored"):
+        s3_store.get(KEY)
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+def test_wrong_credentials_are_refused_and_not_shown(s3_url, monkeypatch, name):
+    right = os.environ["AWS_SECRET_ACCESS_KEY"]
+    monkeypatch.setenv(name, "hush-wrong-value")
+    store = open_store(s3_url)
+    for use in (lambda: store.put(KEY, b"x"), lambda: store.get(KEY), lambda: store.exists(KEY), store.require):
+        with pytest.raises(StoreError, match="credentials are wrong") as caught:
+            use()
+        assert "hush" not in str(caught.value)
+        assert right not in str(caught.value)
+
+
+def test_missing_credentials_are_named(s3_url, tmp_path, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "absent"))
+    with pytest.raises(StoreError, match="no credentials were found"):
+        open_store(s3_url).get(KEY)
+
+
+def test_a_server_that_does_not_answer_is_named_soon(s3_url, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hush@127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(StoreError, match=r"no connection to 127\.0\.0\.1:9\. Check AWS_ENDPOINT_URL") as caught:
+        open_store(s3_url).require()
+    assert time.monotonic() - start < 8
+    assert "hush" not in str(caught.value)
+
+
+def test_an_endpoint_that_is_no_url_is_named(s3_url, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9")
+    with pytest.raises(StoreError, match="Check the AWS_"):
+        open_store(s3_url).require()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_does_not_share_connections(s3_store):
+    s3_store.put(KEY, b"x")
+    client = s3_store._client
+    fork = multiprocessing.get_context("fork")
+    receive, send = fork.Pipe(duplex=False)
+    with receive, send:
+        child = fork.Process(target=lambda: send.send((s3_store.get(KEY), s3_store._client is client)))
+        child.start()
+        assert receive.poll(30)
+        assert receive.recv() == (b"x", False)
+        child.join()
+    assert s3_store._client is client

@@ -1,0 +1,202 @@
+"""Training through Ray Train, as a person runs it: a process of its own, killed and started again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from mlflow import MlflowClient
+
+from cluster.config import JobConfig, TrackingConfig
+from cluster.recipes import Layer, resolve
+from cluster.registry import Registry
+from cluster.store import open_store
+from cluster.stream import held_out_slices, read_index, training_crops
+from metasr.context import LocalContext
+from metasr.identity import RunIdentity
+from metasr.inference.bundle import load_bundle
+from metasr.training.loop import fit
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "model.num_features": 8,
+    "model.num_blocks": 1,
+    "data.patch_px": 20,
+    "train.scale_max": 2.0,
+    "train.batch_size": 2,
+    "train.log_every_steps": 10,
+    "train.keep_checkpoints": 2,
+    "loss.perceptual": 0,
+    "eval.scales": [1.5, 2.0],
+    "eval.validation_slices": 1,
+}
+
+
+def flags(values):
+    return [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def places(home):
+    return {
+        "storage.url": home / "runs",
+        "tracking.uri": f"sqlite:///{home}/mlflow.db",
+        "tracking.artifacts": home / "artifacts",
+    }
+
+
+def start_training(home, store_url, settings):
+    recipe = home / "tiny.yaml"
+    recipe.write_text("train:\n  steps: 1\n")
+    arguments = ["--recipe", recipe, *flags({"data.url": store_url, **places(home), **TINY, **settings})]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, ROOT / "jobs" / "train.py", *arguments],
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train_to_end(home, store_url, settings):
+    process = start_training(home, store_url, settings)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def train_locally(home, store_url, settings):
+    """Train the same without Ray: one process, no interruption."""
+    config = resolve(JobConfig, [Layer("test", {**TINY, **settings})]).config
+    store = open_store(store_url)
+    index = read_index(store)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return fit(
+            config,
+            training_crops(store, index),
+            (index.mean, index.std),
+            held_out_slices(store, index, 1),
+            RunIdentity("local", "", store_url, index.digest()),
+            LocalContext(home / "local"),
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def newest_weights(home):
+    """The generator in the checkpoint with the highest step, whichever run wrote it."""
+    files = (home / "runs").rglob("state.safetensors")
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+    stored = safetensors.torch.load_file(newest)
+    return {name.removeprefix("generator/"): v for name, v in stored.items() if name.startswith("generator/")}
+
+
+def only_run(home):
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert len(runs) == 1
+    return client, runs[0]
+
+
+@pytest.fixture(scope="module")
+def killed_and_continued(tmp_path_factory, store_url):
+    """A run of 400 steps whose driver gets SIGKILL after its first checkpoint, and the same command again."""
+    home = tmp_path_factory.mktemp("killed")
+    settings = {
+        "train.steps": 400,
+        "train.checkpoint_every_steps": 50,
+        "train.pixel_only_steps": 360,
+        "resources.num_workers": 1,
+    }
+    process = start_training(home, store_url, settings)
+    deadline = time.monotonic() + 200
+    while not list((home / "runs").rglob("checkpoint_*/manifest.json")):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return home, settings, train_to_end(home, store_url, settings)
+
+
+def test_the_same_command_continues_after_the_driver_was_killed(killed_and_continued):
+    home, _, output = killed_and_continued
+    client, run = only_run(home)
+    resumed = [point.step for point in client.get_metric_history(run.info.run_id, "resumed_at_step")]
+    assert len(resumed) == 1
+    assert 0 < resumed[0] < 400
+    assert resumed[0] % 50 == 0
+    assert "resumed" in output
+    assert run.info.status == "FINISHED"
+
+
+def test_a_continued_run_ends_with_the_weights_of_an_uninterrupted_one(killed_and_continued, store_url):
+    home, settings, _ = killed_and_continued
+    reference = train_locally(home, store_url, settings).generator.state_dict()
+    for name, value in newest_weights(home).items():
+        torch.testing.assert_close(value, reference[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_finished_run_is_left_as_it_is(killed_and_continued, store_url):
+    home, settings, _ = killed_and_continued
+    assert "already finished: version 1" in train_to_end(home, store_url, settings)
+    client, _ = only_run(home)
+    assert len(client.search_model_versions("name = 'meta-srgan'")) == 1
+
+
+def test_what_a_run_leaves_in_mlflow(killed_and_continued):
+    home, _, _ = killed_and_continued
+    client, run = only_run(home)
+    assert run.data.params["train.steps"] == "400"
+    assert run.data.params["model.num_features"] == "8"
+    assert {"loss_pixel", "loss_adversarial", "val_psnr_gain", "val_psnr_model_x2"} <= run.data.metrics.keys()
+    assert run.data.metrics["loss_adversarial"] > 0
+    assert len(run.data.tags["mlflow.source.git.commit"]) >= 5
+    artifacts = [item.path for item in client.list_artifacts(run.info.run_id)]
+    assert "recipe.yaml" in artifacts
+    pictures = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
+    assert any(path.endswith(".png") for path in pictures)
+    version = client.get_model_version_by_alias("meta-srgan", "challenger")
+    assert version.run_id == run.info.run_id
+
+
+def test_the_registered_bundle_is_that_of_the_best_checkpoint(killed_and_continued, tmp_path):
+    home, _, _ = killed_and_continued
+    client, run = only_run(home)
+    history = client.get_metric_history(run.info.run_id, "val_psnr_gain")
+    tracking = TrackingConfig(uri=f"sqlite:///{home}/mlflow.db", artifacts=str(home / "artifacts"))
+    bundle = load_bundle(Registry(tracking).locate("challenger", tmp_path).folder, torch.device("cpu"))
+    assert bundle.about["metrics"]["val_psnr_gain"] == pytest.approx(max(point.value for point in history))
+
+
+def test_two_workers_compute_the_same_as_one_process(tmp_path, store_url):
+    settings = {"train.steps": 6, "train.pixel_only_steps": 6, "resources.num_workers": 2}
+    train_to_end(tmp_path, store_url, settings)
+    reference = train_locally(tmp_path, store_url, settings).generator.state_dict()
+    for name, value in newest_weights(tmp_path).items():
+        torch.testing.assert_close(value, reference[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_an_error_in_a_worker_is_one_line_and_marks_the_run_as_failed(tmp_path, store_url):
+    settings = {
+        "train.steps": 20,
+        "optim.generator_lr": 1e30,
+        "resources.num_workers": 1,
+        "resources.max_failures": 0,
+    }
+    process = start_training(tmp_path, store_url, settings)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert "error: the loss is" in output
+    assert "Lower optim.generator_lr" in output
+    _, run = only_run(tmp_path)
+    assert run.info.status == "FAILED"

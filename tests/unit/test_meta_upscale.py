@@ -1,0 +1,219 @@
+import math
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from metasr.models import MetaUpscale, meta_upscale
+from metasr.models.meta_upscale import axis_positions
+
+TRAINED_SCALES = [Fraction(tenths, 10) for tenths in range(11, 41)]
+OTHER_SIZES = [
+    ((20, 40), (21, 42)),  # x1.05
+    ((9, 6), (9, 6)),  # x1
+    ((10, 10), (7, 4)),  # shrinking
+    ((4, 6), (22, 33)),  # x5.5
+    ((3, 2), (48, 32)),  # x16
+    ((5, 8), (5, 32)),  # x1 and x4
+    ((6, 10), (12, 33)),  # x2 and x3.3
+    ((10, 4), (37, 6)),  # x3.7 and x1.5
+    ((7, 11), (18, 25)),  # primes: one period is the whole axis
+    ((1, 1), (3, 5)),  # one cell
+    ((1, 13), (4, 29)),  # one row
+]
+WEIGHTS = ["position.weight", "position.bias", "kernel.weight", "kernel.bias"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["periodic", "swapped"])
+def form(request, monkeypatch):
+    monkeypatch.setattr(meta_upscale, "MAX_DISTINCT_KERNELS", 10**9 if request.param == "periodic" else 0)
+    return request.param
+
+
+@pytest.fixture(params=["whole", "chunks"])
+def chunks(request, monkeypatch):
+    if request.param == "chunks":
+        monkeypatch.setattr(meta_upscale, "CHUNK_BYTES", 5000)
+    return request.param
+
+
+def layer(in_channels=4, out_channels=2, *, hidden=12, kernel_size=3):
+    torch.manual_seed(0)
+    module = MetaUpscale(in_channels, out_channels, hidden=hidden, kernel_size=kernel_size, output_gain=1.0)
+    torch.nn.init.normal_(module.kernel.bias, std=0.2)
+    return module
+
+
+def random_features(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def reference(features, weights, size, out_channels, kernel_size=3):
+    """Hu et al. 2019, one kernel for every output pixel, in float64; positions in exact fractions."""
+    batch, channels, height, width = features.shape
+    inverse = [Fraction(lr, hr) for lr, hr in zip((height, width), size, strict=True)]
+    mean_inverse = math.sqrt(inverse[0] * inverse[1])  # one number for both axes: their geometric mean
+    ys, xs = ([i * step for i in range(length)] for step, length in zip(inverse, size, strict=True))
+    ys, xs = ([(math.floor(p), float(p - math.floor(p))) for p in axis] for axis in (ys, xs))
+    vectors = [[fraction_y, fraction_x, mean_inverse] for _, fraction_y in ys for _, fraction_x in xs]
+    rows = torch.tensor([y for y, _ in ys for _ in xs])
+    columns = torch.tensor([x for _ in ys for x, _ in xs])
+    hidden = torch.tensor(vectors, dtype=torch.float64) @ weights["position.weight"].T + weights["position.bias"]
+    kernels = hidden.clamp(min=0) @ weights["kernel.weight"].T + weights["kernel.bias"]
+    kernels = kernels.view(-1, out_channels, channels, kernel_size, kernel_size)
+    padded = functional.pad(features, (kernel_size // 2,) * 4)
+    pixels = torch.zeros(batch, out_channels, len(rows), dtype=torch.float64)
+    for dy in range(kernel_size):
+        for dx in range(kernel_size):
+            tap = padded[:, :, rows + dy, columns + dx]
+            pixels = pixels + torch.einsum("ncp,poc->nop", tap, kernels[..., dy, dx])
+    return pixels.view(batch, out_channels, *size)
+
+
+def forward_and_gradients(function, features, weights):
+    features = features.detach().clone().requires_grad_()
+    weights = {name: value.detach().clone().requires_grad_() for name, value in weights.items()}
+    image = function(features, weights)
+    pull = torch.randn(image.shape, generator=torch.Generator().manual_seed(2)).to(image.dtype)
+    gradients = torch.autograd.grad((image * pull).sum(), [features, *weights.values()])
+    return dict(zip(["image", "features", *weights], [image.detach(), *gradients], strict=True))
+
+
+def assert_matches_reference(module, features, size):
+    weights = {name: value.detach() for name, value in module.named_parameters()}
+    actual = forward_and_gradients(lambda f, w: torch.func.functional_call(module, w, (f, size)), features, weights)
+    expected = forward_and_gradients(
+        lambda f, w: reference(f, w, size, module.out_channels, module.kernel_size),
+        features.double(),
+        {name: value.double() for name, value in weights.items()},
+    )
+    assert list(weights) == WEIGHTS
+    for name, value in expected.items():
+        assert actual[name].dtype == torch.float32
+        assert actual[name].shape == value.shape, name
+        error = (actual[name].double() - value).abs().max() / value.abs().max()
+        assert error < 1e-5, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=float)
+def test_every_trained_scale_is_exact(scale, form, chunks):
+    cells = -(-4 // scale.denominator) * scale.denominator
+    lr_size = cells, 2 * cells
+    size = int(lr_size[0] * scale), int(lr_size[1] * scale)
+    assert_matches_reference(layer(), random_features(2, 4, *lr_size), size)
+
+
+@pytest.mark.parametrize(("lr_size", "size"), OTHER_SIZES)
+def test_every_other_size_is_exact(lr_size, size, form, chunks):
+    assert_matches_reference(layer(), random_features(2, 4, *lr_size), size)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 5])
+def test_other_kernel_sizes_are_exact(kernel_size, form, chunks):
+    module = layer(3, 1, kernel_size=kernel_size)
+    assert_matches_reference(module, random_features(1, 3, 10, 6), (27, 15))
+
+
+def test_the_cheaper_form_is_taken(monkeypatch):
+    module, features = layer(), random_features(1, 4, 7, 11)
+    expected = module(features, (18, 25))
+    monkeypatch.setattr(MetaUpscale, "_swapped", None)
+    torch.testing.assert_close(module(features, (18, 25)), expected, rtol=0, atol=0)
+    monkeypatch.undo()
+    monkeypatch.setattr(meta_upscale, "MAX_DISTINCT_KERNELS", 18 * 25 - 1)
+    monkeypatch.setattr(MetaUpscale, "_periodic", None)
+    torch.testing.assert_close(module(features, (18, 25)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_features_in_bfloat16_stay_close(form):
+    module, features = layer(8, 1), random_features(1, 8, 10, 10)
+    exact = module(features, (27, 27))
+    rounded = module(features.bfloat16(), (27, 27))
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_enlarging_twice_gives_the_same_image(form):
+    module, features = layer(), random_features(1, 4, 10, 10)
+    first = module(features, (23, 37))
+    module(features, (40, 11))
+    torch.testing.assert_close(module(features, (23, 37)), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(23, 37), (40, 11)])
+def test_predicted_kernels_start_small_and_without_bias(size):
+    default, full = MetaUpscale(8, 1), MetaUpscale(8, 1, output_gain=1.0)
+    full.load_state_dict(default.state_dict())
+    features = torch.randn(1, 8, 10, 11, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(default(features, size), 0.02 * full(features, size))
+    assert not default.kernel.bias.any()
+
+
+@pytest.mark.parametrize("scale", TRAINED_SCALES, ids=float)
+def test_positions_are_exact_at_every_trained_scale(scale):
+    cells = 24 * scale.denominator
+    assert_positions_are_exact(cells, int(cells * scale))
+
+
+@pytest.mark.parametrize(("lr_size", "hr_size"), [(197, 493), (240, 791), (155, 163), (100, 30), (1, 7), (5, 5)])
+def test_positions_are_exact_at_any_size(lr_size, hr_size):
+    assert_positions_are_exact(lr_size, hr_size)
+
+
+def assert_positions_are_exact(lr_size, hr_size):
+    axis = axis_positions(lr_size, hr_size)
+    assert Fraction(axis.period, axis.cells) == Fraction(hr_size, lr_size)
+    assert len(axis.cell) == len(axis.fraction) == axis.period
+    for i in range(hr_size):
+        position = i * Fraction(lr_size, hr_size)
+        period, k = divmod(i, axis.period)
+        assert period * axis.cells + axis.cell[k] == math.floor(position)
+        assert axis.fraction[k] == float(position - math.floor(position))
+
+
+@pytest.mark.parametrize("scale", [Fraction(11, 10), Fraction(22, 10), Fraction(27, 10)], ids=float)
+def test_positions_are_right_where_floating_point_floors_are_wrong(scale):
+    lr_size, hr_size = 240, int(240 * scale)
+    axis = axis_positions(lr_size, hr_size)
+    wrong = [i for i in range(hr_size) if math.floor(i / float(scale)) != i // scale]
+    assert wrong
+    for i in wrong:
+        assert axis.cells * (i // axis.period) + axis.cell[i % axis.period] == i // scale
+
+
+MEASURE_PEAK = """
+import re
+from pathlib import Path
+import torch
+from metasr.models import MetaUpscale
+
+def peak_mb():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+torch.set_num_threads(1)
+layer = MetaUpscale(64, 1)
+with torch.inference_mode():
+    layer(torch.rand(1, 64, 10, 10), (33, 33))
+    features = torch.rand(1, 64, 240, 240)
+    before = peak_mb()
+    layer(features, (792, 792))
+print(peak_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_a_whole_slice_takes_little_memory():
+    run = subprocess.run([sys.executable, "-c", MEASURE_PEAK], capture_output=True, text=True, check=True)
+    assert 10 < float(run.stdout) < 250

@@ -1,0 +1,125 @@
+"""Finding subjects: the ways BraTS has named its files, and folders that are not BraTS."""
+
+import pytest
+
+from metasr.data.subjects import find_subjects
+from metasr.errors import DataError
+
+# One file of each release's naming, `{}` for the modality.
+BRATS = {
+    "2013": "2013_0001_1_{}.nii.gz",
+    "2017": "Brats17_2013_0_1_{}.nii.gz",
+    "2018": "Brats18_CBICA_AAB_1_{}.nii.gz",
+    "2019": "BraTS19_TCIA10_639_1_{}.nii.gz",
+    "2020": "BraTS20_Training_001_{}.nii.gz",
+    "2020 Kaggle": "BraTS20_Training_001_{}.nii",
+    "2021": "BraTS2021_00000_{}.nii.gz",
+    "2023": "BraTS-GLI-00000-000-{}.nii.gz",
+    "2024": "BraTS-MET-00133-100-{}.nii.gz",
+}
+OLD = ("flair", "t1", "t1ce", "t2", "seg")
+NEW = ("t2f", "t1n", "t1c", "t2w", "seg")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with empty files: only their names count."""
+
+    def make(*names):
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path
+
+    return make
+
+
+def names_of(subjects):
+    return [subject.name for subject in subjects]
+
+
+@pytest.mark.parametrize("modality", ["t1ce", "t1c", "T1CE"])
+@pytest.mark.parametrize("nested", [True, False], ids=["a folder a subject", "flat"])
+@pytest.mark.parametrize("release", BRATS)
+def test_a_brats_subject_is_its_contrast_enhanced_volume(folder, release, nested, modality):
+    pattern = BRATS[release]
+    subject = pattern.partition("{}")[0][:-1]
+    place = f"HGG/{subject}/" if nested else ""
+    spelling = NEW if release >= "2023" else OLD
+    found = find_subjects(folder(*(place + pattern.format(one) for one in spelling)), modality)
+    wanted = "t1c" if release >= "2023" else "t1ce"
+    assert names_of(found) == [subject]
+    assert found[0].volume.name == pattern.format(wanted)
+    assert found[0].volume.is_file()
+
+
+@pytest.mark.parametrize("modality", OLD)
+def test_a_modality_is_not_mistaken_for_one_that_begins_like_it(folder, modality):
+    found = find_subjects(folder(*(f"BraTS20_Training_001_{one}.nii.gz" for one in OLD)), modality)
+    assert [subject.volume.name for subject in found] == [f"BraTS20_Training_001_{modality}.nii.gz"]
+
+
+def test_capital_letters_in_file_names_do_not_matter(folder):
+    assert names_of(find_subjects(folder("A_T1CE.nii.gz", "B_T1Gd.nii.gz"), "t1ce")) == ["A"]
+
+
+def test_a_modality_is_taken_literally(folder):
+    with pytest.raises(DataError):
+        find_subjects(folder("A_t1.nii.gz"), "t.")
+
+
+def test_subjects_come_sorted_whatever_their_folders(folder):
+    found = find_subjects(folder("z/A_t1.nii.gz", "a/C_t1.nii", "m/deep/er/B_t1.nii.gz"), "t1")
+    assert names_of(found) == ["A", "B", "C"]
+
+
+def test_without_a_modality_every_volume_is_a_subject(folder):
+    found = find_subjects(folder("one.nii.gz", "sub/two.nii", "BraTS20_Training_001_t1ce.nii.gz", "notes.txt"), "")
+    assert names_of(found) == ["BraTS20_Training_001_t1ce", "one", "two"]
+
+
+def test_a_folder_named_like_a_volume_is_looked_into(folder):
+    found = find_subjects(folder("BraTS20_Training_001_t1.nii/BraTS20_Training_001_t1.nii"), "t1")
+    assert names_of(found) == ["BraTS20_Training_001"]
+    assert found[0].volume.is_file()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("day1/A_t1ce.nii.gz", "day2/A_t1ce.nii.gz"),
+        ("A_t1ce.nii.gz", "A_t1ce.nii"),
+        ("A_t1ce.nii.gz", "A_t1c.nii.gz"),
+        ("A_t1ce.nii.gz", "A-t1ce.nii.gz"),
+    ],
+)
+def test_two_volumes_of_one_subject_are_both_named(folder, first, second):
+    with pytest.raises(DataError, match="subject A: it has two volumes") as caught:
+        find_subjects(folder(first, second, "B_t1ce.nii.gz"), "t1ce")
+    assert first in str(caught.value)
+    assert second in str(caught.value)
+
+
+def test_two_files_of_one_name_are_refused_without_a_modality_too(folder):
+    with pytest.raises(DataError, match="subject scan: it has two volumes"):
+        find_subjects(folder("a/scan.nii.gz", "b/scan.nii.gz"), "")
+
+
+@pytest.mark.parametrize("path", ["absent", "file.nii.gz"])
+def test_what_is_no_folder_is_named(folder, path):
+    with pytest.raises(DataError, match="there is no such folder") as caught:
+        find_subjects(folder("file.nii.gz") / path, "")
+    assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("modality", ["", "t1ce"])
+def test_a_folder_without_volumes_is_named(folder, modality):
+    with pytest.raises(DataError, match="it has no NIfTI file") as caught:
+        find_subjects(folder("readme.txt", "scan.dcm"), modality)
+    assert str(folder()) in str(caught.value)
+
+
+def test_a_missing_modality_says_what_was_found_instead(folder):
+    with pytest.raises(DataError, match=r"no \*_t1ce.nii.gz in .*it has 2 NIfTI files, such as A_flair.nii.gz"):
+        find_subjects(folder("A_flair.nii.gz", "A_t2.nii.gz"), "t1ce")

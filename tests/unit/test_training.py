@@ -1,0 +1,321 @@
+import shutil
+
+import pytest
+import torch
+
+from metasr.config import (
+    DataConfig,
+    EvalConfig,
+    ExperimentConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from metasr.context import LocalContext
+from metasr.data.degrade import resize_bicubic
+from metasr.errors import CheckpointError, TrainingError
+from metasr.evaluation import HeldOutSlice
+from metasr.identity import RunIdentity
+from metasr.inference.bundle import load_bundle
+from metasr.training.loop import fit
+from metasr.training.state import TrainingState
+
+IDENTITY = RunIdentity(run_name="test", code_version="0", data_url="", data_digest="0" * 64)
+
+# Step: pixel, adversarial and discriminator loss of `experiment(steps=6, pixel_only_steps=3)`.
+GOLDEN_CURVE = {
+    1: (0.02162844, 0.0, 0.0),
+    2: (0.08519360, 0.0, 0.0),
+    3: (0.05625281, 0.0, 0.0),
+    4: (0.05614255, 0.6574296, 1.3865463),
+    5: (0.04599408, 0.7048722, 1.3843741),
+    6: (0.04353997, 0.7156177, 1.3881689),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def experiment(*, adversarial=0.001, skip="bicubic", optim=None, flips=True, **train):
+    defaults = {
+        "steps": 4,
+        "batch_size": 2,
+        "scale_min": 1.5,
+        "scale_max": 2.0,
+        "checkpoint_every_steps": 1000,
+        "log_every_steps": 1,
+    }
+    return ExperimentConfig(
+        model=ModelConfig(num_features=8, num_blocks=1, skip=skip),
+        data=DataConfig(patch_px=40, flips=flips),
+        loss=LossConfig(adversarial=adversarial, perceptual=0),
+        optim=optim or OptimConfig(generator_lr=1e-3),
+        train=TrainConfig(**(defaults | train)),
+        eval=EvalConfig(scales=(2.0,)),
+    )
+
+
+def smooth_images(count, side, seed):
+    """Smooth blobs in [0, 1] with a sharp edge each, `[count, 1, side, side]`."""
+    coarse = torch.rand((count, 1, 6, 6), generator=torch.Generator().manual_seed(seed))
+    images = resize_bicubic(coarse, (side, side)).clamp(0, 1)
+    return torch.where(images > 0.3, images, torch.zeros(()))
+
+
+def train(folder, config, crops=None):
+    crops = smooth_images(4, 48, seed=0) if crops is None else crops
+    validation = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
+    context = LocalContext(folder)
+    statistics = crops.mean().item(), crops.std().item()
+    return fit(config, crops, statistics, validation, IDENTITY, context), context.history
+
+
+def losses_of(history):
+    """Return the losses logged, without times and validations."""
+    return [
+        (step, {name: value for name, value in metrics.items() if name.startswith("loss_")})
+        for step, metrics in history
+        if "loss_total" in metrics
+    ]
+
+
+def assert_same_state(one, other):
+    assert one.step == other.step
+    tensors, others = one._tensors(), other._tensors()
+    assert tensors.keys() == others.keys()
+    assert len(tensors) > 200
+    for name, value in tensors.items():
+        assert torch.equal(value, others[name]), name
+
+
+def initial_state(config):
+    return TrainingState.initial(config, torch.device("cpu"), mean=0.5, std=0.25)
+
+
+def test_losses_follow_the_golden_curve_and_repeat_exactly(tmp_path):
+    config = experiment(steps=6, pixel_only_steps=3)
+    first, second = (losses_of(train(tmp_path / name, config)[1]) for name in ("first", "second"))
+    assert first == second
+    curve = {
+        step: (losses["loss_pixel"], losses["loss_adversarial"], losses["loss_discriminator"])
+        for step, losses in first
+    }
+    assert curve.keys() == GOLDEN_CURVE.keys()
+    for step, expected in GOLDEN_CURVE.items():
+        assert curve[step] == pytest.approx(expected, rel=1e-3), step
+
+
+def test_another_seed_gives_another_run(tmp_path):
+    first, second = (
+        losses_of(train(tmp_path / str(seed), experiment(steps=1, adversarial=0, seed=seed))[1]) for seed in (0, 1)
+    )
+    assert first != second
+
+
+def test_a_run_does_not_depend_on_the_random_numbers_of_others(tmp_path):
+    config = experiment(steps=1, adversarial=0)
+    torch.manual_seed(11)
+    first, _ = train(tmp_path / "first", config)
+    torch.manual_seed(12)
+    second, _ = train(tmp_path / "second", config)
+    assert_same_weights(first.generator, second.generator)
+
+
+def test_initial_weights_draw_on_no_one_elses_random_numbers():
+    before = torch.get_rng_state()
+    initial_state(experiment())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def assert_same_weights(one, other):
+    for (name, value), expected in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(value, expected), name
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    settings = {"checkpoint_every_steps": 2, "pixel_only_steps": 1}
+    whole, curve = train(tmp_path / "whole", experiment(steps=4, **settings))
+    train(tmp_path / "stopped", experiment(steps=2, **settings))
+    resumed, rest = train(tmp_path / "stopped", experiment(steps=4, **settings))
+    assert_same_state(resumed, whole)
+    assert losses_of(rest) == losses_of(curve)[2:]
+
+
+def test_work_after_the_newest_checkpoint_is_done_again(tmp_path):
+    settings = {"checkpoint_every_steps": 1, "pixel_only_steps": 2}
+    whole, _ = train(tmp_path, experiment(steps=3, **settings))
+    for step in (2, 3):
+        shutil.rmtree(tmp_path / f"step-{step}")
+    resumed, rest = train(tmp_path, experiment(steps=3, **settings))
+    assert [step for step, _ in losses_of(rest)] == [2, 3]
+    assert_same_state(resumed, whole)
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path):
+    config = experiment(steps=2, adversarial=0)
+    finished, _ = train(tmp_path, config)
+    again, history = train(tmp_path, config)
+    assert history == []
+    assert again.step == 2
+    assert_same_weights(again.generator, finished.generator)
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_highest_number(tmp_path):
+    for step in (9, 10, 2):
+        (tmp_path / f"step-{step}").mkdir()
+    with LocalContext(tmp_path).newest_checkpoint() as folder:
+        assert folder.name == "step-10"
+
+
+def test_looking_at_validation_slices_does_not_change_training(tmp_path):
+    often, _ = train(tmp_path / "often", experiment(steps=3, adversarial=0, checkpoint_every_steps=1))
+    once, _ = train(tmp_path / "once", experiment(steps=3, adversarial=0))
+    assert_same_weights(often.generator, once.generator)
+    assert often.generator.training
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The folder of a run of one step."""
+    folder = tmp_path_factory.mktemp("run")
+    train(folder, experiment(steps=1, adversarial=0))
+    return folder
+
+
+def flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut_short(file):
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip_a_byte, r"state\.safetensors differs from its SHA-256"),
+        (cut_short, r"state\.safetensors differs from its SHA-256"),
+        (lambda file: file.unlink(), r"its file state\.safetensors is missing"),
+        (lambda file: (file.parent / "manifest.json").unlink(), r"it has no manifest\.json"),
+        (lambda file: (file.parent / "manifest.json").write_text("{"), r"its manifest\.json cannot be read"),
+    ],
+    ids=["flipped byte", "cut short", "missing", "no manifest", "broken manifest"],
+)
+def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path, damage, reason):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    damage(tmp_path / "step-1" / "state.safetensors")
+    with pytest.raises(CheckpointError, match=rf"step-1: {reason}"):
+        train(tmp_path, experiment(steps=2, adversarial=0))
+    assert not (tmp_path / "step-2").exists()
+
+
+def test_the_bundle_in_a_checkpoint_is_the_generator(checkpoint):
+    bundle = load_bundle(checkpoint / "step-1" / "bundle", torch.device("cpu"))
+    state = initial_state(experiment())
+    state.load(checkpoint / "step-1")
+    assert_same_weights(bundle.generator, state.generator)
+    assert torch.equal(bundle.generator.mean, state.generator.mean)
+    assert bundle.about["step"] == 1
+    assert bundle.about["run_name"] == "test"
+    assert bundle.trained_scales == (1.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 1), (59_999, 1), (60_000, 0.8), (119_999, 0.8), (120_000, 0.64), (359_999, 0.8**5)]
+)
+def test_both_learning_rates_fall_in_steps(step, factor):
+    optim = OptimConfig(generator_lr=1e-4, discriminator_lr=3e-4)
+    state = initial_state(experiment(optim=optim))
+    state.step = step
+    state.set_learning_rates(optim)
+    assert state.generator_optimiser.param_groups[0]["lr"] == pytest.approx(1e-4 * factor)
+    assert state.discriminator_optimiser.param_groups[0]["lr"] == pytest.approx(3e-4 * factor)
+
+
+def test_the_schedule_is_followed_through_a_resumption(tmp_path):
+    optim = OptimConfig(generator_lr=1e-3, decay_every_steps=2, decay_factor=0.5)
+    for steps, expected in [(2, 1e-3), (3, 5e-4), (5, 2.5e-4)]:
+        state, _ = train(tmp_path, experiment(steps=steps, adversarial=0, optim=optim))
+        assert state.generator_optimiser.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_the_schedule_decides_how_far_a_step_goes(tmp_path):
+    """Adam's first step has the length of its learning rate."""
+    optim = OptimConfig(generator_lr=2e-3)
+    state, _ = train(tmp_path, experiment(steps=1, adversarial=0, optim=optim))
+    start = initial_state(experiment()).generator.upscale.kernel.bias
+    moved = (state.generator.upscale.kernel.bias - start).abs()
+    assert moved.median().item() == pytest.approx(2e-3, rel=0.01)
+
+
+def test_first_steps_are_those_of_the_pixel_loss_alone(tmp_path):
+    config = experiment(steps=2, pixel_only_steps=2)
+    state, history = train(tmp_path / "pixel-only", config)
+    for _, losses in losses_of(history):
+        assert losses["loss_total"] == losses["loss_pixel"] > 0
+        assert losses["loss_adversarial"] == losses["loss_discriminator"] == 0
+    assert_same_weights(state.discriminator, initial_state(config).discriminator)
+    without, _ = train(tmp_path / "without", experiment(steps=2, adversarial=0))
+    assert_same_weights(state.generator, without.generator)
+
+
+def test_after_them_the_discriminator_learns_and_judges(tmp_path):
+    config = experiment(steps=2, pixel_only_steps=1)
+    state, history = train(tmp_path, config)
+    losses = dict(losses_of(history))
+    assert losses[1]["loss_adversarial"] == losses[1]["loss_discriminator"] == 0
+    assert losses[2]["loss_adversarial"] > 0
+    assert losses[2]["loss_discriminator"] > 0
+    assert losses[2]["loss_total"] == pytest.approx(losses[2]["loss_pixel"] + 0.001 * losses[2]["loss_adversarial"])
+    start = dict(initial_state(config).discriminator.named_parameters())
+    assert not torch.equal(state.discriminator.features[0].weight, start["features.0.weight"])
+
+
+def test_weight_zero_trains_no_discriminator(tmp_path):
+    config = experiment(steps=1, adversarial=0)
+    state, history = train(tmp_path, config)
+    assert losses_of(history)[0][1]["loss_discriminator"] == 0
+    assert_same_weights(state.discriminator, initial_state(config).discriminator)
+
+
+@pytest.mark.parametrize(("skip", "fall"), [("none", 0.2), ("bicubic", 0.97)])
+def test_a_few_patches_can_be_learnt_by_heart(tmp_path, skip, fall):
+    crops = smooth_images(2, 40, seed=4)
+    optim = OptimConfig(generator_lr=5e-4, decay_every_steps=60, decay_factor=0.3)
+    config = experiment(steps=150, adversarial=0, flips=False, scale_min=2.0, skip=skip, optim=optim)
+    _, history = train(tmp_path, config, crops)
+    first, last = (losses_of(history)[i][1]["loss_pixel"] for i in (0, -1))
+    assert last < fall * first
+    bicubic = (resize_bicubic(resize_bicubic(crops, (20, 20)), (40, 40)) - crops).abs().mean().item()
+    if skip == "bicubic":
+        assert last < 0.99 * bicubic
+
+
+def test_a_run_that_diverges_says_so_and_leaves_no_checkpoint(tmp_path):
+    crops = smooth_images(2, 48, seed=0)
+    crops[1] = torch.nan
+    with pytest.raises(TrainingError, match="the loss is nan"):
+        train(tmp_path, experiment(steps=2, adversarial=0), crops)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_logged_and_kept_follows_the_settings(tmp_path):
+    config = experiment(steps=5, adversarial=0, log_every_steps=2, checkpoint_every_steps=3)
+    state, history = train(tmp_path, config)
+    assert state.step == 5
+    assert [step for step, metrics in history if "loss_total" in metrics] == [2, 4]
+    assert all(metrics["steps_per_s"] > 0 for _, metrics in history if "loss_total" in metrics)
+    validations = [(step, metrics) for step, metrics in history if "val_psnr_gain" in metrics]
+    assert [step for step, _ in validations] == [3, 5]
+    assert {folder.name for folder in tmp_path.iterdir()} == {"step-3", "step-5"}
+    for _, metrics in validations:
+        gain = metrics["val_psnr_model_x2"] - metrics["val_psnr_bicubic_x2"]
+        assert metrics["val_psnr_gain"] == pytest.approx(gain)

@@ -1,0 +1,281 @@
+"""Volumes upscaled by a generator that is exactly bicubic, so that Pillow can say what must come out."""
+
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metasr.data.volume import Volume, load_volume, save_volume
+from metasr.errors import ScaleError
+from metasr.inference.upscale import upscale_volume
+from metasr.models import Generator
+
+ORIENTATIONS = [(p, s) for p in permutations(range(3)) for s in product((1, -1), repeat=3)]
+TURN = np.array([[0.9363, -0.2751, 0.2184], [0.2896, 0.9564, -0.0370], [-0.1987, 0.0978, 0.9752]])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Images this small are only slowed down by threads that wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bicubic():
+    torch.manual_seed(0)
+    generator = Generator(skip="bicubic", norm="none", num_features=8, num_blocks=1)
+    torch.nn.init.zeros_(generator.upscale.kernel.weight)
+    torch.nn.init.zeros_(generator.upscale.kernel.bias)
+    return generator.eval()
+
+
+def affine_of(axes, signs, *, oblique=True):
+    """Voxel axis n runs roughly along world axis `axes[n]`, with spacings of 1, 1.2 and 1.5 mm."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for voxel_axis, (world_axis, sign, spacing) in enumerate(zip(axes, signs, (1, 1.2, 1.5), strict=True)):
+        affine[world_axis, voxel_axis] = sign * spacing
+    if oblique:
+        affine[:3, :3] = np.linalg.qr(TURN)[0] @ np.diag(np.sign(np.diag(np.linalg.qr(TURN)[1]))) @ affine[:3, :3]
+    affine[:3, 3] = (-20, 31, 7)
+    return affine
+
+
+def in_memory(data, affine=None):
+    data = np.asarray(data, dtype=np.float64)
+    return Volume(data, nib.Nifti1Image(data, np.eye(4) if affine is None else affine).header, Path("memory.nii"))
+
+
+def on_disk(path, data, affine):
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return load_volume(path)
+
+
+def saved(path, volume, generator, scale):
+    save_volume(path, upscale_volume(volume, generator, scale), volume)
+    return nib.load(path)
+
+
+def brain(shape, seed=0, background=0.0):
+    """Return smooth positive values in a ball, and a constant around it."""
+    random = np.random.default_rng(seed)
+    indices = np.indices(shape)
+    centre = (np.array(shape) - 1) / 2
+    radius = np.sqrt((((indices.T - centre) / (np.array(shape) / 2)) ** 2).sum(-1)).T
+    return np.where(radius < 0.75, 300 + 100 * np.sin(indices.sum(0)) + random.uniform(0, 20, shape), background)
+
+
+def corners(affine, shape):
+    ends = np.array(list(product(*((-0.5, n - 0.5) for n in shape))))
+    return ends @ affine[:3, :3].T + affine[:3, 3]
+
+
+def bicubic_by_pillow(image, size):
+    enlarged = Image.fromarray(image.astype(np.float32), "F").resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(enlarged, dtype=np.float64)
+
+
+def half_up(value):
+    return int(value + 0.5)
+
+
+@pytest.mark.parametrize("scale", [1.1, 1.5, 2, 2.7, np.pi, 4])
+def test_every_axial_slice_is_enlarged_like_pillow_does(bicubic, scale):
+    data = brain((11, 14, 6))
+    result = upscale_volume(in_memory(data), bicubic, scale)
+    size = half_up(11 * scale), half_up(14 * scale)
+    expected = np.stack([bicubic_by_pillow(data[..., k], size) for k in range(6)], axis=-1)
+    assert result.shape == (*size, 6)
+    assert np.abs(result - expected.clip(data.min(), data.max())).max() < 1e-4 * np.ptp(data)
+
+
+@pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
+def test_the_slices_that_are_enlarged_are_the_axial_ones_in_every_orientation(bicubic, axes, signs):
+    volume = in_memory(brain((9, 8, 7)), affine_of(axes, signs))
+    result = upscale_volume(volume, bicubic, 1.5)
+    before = nib.as_closest_canonical(nib.Nifti1Image(volume.data, volume.affine)).get_fdata()
+    after = nib.as_closest_canonical(nib.Nifti1Image(result, volume.affine)).get_fdata()
+    size = tuple(half_up(n * 1.5) for n in before.shape[:2])
+    expected = np.stack([bicubic_by_pillow(before[..., k], size) for k in range(before.shape[2])], axis=-1)
+    assert np.abs(after - expected.clip(before.min(), before.max())).max() < 1e-4 * np.ptp(before)
+
+
+@pytest.mark.parametrize(("axes", "signs"), ORIENTATIONS)
+def test_a_bright_spot_and_the_field_of_view_stay_where_they_are_in_the_world(tmp_path, bicubic, axes, signs):
+    # Smooth enough to be interpolated well, and off the centre, so that no flip goes unnoticed.
+    indices = np.indices((13, 12, 11)).T - (5, 6.3, 4.6)
+    spot = (1000 * np.exp(-(indices**2).sum(-1) / (2 * 1.3**2))).T.round()
+    volume = on_disk(tmp_path / "in.nii", spot.astype(np.float32), affine_of(axes, signs))
+    result = saved(tmp_path / "out.nii", volume, bicubic, 1.7)
+    assert np.abs(corners(result.affine, result.shape) - corners(volume.affine, spot.shape)).max() < 1e-3
+    before, after = (centre_of_mass(data, affine) for data, affine in both(volume, result))
+    assert np.abs(after - before).max() < 0.02
+
+
+def both(volume, result):
+    return (volume.data, volume.affine), (result.get_fdata(), result.affine)
+
+
+def centre_of_mass(data, affine):
+    index = (np.indices(data.shape) * data).sum((1, 2, 3)) / data.sum()
+    return affine[:3, :3] @ index + affine[:3, 3]
+
+
+@pytest.mark.parametrize("scale", [1.25, 2, 3.3])
+@pytest.mark.parametrize("oblique", [False, True])
+def test_the_corners_stay_at_every_scale(tmp_path, bicubic, scale, oblique):
+    affine = affine_of((2, 0, 1), (-1, 1, -1), oblique=oblique)
+    volume = on_disk(tmp_path / "in.nii.gz", brain((5, 8, 7)).astype(np.int16), affine)
+    result = saved(tmp_path / "out.nii.gz", volume, bicubic, scale)
+    assert np.abs(corners(result.affine, result.shape) - corners(affine, (5, 8, 7))).max() < 1e-3
+
+
+@pytest.mark.parametrize(("length", "scale", "expected"), [(11, 1.5, 17), (10, 1.25, 13), (9, 1.1, 10), (3, 16, 48)])
+def test_sizes_are_rounded_half_up(bicubic, length, scale, expected):
+    assert upscale_volume(in_memory(brain((length, 4, 2))), bicubic, scale).shape[0] == expected
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32", "float64"])
+def test_scale_one_changes_no_bit(tmp_path, bicubic, dtype):
+    data = (brain((6, 7, 5)) / 2).astype(dtype)
+    volume = on_disk(tmp_path / "in.nii", data, affine_of((1, 2, 0), (-1, 1, 1)))
+    result = saved(tmp_path / "out.nii", volume, bicubic, 1)
+    assert np.array_equal(result.dataobj.get_unscaled(), data)
+    assert result.get_data_dtype() == dtype
+    assert np.array_equal(result.affine, nib.load(tmp_path / "in.nii").affine)
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf"), -float("inf"), 0.5, 0.999, 16.001, 17])
+def test_scales_that_do_not_enlarge_within_the_range_are_refused(bicubic, scale):
+    with pytest.raises(ScaleError, match="from 1 to 16"):
+        upscale_volume(in_memory(brain((4, 4, 2))), bicubic, scale)
+
+
+def test_a_result_that_would_be_too_large_is_refused_before_anything_is_computed(bicubic):
+    volume = in_memory(np.zeros((1, 1, 1)))
+    huge = Volume(np.broadcast_to(0.0, (4000, 4000, 2)), volume.header, volume.source)
+    with pytest.raises(ScaleError, match="voxels"):
+        upscale_volume(huge, bicubic, 16)
+
+
+def test_intensities_stay_in_the_range_of_the_input():
+    torch.manual_seed(0)
+    wild = Generator(skip="bicubic", norm="none", num_features=8, num_blocks=1)
+    with torch.no_grad():
+        wild.upscale.kernel.weight.mul_(200)
+    data = brain((8, 8, 3))
+    result = upscale_volume(in_memory(data), wild, 2)
+    assert (result.min(), result.max()) == (data.min(), data.max())
+    assert np.unique(result[result > 0]).size > 20
+
+
+def test_slices_of_one_value_come_back_as_that_value(bicubic):
+    data = brain((8, 9, 5))
+    data[..., 1], data[..., 3] = 0, 137.25
+    result = upscale_volume(in_memory(data), bicubic, 1.5)
+    assert (result[..., 1] == 0).all()
+    assert (result[..., 3] == 137.25).all()
+    assert np.unique(result[..., 2]).size > 20
+
+
+def test_a_volume_of_one_value_comes_back_as_that_value(bicubic):
+    result = upscale_volume(in_memory(np.full((4, 5, 3), -7.5)), bicubic, 2)
+    assert result.shape == (8, 10, 3)
+    assert (result == -7.5).all()
+
+
+def test_a_mask_of_zeros_and_ones_does_not_vanish(bicubic):
+    mask = np.zeros((8, 8, 3))
+    mask[2:6, 3:6] = 1
+    result = upscale_volume(in_memory(mask), bicubic, 2)
+    assert (result[6:10, 8:10] > 0.9).all()
+    assert (result[:2] < 0.1).all()
+    assert result.mean() == pytest.approx(mask.mean(), rel=0.1)
+
+
+def test_a_brain_on_a_brighter_background_does_not_vanish(bicubic):
+    data = np.full((16, 16, 4), 2000.0)
+    data[5:11, 5:11] = np.random.default_rng(0).uniform(0, 500, (6, 6, 4))
+    result = upscale_volume(in_memory(data), bicubic, 2)
+    expected = np.stack([bicubic_by_pillow(data[..., k], (32, 32)) for k in range(4)], axis=-1)
+    inside, outside = (slice(14, 18), slice(14, 18)), slice(0, 6)  # where the kernel does not cross the border
+    assert np.abs(result - expected)[inside].max() < 1
+    assert np.abs(result[outside] - 2000).max() < 1
+
+
+@pytest.mark.parametrize("background", [-4.0, -2.5, -1.0])
+def test_the_negative_background_of_a_z_scored_volume_stays(bicubic, background):
+    data = np.full((20, 21, 5), background)
+    data[6:14, 6:15] = np.random.default_rng(0).normal(size=(8, 9, 5)).clip(-2, 3)
+    result = upscale_volume(in_memory(data), bicubic, 2)
+    assert result.min() >= data.min()
+    away = np.ones(result.shape, bool)
+    away[8:-8, 8:-8] = False  # two LR voxels beyond the brain, where a cubic kernel no longer reaches it
+    assert np.abs(result[away] - background).max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_background_far_below_the_brain_comes_back_exactly(bicubic, scale):
+    data = brain((12, 13, 4), background=-1000.0)
+    result = upscale_volume(in_memory(data), bicubic, scale)
+    inside = (data != -1000).repeat(scale, axis=0).repeat(scale, axis=1)
+    assert (result[~inside] == -1000).all()
+    assert result[inside].min() > data[data != -1000].min() - 50
+
+
+@pytest.mark.parametrize("scale", [1.1, 1.7, 2.4, 3.3])
+def test_a_background_far_below_the_brain_is_cut_along_the_nearest_lr_voxels(bicubic, scale):
+    data = brain((11, 13, 3), background=-1000.0)  # odd lengths: no HR centre lies on a border of LR voxels
+    result = upscale_volume(in_memory(data), bicubic, scale)
+    rows, columns = (
+        np.floor((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(result.shape[:2], data.shape[:2], strict=True)
+    )
+    assert np.array_equal(result == -1000, data[rows][:, columns] == -1000)
+
+
+@pytest.mark.parametrize("background", [0.0, -1000.0])
+@pytest.mark.parametrize("scale", [1.1, 1.7, 2])
+def test_a_mirrored_volume_gives_the_mirrored_result(bicubic, scale, background):
+    data = brain((11, 13, 3), background=background)
+    straight = upscale_volume(in_memory(data), bicubic, scale)
+    mirrored = upscale_volume(in_memory(data[::-1, ::-1]), bicubic, scale)[::-1, ::-1]
+    assert np.abs(straight - mirrored).max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "uint16", "float32"])
+def test_the_result_is_saved_in_the_type_of_the_input(tmp_path, bicubic, dtype):
+    data = (brain((8, 8, 3)) / 2).astype(dtype)
+    result = saved(tmp_path / "out.nii.gz", on_disk(tmp_path / "in.nii.gz", data, np.eye(4)), bicubic, 2)
+    assert result.get_data_dtype() == dtype
+    assert result.shape == (16, 16, 3)
+    values = result.get_fdata()
+    assert data.min() <= values.min() <= values.max() <= data.max()
+    assert values.mean() == pytest.approx(data.mean(), rel=0.05)
+
+
+def test_progress_is_told_after_every_slice(bicubic):
+    told = []
+    upscale_volume(in_memory(brain((5, 5, 4))), bicubic, 2, on_slice=lambda done, total: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_generator_keeps_its_mode_and_the_volume_its_values(training):
+    torch.manual_seed(0)
+    generator = Generator(skip="bicubic", norm="batch", num_features=8, num_blocks=1).train(training)
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    volume = in_memory(brain((6, 6, 3)))
+    untouched = volume.data.copy()
+    first = upscale_volume(volume, generator, 2)
+    assert generator.training is training
+    assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
+    assert np.array_equal(volume.data, untouched)
+    assert np.array_equal(upscale_volume(volume, generator, 2), first)
