@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.config import PrepareConfig
-from cluster.shards import INDEX, Index, Sample, ShardWriter
+from cluster.shards import INDEX, SPLITS, Index, Sample, ShardWriter, Split
 from cluster.store import Store
 from metasr import __version__
 from metasr.data.intensity import IntensityScale
@@ -16,6 +16,8 @@ from metasr.data.slices import brain_slices, informational_crop, split_subjects
 from metasr.data.subjects import Subject, find_subjects
 from metasr.data.volume import load_volume
 from metasr.errors import DataError, MetaSRError
+
+MAX_UNIT = 10.0
 
 
 @dataclass
@@ -67,26 +69,36 @@ def prepare(folder: Path, store: Store, options: PrepareConfig, tell: Callable[[
     Raises:
         DataError: There is nothing to prepare, or nothing that can be used.
     """
-    subjects = find_subjects(folder, options.modality)
-    validating = _validation_subjects(subjects, options)
     report = Report()
     statistics = Statistics()
-    used: dict[str, list[str]] = {"train": [], "val": []}
-    writers = {split: ShardWriter(store, split, options.shard_mb * 1e6) for split in ("train", "val")}
-    for subject in subjects:
-        split = "val" if subject.name in validating else "train"
+    used: dict[Split, list[str]] = {split: [] for split in SPLITS}
+    writers = {split: ShardWriter(store, split, options.shard_mb * 1e6) for split in SPLITS}
+
+    def take(subject: Subject, split: Split) -> None:
         try:
             samples = list(_slices(subject, options, crop=split == "train"))
         except MetaSRError as error:
             report.refused[subject.name] = str(error)
             tell(f"{subject.name}: left out. {error}")
-            continue
+            return
         if split == "train":
             for sample in samples:
                 statistics.add(sample.image)
         writers[split].write_all(samples)
         used[split].append(subject.name)
         tell(f"{subject.name}: {len(samples)} slices, {split}")
+
+    waiting = find_subjects(folder, options.modality)
+    # Those who validate come first: where none of them can be used, others are chosen from those who wait.
+    while not used["val"]:
+        validating = _validation_subjects(waiting, options)
+        for subject in validating:
+            take(subject, "val")
+        waiting = [subject for subject in waiting if subject not in validating]
+        if options.val_subjects or len(waiting) < 2:
+            break
+    for subject in waiting:
+        take(subject, "train")
     if not used["train"] or not used["val"]:
         raise DataError(
             f"folder {folder}",
@@ -106,14 +118,12 @@ def prepare(folder: Path, store: Store, options: PrepareConfig, tell: Callable[[
     return report
 
 
-def _validation_subjects(subjects: Sequence[Subject], options: PrepareConfig) -> set[str]:
+def _validation_subjects(subjects: Sequence[Subject], options: PrepareConfig) -> list[Subject]:
     names = [subject.name for subject in subjects]
-    if not options.val_subjects:
-        return set(split_subjects(names, options.val_fraction, options.seed))
-    unknown = set(options.val_subjects) - set(names)
-    if unknown:
-        raise DataError(f"subject {sorted(unknown)[0]}", "it is not in the folder", f"Choose from {', '.join(names)}")
-    return set(options.val_subjects)
+    if unknown := set(options.val_subjects) - set(names):
+        raise DataError(f"subject {min(unknown)}", "it is not in the folder", f"Choose from {', '.join(names)}")
+    chosen = options.val_subjects or split_subjects(names, options.val_fraction, options.seed)
+    return [subject for subject in subjects if subject.name in chosen]
 
 
 def _slices(subject: Subject, options: PrepareConfig, *, crop: bool) -> Iterator[Sample]:
@@ -128,4 +138,6 @@ def _slices(subject: Subject, options: PrepareConfig, *, crop: bool) -> Iterator
         raise DataError(str(subject.volume), f"no slice has {options.min_brain:.0%} of brain", "Lower --min-brain")
     for number in numbers:
         image = informational_crop(axial[number], options.crop_px) if crop else axial[number]
+        # Beyond is no tissue but a defect of the image, which must not decide the mean or end in infinity.
+        image = image.clip(-MAX_UNIT, MAX_UNIT)
         yield Sample(subject=subject.name, slice=int(number), image=np.ascontiguousarray(image, dtype=np.float16))

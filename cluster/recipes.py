@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, get_origin
+from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -44,7 +44,7 @@ class Resolved(Generic[Config]):
             if sections and sections[0] != section:
                 section = sections[0]
                 lines.append(f"{section}:")
-            setting = f"{'  ' * len(sections)}{leaf}: {json.dumps(value)}"
+            setting = f"{'  ' * len(sections)}{leaf}: {json.dumps(value, ensure_ascii=False)}"
             lines.append(f"{setting:<52} # {self.origins[name]}")
         return "\n".join(lines)
 
@@ -105,7 +105,7 @@ def recipe_layer(recipe: str, folder: Path) -> Layer:
         known = f"Did you mean {hint[0]}?" if hint else f"Choose {', '.join(names)}, or give the path of a YAML file"
         raise ConfigError(f"recipe {recipe}", "there is no such recipe", known)
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path}", f"not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
@@ -119,8 +119,11 @@ def parse_flag(field: FieldInfo, text: str) -> Any:
     """Return the value a flag's text stands for: numbers and null as in YAML, lists as `a, b` or `[a, b]`."""
     if field.annotation is str:
         return text
-    if get_origin(field.annotation) is tuple and not text.lstrip().startswith("["):
-        text = f"[{text}]"
+    if get_origin(field.annotation) is tuple:
+        items = text.strip().removeprefix("[").removesuffix("]")
+        if get_args(field.annotation)[0] is str:
+            return [item.strip() for item in items.split(",") if item.strip()]
+        text = f"[{items}]"
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -129,10 +132,13 @@ def parse_flag(field: FieldInfo, text: str) -> Any:
 
 def nearest(name: str, known: Mapping[str, object]) -> str:
     """Return a sentence that names the known setting closest to `name`, also when only its last part matches."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not close:
-        last = {key.rpartition(".")[2]: key for key in known}
-        close = [last[leaf] for leaf in difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.6)]
+    last = {key.rpartition(".")[2]: key for key in known}
+    leaf = name.rpartition(".")[2]
+    close = (
+        difflib.get_close_matches(name, [key for key in known if key.rpartition(".")[2] == leaf], n=1, cutoff=0)
+        or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        or [last[close] for close in difflib.get_close_matches(leaf, last, n=1, cutoff=0.6)]
+    )
     return f"did you mean {close[0]}?" if close else "--help lists the settings"
 
 

@@ -1,6 +1,7 @@
 """The model registry: register a bundle, find one again, judge it, promote it."""
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ EVALUATION = "metasr.evaluation"
 
 @dataclass(frozen=True)
 class Located:
-    """A bundle on this machine, and the registered version it is, if it is one."""
+    """A bundle on this machine, and the version of the registered model that it is, if it is one."""
 
     folder: Path
-    version: str | None
+    model: str | None = None
+    version: str | None = None
 
 
 class Registry:
@@ -47,13 +49,17 @@ class Registry:
                 raise
         for known in self._client.search_model_versions(f"name = '{self.config.model}'"):
             if known.run_id == run.run_id and known.tags.get(BUNDLE_DIGEST) == digest:
-                return str(known.version)
-        source = run.folder("bundle", bundle)
-        made = self._client.create_model_version(
-            self.config.model, source, run_id=run.run_id, tags={BUNDLE_DIGEST: digest}
-        )
-        self._client.set_registered_model_alias(self.config.model, CHALLENGER, made.version)
-        return str(made.version)
+                version = known.version
+                break
+        else:
+            source = run.folder(f"bundle-{digest[:12]}", bundle)
+            version = self._client.create_model_version(
+                self.config.model, source, run_id=run.run_id, tags={BUNDLE_DIGEST: digest}
+            ).version
+        challenger = self._client.get_registered_model(self.config.model).aliases.get(CHALLENGER, 0)
+        if int(challenger) < int(version):
+            self._client.set_registered_model_alias(self.config.model, CHALLENGER, version)
+        return str(version)
 
     def locate(self, reference: str, download_to: Path) -> Located:
         """Return the bundle that a reference names.
@@ -67,20 +73,21 @@ class Registry:
             CheckpointError: What was fetched is not what was registered.
         """
         if Path(reference).is_dir():
-            return Located(Path(reference), None)
+            return Located(Path(reference))
         version = self.version(reference)
         from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
 
-        folder = Path(
-            download_artifacts(version.source, dst_path=str(download_to), tracking_uri=expand(self.config.uri))
-        )
-        if manifest.digest(folder) != version.tags.get(BUNDLE_DIGEST):
-            raise CheckpointError(
-                f"version {version.version} of {version.name}",
-                "its bundle is not the one that was registered",
-                "Use another version",
+        what = f"version {version.version} of {version.name}"
+        try:
+            folder = Path(
+                download_artifacts(version.source, dst_path=str(download_to), tracking_uri=expand(self.config.uri))
             )
-        return Located(folder, str(version.version))
+        except (MlflowException, OSError) as error:
+            raise CheckpointError(what, "its bundle cannot be fetched", "Use another version") from error
+        if manifest.digest(folder) != version.tags.get(BUNDLE_DIGEST):
+            raise CheckpointError(what, "its bundle is not the one that was registered", "Use another version")
+        return Located(folder, version.name, str(version.version))
 
     def version(self, reference: str) -> "ModelVersion":
         """Return the version that `models:/NAME@ALIAS`, `models:/NAME/VERSION`, an alias or a number names."""
@@ -99,9 +106,9 @@ class Registry:
             where = f"no such version at {expand(self.config.uri)}"
             raise RegistryError(f"model {reference}", where, fix) from None
 
-    def record_evaluation(self, version: str, scores: Sequence[Score], data_digest: str) -> None:
+    def record_evaluation(self, reference: str, scores: Sequence[Score], data_digest: str) -> None:
         """Bind an evaluation to a version: means as a tag and as metrics of its run, all scores as its artifact."""
-        found = self._client.get_model_version(self.config.model, version)
+        found = self.version(reference)
         means = mean_by_scale(scores)
         evidence = {
             "bundle_sha256": found.tags[BUNDLE_DIGEST],
@@ -118,8 +125,8 @@ class Registry:
             for scale, value in values.items()
         }
         run.log(0, metrics)
-        run.text(f"evaluation-version-{version}.csv", to_csv(scores))
-        self._client.set_model_version_tag(self.config.model, version, EVALUATION, json.dumps(evidence))
+        run.text(f"evaluation-version-{found.version}.csv", to_csv(scores))
+        self._client.set_model_version_tag(found.name, found.version, EVALUATION, json.dumps(evidence))
 
     def promote(self, reference: str, force: str = "") -> tuple[str, str | None]:
         """Make a version the champion if its evaluation says it may be.
@@ -133,8 +140,11 @@ class Registry:
 
         Raises:
             RegistryError: It was not evaluated, or it is worse than bicubic at some scale.
+            CheckpointError: Its bundle is not the one that was registered, or it is damaged.
         """
         found = self.version(reference)
+        with tempfile.TemporaryDirectory() as download:
+            manifest.unseal(self.locate(f"models:/{found.name}/{found.version}", Path(download)).folder, "bundle")
         if force:
             self._client.set_model_version_tag(found.name, found.version, "metasr.promotion_forced", force)
         else:
@@ -165,7 +175,7 @@ def check_gate(version: str, tags: Mapping[str, str]) -> None:
         raise RegistryError(f"version {version}", "its evaluation is that of another bundle", "Evaluate it again")
     for scale, psnr in evidence["psnr"]["model"].items():
         bicubic = evidence["psnr"]["bicubic"][scale]
-        if psnr < bicubic:
+        if not psnr >= bicubic:  # also where one is NaN
             raise RegistryError(
                 f"version {version} is not promoted",
                 f"at scale {scale} it has {psnr:.2f} dB and bicubic {bicubic:.2f} dB",

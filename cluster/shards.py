@@ -18,10 +18,13 @@ from pydantic import Field
 
 from cluster.store import Store
 from metasr.config import Section
+from metasr.data.subjects import patient_of
 from metasr.errors import DataError
 
 INDEX = "index.json"
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, Split] = ("train", "val")
+TAR_BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,15 @@ class Index(Section):
 
     def check(self) -> None:
         """Raise DataError if a patient is in both splits or a split is empty."""
-        shared = set(self.subjects["train"]) & set(self.subjects["val"])
-        if shared:
+        train, val = ({patient_of(name) for name in self.subjects.get(split, ())} for split in SPLITS)
+        if train & val:
             raise DataError(
-                f"subject {sorted(shared)[0]}", "it is in training and in validation", "Prepare the data again"
+                f"subject {min(train & val)}", "it is in training and in validation", "Prepare the data again"
             )
-        for split in ("train", "val"):
-            if not any(shard.num_samples for shard in self.shards if shard.split == split):
+        for split in SPLITS:
+            if not self.subjects.get(split) or not any(
+                shard.num_samples for shard in self.shards if shard.split == split
+            ):
                 raise DataError(
                     f"the {split} split", "it has no samples", "Prepare the data again with more subjects"
                 )
@@ -102,43 +107,55 @@ class ShardWriter:
     def __init__(self, store: Store, split: Split, shard_bytes: float) -> None:
         self.store, self.split, self.shard_bytes = store, split, shard_bytes
         self.shards: list[Shard] = []
-        self._start()
+        self._members: list[dict[str, Any]] = []
+        self._num_bytes = 0
 
     def write_all(self, samples: Iterable[Sample]) -> None:
         """Add samples; full shards are stored on the way."""
         for sample in samples:
-            key = f"{sample.subject.replace('.', '_')}-{sample.slice:04d}"
             buffer = io.BytesIO()
             np.save(buffer, sample.image, allow_pickle=False)
-            meta = json.dumps({"subject": sample.subject, "slice": sample.slice})
-            self._tar.write({"__key__": key, "npy": buffer.getvalue(), "json": meta.encode()})
-            self._count += 1
-            if self._buffer.tell() >= self.shard_bytes:
+            files = {
+                "npy": buffer.getvalue(),
+                "json": json.dumps({"subject": sample.subject, "slice": sample.slice}).encode(),
+            }
+            self._members.append({"__key__": _key(sample), **files})
+            self._num_bytes += sum(_tar_bytes(content) for content in files.values())
+            if self._num_bytes >= self.shard_bytes:
                 self._finish()
-                self._start()
 
     def close(self) -> list[Shard]:
         """Store the last shard and return all of them."""
-        if self._count:
+        if self._members:
             self._finish()
         return self.shards
 
-    def _start(self) -> None:
-        self._buffer = io.BytesIO()
-        self._tar = webdataset.TarWriter(self._buffer, encoder=False, mtime=0)
-        self._count = 0
-
     def _finish(self) -> None:
-        self._tar.close()
-        data = self._buffer.getvalue()
+        buffer = io.BytesIO()
+        with webdataset.TarWriter(buffer, encoder=False, mtime=0) as tar:
+            for member in self._members:
+                tar.write(member)
+        data = buffer.getvalue()
         name = f"{self.split}-{len(self.shards):06d}.tar"
         self.store.put(name, data)
         self.shards.append(
             Shard(
                 name=name,
                 split=self.split,
-                num_samples=self._count,
+                num_samples=len(self._members),
                 num_bytes=len(data),
                 sha256=hashlib.sha256(data).hexdigest(),
             )
         )
+        self._members, self._num_bytes = [], 0
+
+
+def _key(sample: Sample) -> str:
+    """Return the name of a sample's files. WebDataset ends it at the first dot, so that a dot has to be escaped."""
+    subject = sample.subject.replace("%", "%25").replace(".", "%2E")
+    return f"{subject}-{sample.slice:04d}"
+
+
+def _tar_bytes(content: bytes) -> int:
+    """Return what a file takes in a tar: a header and whole blocks."""
+    return TAR_BLOCK_BYTES * (1 + -(-len(content) // TAR_BLOCK_BYTES))

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import tarfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,12 +49,15 @@ def read_samples(store: Store, index: Index, split: Split) -> Iterator[Sample]:
     """
     for shard in index.shards:
         if shard.split == split:
-            yield from _read_shard(store, shard)
+            yield from _read_shard(store, index, shard)
 
 
 def training_crops(store: Store, index: Index) -> Tensor:
     """Return all training crops, `[N, 1, side, side]` float16, in memory."""
-    return torch.from_numpy(np.stack([sample.image for sample in read_samples(store, index, "train")]))[:, None]
+    images = [sample.image for sample in read_samples(store, index, "train")]
+    if len({image.shape for image in images}) != 1:
+        raise DataError(f"training shards in {store.url}", "their crops differ in size", "Prepare the data again")
+    return torch.from_numpy(np.stack(images))[:, None]
 
 
 def held_out_slices(store: Store, index: Index, per_subject: int) -> list[HeldOutSlice]:
@@ -75,7 +79,7 @@ def spread(length: int, count: int) -> list[int]:
     return [int((i + 0.5) * length / count) for i in range(count)]
 
 
-def _read_shard(store: Store, shard: Shard) -> Iterator[Sample]:
+def _read_shard(store: Store, index: Index, shard: Shard) -> Iterator[Sample]:
     data = store.get(shard.name)
     if len(data) != shard.num_bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
         raise DataError(
@@ -83,19 +87,39 @@ def _read_shard(store: Store, shard: Shard) -> Iterator[Sample]:
             f"its {len(data)} bytes are not the {shard.num_bytes} bytes that the index names",
             "Prepare the data again, or restore the shard from a copy",
         )
-    members = tar_file_expander([{"url": shard.name, "stream": io.BytesIO(data)}])
-    samples = [_decode(member, shard) for member in group_by_keys(members)]
+    try:
+        samples = _decode(shard.name, data)
+    except (tarfile.TarError, KeyError, ValueError, TypeError, OverflowError, OSError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"shard {shard.name}", f"it is not one that `metasr prepare` writes ({reason})", "Prepare the data again"
+        ) from error
+    strangers = {sample.subject for sample in samples} - set(index.subjects[shard.split])
+    if strangers:
+        raise DataError(
+            f"shard {shard.name}",
+            f"subject {min(strangers)} is not in the {shard.split} split",
+            "Prepare the data again",
+        )
     if len(samples) != shard.num_samples:
-        raise DataError(f"shard {shard.name}", f"{len(samples)} samples instead of {shard.num_samples}")
+        raise DataError(
+            f"shard {shard.name}", f"{len(samples)} samples instead of {shard.num_samples}", "Prepare the data again"
+        )
     yield from samples
 
 
-def _decode(member: dict[str, bytes], shard: Shard) -> Sample:
-    try:
+def _decode(name: str, data: bytes) -> list[Sample]:
+    """Return the samples of a tar; it is nobody's program, and neither are its members."""
+    if not tarfile.is_tarfile(io.BytesIO(data)):
+        raise ValueError("not a tar")
+    samples = []
+    for member in group_by_keys(tar_file_expander([{"url": name, "stream": io.BytesIO(data)}])):
+        key = member["__key__"]
+        if member.keys() != {"__key__", "__url__", "npy", "json"} or "/" in key:
+            raise ValueError(f"{key} is not an image with its description")
         image = np.load(io.BytesIO(member["npy"]), allow_pickle=False)
+        if not isinstance(image, np.ndarray) or image.dtype != np.float16 or image.ndim != 2:
+            raise ValueError(f"{key} is not a float16 image")
         meta = json.loads(member["json"])
-        return Sample(str(meta["subject"]), int(meta["slice"]), image)
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(
-            f"shard {shard.name}", f"a sample cannot be read ({error})", "Prepare the data again"
-        ) from error
+        samples.append(Sample(str(meta["subject"]), int(meta["slice"]), image))
+    return samples

@@ -1,9 +1,11 @@
 """MLflow from one place: runs, metrics, pictures and files."""
 
+import hashlib
 import io
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from metasr.errors import StoreError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RUN_NAME = "metasr.run_name"
+RUN_KEY = "metasr.run_key"
 log = logging.getLogger(__name__)
 
 
@@ -65,12 +67,13 @@ class Run:
         client = connect(config)
         with _explained(expand(config.uri)):
             experiment = _experiment_id(client, config)
-            found = client.search_runs([experiment], f"tags.`{RUN_NAME}` = '{name}'", max_results=1)
+            key = hashlib.sha256(name.encode()).hexdigest()  # a filter cannot hold every name
+            found = client.search_runs([experiment], f"tags.`{RUN_KEY}` = '{key}'", max_results=1)
             if found:
                 run_id = found[0].info.run_id
                 client.update_run(run_id, status="RUNNING")
             else:
-                run_id = client.create_run(experiment, run_name=name, tags={RUN_NAME: name}).info.run_id
+                run_id = client.create_run(experiment, run_name=name, tags={RUN_KEY: key}).info.run_id
             client.log_batch(
                 run_id,
                 params=[Param(key, json.dumps(value)) for key, value in params.items()] if not found else [],
@@ -119,7 +122,8 @@ def _experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
     if found is not None:
         return str(found.experiment_id)
     is_server = config.uri.startswith(("http://", "https://"))
-    location = None if is_server else Path(expand(config.artifacts)).as_uri()
+    place = expand(config.artifacts)
+    location = None if is_server else place if "://" in place else Path(place).as_uri()
     return str(client.create_experiment(config.experiment, artifact_location=location))
 
 
@@ -127,9 +131,16 @@ def _experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
 def _explained(uri: str) -> Iterator[None]:
     """Turn MLflow's errors into one line."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise StoreError(f"MLflow at {uri}", reason, "Check tracking.uri and that the server is up") from error
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        reason = _without_password(str(error).splitlines()[0])[:200]
+        raise StoreError(
+            f"MLflow at {_without_password(uri)}", reason, "Check tracking.uri and that the server is up"
+        ) from error
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)

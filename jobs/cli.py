@@ -8,9 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from cluster.recipes import Layer, Resolved, leaves, nearest, parse_flag, recipe_layer, resolve
 from metasr.errors import ConfigError, MetaSRError
@@ -31,7 +32,10 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are the project's own: what, and the nearest flag that exists."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
-        options.setdefault("formatter_class", lambda prog: argparse.RawDescriptionHelpFormatter(prog, 32, width=110))
+        options.setdefault(
+            "formatter_class",
+            lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=110),
+        )
         super().__init__(*arguments, allow_abbrev=False, **options)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -54,11 +58,15 @@ class Parser(argparse.ArgumentParser):
 def add_settings(parser: Parser, model: type[BaseModel], *only: str) -> None:
     """Add a flag for every setting of a config type, grouped by section, with its docstring as help.
 
+    To be called after the job's own flags were added: the usage line shows those alone.
+
     Args:
         parser: Gets the flags.
         model: The config type.
         only: Sections or settings to add, by dotted name; without any, all.
     """
+    own = parser.format_usage().removeprefix("usage: ").rstrip()
+    parser.usage = f"{own} [--SETTING VALUE ...]".replace("%", "%%")
     groups = {}
     for name, field in leaves(model):
         section = name.rpartition(".")[0]
@@ -66,11 +74,23 @@ def add_settings(parser: Parser, model: type[BaseModel], *only: str) -> None:
             continue
         if section not in groups:
             groups[section] = parser.add_argument_group(f"{section} settings" if section else "settings")
-        default = field.default
-        shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
-        help_text = f"{field.description} [{shown}]".replace("%", "%%")
+        help_text = f"{field.description} [{_default_and_bounds(field)}]".replace("%", "%%")
         flag = f"--{name.replace('_', '-')}"
         groups[section].add_argument(flag, dest=f"setting:{name}", metavar="VALUE", help=help_text)
+
+
+def _default_and_bounds(field: FieldInfo) -> str:
+    shown = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+    if get_origin(field.annotation) is Literal:
+        return f"{shown}; one of {', '.join(map(str, get_args(field.annotation)))}"
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    bounds = [
+        f"{text} {getattr(bound, kind):g}"
+        for bound in field.metadata
+        for kind, text in words.items()
+        if hasattr(bound, kind)
+    ]
+    return f"{shown}; {', '.join(bounds)}" if bounds else shown
 
 
 def settings(model: type[Config], known: argparse.Namespace, recipe: str | None = None) -> Resolved[Config]:

@@ -63,8 +63,13 @@ def main(arguments: Sequence[str]) -> None:
         comparison_panel([c for c in result.comparisons if c.slice is middle]).save(known.output / "comparison.png")
         say(f"scores and pictures: {known.output}")
     if located.version:
-        registry.record_evaluation(located.version, result.scores, index.digest())
-        say(f"recorded with version {located.version}; next: metasr promote --model {located.version}")
+        reference = f"models:/{located.model}/{located.version}"
+        registry.record_evaluation(reference, result.scores, index.digest())
+        own = located.model == config.tracking.model
+        say(
+            f"recorded with version {located.version}; next: metasr promote --model "
+            f"{located.version if own else reference}"
+        )
 
 
 if __name__ == "__main__":

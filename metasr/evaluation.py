@@ -96,7 +96,7 @@ def evaluate(generator: Generator, slices: Sequence[HeldOutSlice], scales: Seque
 def compare(generator: Generator, held_out: HeldOutSlice, scale: float) -> Comparison:
     """Make the LR image of a slice and enlarge it again, by bicubic interpolation and with the generator."""
     device = next(generator.parameters()).device
-    fraction = scale_fraction(scale)
+    fraction = scale_fraction(scale, min(held_out.image.shape[2:]))
     height, lr_height = exact_sizes(held_out.image.shape[2], fraction)
     width, lr_width = exact_sizes(held_out.image.shape[3], fraction)
     top, left = (held_out.image.shape[2] - height) // 2, (held_out.image.shape[3] - width) // 2

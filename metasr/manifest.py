@@ -19,7 +19,9 @@ def seal(folder: Path, kind: str, about: dict[str, Any]) -> None:
         kind: What it holds, checked when it is opened.
         about: JSON values that describe it.
     """
-    files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    files = {
+        path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST
+    }
     content = json.dumps({"kind": kind, "about": about, "files": files}, indent=2, sort_keys=True)
     partial = folder / f".{MANIFEST}"
     partial.write_text(content + "\n")
@@ -44,19 +46,27 @@ def unseal(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def digest(folder: Path) -> str:
-    """Return the SHA-256 of a sealed folder's manifest, which names all it holds."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    """Return the SHA-256 of a sealed folder's manifest, which names all it holds.
+
+    Raises:
+        CheckpointError: It has no manifest.
+    """
+    try:
+        return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"folder {folder}", f"its {MANIFEST} cannot be read", "Use another copy") from error
 
 
 def _read(folder: Path, kind: str) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError as error:
         reason = f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
         raise CheckpointError(f"{kind} {folder}", reason, f"Give the folder of a {kind}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{kind} {folder}", f"its {MANIFEST} cannot be read", "Use another copy") from error
-    if not isinstance(manifest, dict) or manifest.get("kind") != kind or not {"about", "files"} <= manifest.keys():
+    whole = isinstance(manifest, dict) and all(isinstance(manifest.get(key), dict) for key in ("about", "files"))
+    if not whole or manifest.get("kind") != kind:
         raise CheckpointError(f"{kind} {folder}", f"its {MANIFEST} is not that of a {kind}", f"Give a {kind}")
     return manifest
 

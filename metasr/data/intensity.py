@@ -17,7 +17,7 @@ class IntensityScale:
 
     Attributes:
         background: The constant around the brain; None where there is none (the head was not cut out).
-        low: Intensity that becomes 0: the background, unless that lies far below the brain.
+        low: Intensity that becomes 0: the background, unless that lies far below the brain or above it.
         high: Intensity that becomes 1: the 99.9th percentile of the brain.
     """
 
@@ -36,11 +36,11 @@ class IntensityScale:
         if not top > bottom:
             bottom, top = float(brain.min()), float(brain.max())
         if background is None:
-            low = bottom
-        else:
-            far_below = background < bottom - (top - bottom)
-            low = bottom if far_below else min(background, top)
-        return cls(background, low, top) if top > low else None
+            return cls(None, bottom, top) if top > bottom else None
+        if top == bottom:  # a mask: one value on a background
+            return cls(background, background, top)
+        is_near = bottom - (top - bottom) <= background <= top
+        return cls(background, background if is_near else bottom, top)
 
     def to_unit(self, data: NDArray[np.floating]) -> NDArray[np.float32]:
         """Map intensities to about [0, 1] in float32; the background becomes 0."""

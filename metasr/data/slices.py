@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from metasr.data.subjects import patient_of
 from metasr.errors import DataError
 
 
@@ -36,25 +37,26 @@ def informational_crop(image: NDArray[np.float32], side: int) -> NDArray[np.floa
 def split_subjects(subjects: Sequence[str], val_fraction: float, seed: int) -> list[str]:
     """Return the subjects that validate, sorted: a seeded choice of whole patients, at least one.
 
-    A subject's place depends on the seed and its name alone, so that adding patients moves no one else's rank.
+    A patient's place depends on the seed and the name alone, so that adding patients moves no one else's rank.
 
     Raises:
-        DataError: There are fewer than two subjects.
+        DataError: There are fewer than two patients.
     """
-    if len(subjects) < 2:
+    patients = {patient_of(name) for name in subjects}
+    if len(patients) < 2:
         raise DataError(
-            f"{len(subjects)} subject to split",
+            f"{len(patients)} subject to split",
             "training and validation must not share a patient",
             "Give a folder with at least two subjects",
         )
-    ranked = sorted(subjects, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    count = min(max(1, round(len(subjects) * val_fraction)), len(subjects) - 1)
-    return sorted(ranked[:count])
+    ranked = sorted(patients, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    count = min(max(1, round(len(patients) * val_fraction)), len(patients) - 1)
+    return sorted(name for name in subjects if patient_of(name) in ranked[:count])
 
 
-def scale_fraction(scale: float, limit: int = 100) -> Fraction:
-    """Return the scale as p/q in lowest terms, q at most `limit`: 2.7 is 27/10."""
-    return Fraction(scale).limit_denominator(limit)
+def scale_fraction(scale: float, length: int) -> Fraction:
+    """Return the scale as p/q in lowest terms, q at most 100 and p within `length`: 2.7 is 27/10."""
+    return Fraction(scale).limit_denominator(max(1, min(100, int(length / scale))))
 
 
 def exact_sizes(length: int, scale: Fraction) -> tuple[int, int]:

@@ -8,6 +8,8 @@ from metasr.errors import DataError
 
 # BraTS wrote t1ce until 2021 and t1c since 2023.
 SYNONYMS = {"t1ce": ("t1ce", "t1c"), "t1c": ("t1ce", "t1c")}
+# Since 2023 a subject is a visit: BraTS-GLI-<patient>-<visit>.
+VISIT = re.compile(r"(BraTS-[A-Z]+-\d+)-\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,12 @@ class Subject:
 
     name: str
     volume: Path
+
+
+def patient_of(subject: str) -> str:
+    """Return the patient that a subject is a visit of, as BraTS names them, else the subject itself."""
+    match = VISIT.fullmatch(subject)
+    return match[1] if match else subject
 
 
 def find_subjects(folder: Path, modality: str) -> list[Subject]:

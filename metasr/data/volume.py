@@ -1,12 +1,16 @@
 """NIfTI volumes: read with suspicion, written with their world intact. The home of nibabel."""
 
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import Opener
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
@@ -14,6 +18,7 @@ from numpy.typing import NDArray
 from metasr.errors import DataError
 
 MAX_VOXELS = 2**31
+CHUNK_BYTES = 2**20
 RAS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation code of right-anterior-superior
 
 
@@ -23,7 +28,7 @@ class Volume:
 
     Attributes:
         data: Intensities as the file states them (slope and intercept applied), float64 `[i, j, k]`.
-        header: The NIfTI header it came with.
+        header: The NIfTI header to save it with: that of its file, with the type float32 where integers had a slope.
         source: The file it came from.
     """
 
@@ -58,25 +63,50 @@ def load_volume(path: Path) -> Volume:
 
     Raises:
         DataError: It is missing, is not NIfTI, is cut short, is not one 3-D image of real numbers, or holds NaN or
-            infinity. The header is checked before the voxels are read.
+            infinity. The header is checked before the voxels are read, and no more is read than it promises.
     """
     if not path.is_file():
         raise DataError(str(path), "there is no such file", "Check the path")
     try:
         image = nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise _not_readable(path, error) from error
     if not isinstance(image, nib.Nifti1Image):
         raise DataError(str(path), f"it is {type(image).__name__}, not NIfTI", "Convert it to .nii.gz")
     _check_header(path, image.header)
     try:
+        proxy = _proxy(image)
+        wanted = proxy.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
+        image = type(image).from_bytes(_read_exactly(path, wanted))
         data = np.asarray(image.get_fdata(dtype=np.float64, caching="unchanged"))
-    except (OSError, EOFError, ValueError, HeaderDataError) as error:
+    except (OSError, EOFError, ValueError, HeaderDataError, zlib.error) as error:
         raise _not_readable(path, error) from error
     data = data.reshape(data.shape[:3])
     if not np.isfinite(data).all():
         raise DataError(str(path), "it holds NaN or infinite voxels", "Repair or leave out the volume")
-    return Volume(data, image.header, path)
+    header = image.header
+    if (proxy.slope, proxy.inter) != (1.0, 0.0):
+        header.set_data_dtype(np.float32)
+    return Volume(data, header, path)
+
+
+def _proxy(image: nib.Nifti1Image) -> ArrayProxy:
+    """Return where the voxels lie in the file, and the slope that applies to them."""
+    assert isinstance(image.dataobj, ArrayProxy)
+    return image.dataobj
+
+
+def _read_exactly(path: Path, wanted: int) -> bytes:
+    """Return the `wanted` bytes that the header promises, decompressed and with their checksum verified."""
+    content = bytearray()  # grows with what there is: a small file that promises much takes little memory
+    with Opener(str(path), "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            content += chunk
+            if len(content) > wanted:
+                raise ValueError(f"it is longer than the {wanted} bytes that its header promises")
+    if len(content) < wanted:
+        raise ValueError(f"it has {len(content)} of the {wanted} bytes that its header promises")
+    return bytes(content)
 
 
 def _not_readable(path: Path, error: Exception) -> DataError:
@@ -94,8 +124,21 @@ def _check_header(path: Path, header: nib.Nifti1Header) -> None:
         raise DataError(str(path), f"its header claims the shape {shape}", "Give a volume with 1 to 2^31 voxels")
     if header.get_data_dtype().kind not in "iuf":
         raise DataError(str(path), f"its voxels are {header.get_data_dtype()}, not real numbers", "Convert it first")
-    if not np.isfinite(header.get_best_affine()).all():
-        raise DataError(str(path), "its affine holds NaN or infinity", "Repair the header")
+    try:
+        qform, _ = header.get_qform(coded=True)
+    except ValueError as error:
+        raise DataError(str(path), "its qform is not a rotation", "Repair the header") from error
+    for affine in (header.get_best_affine(), qform):
+        if affine is not None and not _is_regular(affine):
+            raise DataError(str(path), "its affine gives the voxels no volume in the world", "Repair the header")
+
+
+def _is_regular(affine: NDArray[np.float64]) -> bool:
+    """Return whether an affine is finite and maps voxels to a space of three dimensions."""
+    sizes = voxel_sizes(affine)
+    if not (np.isfinite(affine).all() and np.isfinite(sizes).all() and sizes.all()):
+        return False
+    return bool(np.linalg.matrix_rank(affine[:3, :3] / sizes) == 3)
 
 
 def scaled_affine(affine: NDArray[np.float64], old: tuple[int, ...], new: tuple[int, ...]) -> NDArray[np.float64]:
@@ -121,20 +164,14 @@ def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
     files with a slope become float32, since their integers would lose the new values in between.
     """
     header = like.header.copy()
-    slope, intercept = header.get_slope_inter()
     dtype = header.get_data_dtype()
-    if slope not in (None, 1.0) or intercept not in (None, 0.0):
-        dtype = np.dtype(np.float32)
     if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        data = np.clip(np.rint(data), limits.min, limits.max)
-    header.set_data_dtype(dtype)
+        data = _to_integers(data, dtype)
     header.set_slope_inter(1, 0)
     header["cal_max"] = header["cal_min"] = 0
     old, new = like.data.shape, data.shape
-    zooms = np.array(header.get_zooms()[:3]) * old / new
     header.set_data_shape(new)
-    header.set_zooms(zooms)
+    header.set_zooms(np.array(old) / np.array(new) * voxel_sizes(like.affine))
     image = nib.Nifti1Image(data.astype(dtype), None, header)
     qform, qcode = like.header.get_qform(coded=True)
     sform, scode = like.header.get_sform(coded=True)
@@ -145,3 +182,12 @@ def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
         image.set_sform(scaled_affine(sform, old, new), int(scode))
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)
+
+
+def _to_integers(data: NDArray[np.floating], dtype: np.dtype) -> NDArray[np.float64]:
+    """Round, and clip to the values of `dtype` that float64 can hold."""
+    limits = np.iinfo(dtype)
+    highest = float(limits.max)
+    if int(highest) > limits.max:  # 2^63 - 1 becomes 2^63
+        highest = np.nextafter(highest, 0.0)
+    return np.clip(np.rint(data.astype(np.float64)), limits.min, highest)

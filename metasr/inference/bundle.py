@@ -7,6 +7,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from metasr import __version__, manifest
 from metasr.config import ExperimentConfig, ModelConfig
@@ -73,7 +74,7 @@ def load_bundle(folder: Path, device: torch.device) -> Bundle:
     try:
         generator = build_generator(ModelConfig.model_validate(about["config"]["model"]))
         generator.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError, OSError, SafetensorError) as error:
         made_by = about.get("metasr_version", "unknown")
         raise CheckpointError(
             f"bundle {folder}",

@@ -77,8 +77,10 @@ def _upscale_slice(
     lr = torch.from_numpy(np.ascontiguousarray(intensities.to_unit(image)))[None, None].to(device)
     sr = intensities.from_unit(generator(lr, size)[0, 0].cpu().numpy())
     if intensities.background is not None and intensities.background != intensities.low:
-        # The background lies far below the brain and cannot be interpolated: it is cut out along the LR voxels.
-        rows, columns = (np.arange(new) * old // new for new, old in zip(size, image.shape, strict=True))
+        # A background far from the brain cannot be interpolated: it is cut out along the nearest LR voxels.
+        rows, columns = (
+            (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, image.shape, strict=True)
+        )
         sr[image[rows][:, columns] == intensities.background] = intensities.background
     return sr
 

@@ -43,7 +43,8 @@ def fit(
     with context.newest_checkpoint() as checkpoint:
         if checkpoint is not None:
             state.load(checkpoint)
-            context.log(state.step, {"resumed_at_step": float(state.step)})
+            if state.step < train.steps:
+                context.log(state.step, {"resumed_at_step": float(state.step)})
     perceptual = load_perceptual(config.loss)
     networks = Networks(
         context.prepare(state.generator, share_buffers=True),

@@ -26,11 +26,11 @@ IDENTITY = RunIdentity(run_name="test", code_version="0", data_url="", data_dige
 # Step: pixel, adversarial and discriminator loss of `experiment(steps=6, pixel_only_steps=3)`.
 GOLDEN_CURVE = {
     1: (0.02162844, 0.0, 0.0),
-    2: (0.08519360, 0.0, 0.0),
-    3: (0.05625281, 0.0, 0.0),
-    4: (0.05614255, 0.6574296, 1.3865463),
-    5: (0.04599408, 0.7048722, 1.3843741),
-    6: (0.04353997, 0.7156177, 1.3881689),
+    2: (0.01873297, 0.0, 0.0),
+    3: (0.02081331, 0.0, 0.0),
+    4: (0.01410724, 0.6560677, 1.3881404),
+    5: (0.01807505, 0.7076843, 1.3875209),
+    6: (0.01835955, 0.7240233, 1.3871236),
 }
 
 
@@ -286,7 +286,7 @@ def test_weight_zero_trains_no_discriminator(tmp_path):
     assert_same_weights(state.discriminator, initial_state(config).discriminator)
 
 
-@pytest.mark.parametrize(("skip", "fall"), [("none", 0.2), ("bicubic", 0.97)])
+@pytest.mark.parametrize(("skip", "fall"), [("none", 0.4), ("bicubic", 0.97)])
 def test_a_few_patches_can_be_learnt_by_heart(tmp_path, skip, fall):
     crops = smooth_images(2, 40, seed=4)
     optim = OptimConfig(generator_lr=5e-4, decay_every_steps=60, decay_factor=0.3)
