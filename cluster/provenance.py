@@ -1,5 +1,7 @@
 """Which code is running."""
 
+import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -10,15 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def code_version(root: Path = ROOT) -> str:
-    """Return the git commit of the checkout, with `+changes` if files differ from it, else the package's version.
+    """Return the git commit of the checkout, with `+changes` if files differ from it.
 
-    In a submitted job only `.git/HEAD` and the refs are there (see `.rayignore`): the commit is read from them.
+    A submitted job has no checkout. If `.git/HEAD` and the refs came along (see `.rayignore`), the commit is read
+    from them; otherwise this is the package's version with the name of Ray's upload, a hash of all files in it.
     """
     try:
         status = _git(root, "status", "--porcelain", "--untracked-files=no")
         return _git(root, "rev-parse", "HEAD") + ("+changes" if status else "")
     except (OSError, subprocess.CalledProcessError):
-        return _commit_from_refs(root / ".git") or __version__
+        return _commit_from_refs(root / ".git") or f"{__version__}{_upload()}"
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -40,3 +43,9 @@ def _commit_from_refs(git: Path) -> str | None:
     except OSError:
         return None
     return head
+
+
+def _upload() -> str:
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    name = Path(job.get("runtime_env", {}).get("working_dir", "")).stem
+    return f"+{name.removeprefix('_ray_pkg_')}" if name else ""

@@ -1,10 +1,17 @@
 """Training through Ray Train, as a person runs it: a process of its own, killed and started again."""
 
 import os
+import secrets
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -23,6 +30,7 @@ from metasr.inference.bundle import load_bundle
 from metasr.training.loop import fit
 
 ROOT = Path(__file__).parents[2]
+RAY = Path(sysconfig.get_path("scripts")) / "ray"
 TINY = {
     "model.num_features": 8,
     "model.num_blocks": 1,
@@ -49,13 +57,16 @@ def places(home):
     }
 
 
-def start_training(home, store_url, settings):
+def arguments_of(home, store_url, settings):
     recipe = home / "tiny.yaml"
     recipe.write_text("train:\n  steps: 1\n")
-    arguments = ["--recipe", recipe, *flags({"data.url": store_url, **places(home), **TINY, **settings})]
+    return ["--recipe", recipe, *flags({"data.url": store_url, **places(home), **TINY, **settings})]
+
+
+def start_training(home, store_url, settings):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.Popen(
-        [sys.executable, ROOT / "jobs" / "train.py", *arguments],
+        [sys.executable, ROOT / "jobs" / "train.py", *arguments_of(home, store_url, settings)],
         cwd=home,
         env=environment,
         stdout=subprocess.PIPE,
@@ -200,3 +211,98 @@ def test_an_error_in_a_worker_is_one_line_and_marks_the_run_as_failed(tmp_path, 
     assert "Lower optim.generator_lr" in output
     _, run = only_run(tmp_path)
     assert run.info.status == "FAILED"
+
+
+# On a cluster that is already there
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of one node that asks for a token: its address, and the environment of those who have it."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it, and their paths must be
+    port, token = free_port(), secrets.token_hex(16)
+    path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # a job runs in the environment of the cluster
+    environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    options = [f"--port={free_port()}", f"--dashboard-port={port}", "--num-cpus=3", f"--temp-dir={folder}"]
+    command = [RAY, "start", "--head", "--block", "--disable-usage-stats", *options]
+    address = f"http://127.0.0.1:{port}"
+    with Path(folder, "head.log").open("wb") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
+        deadline = time.monotonic() + 60
+        while not answers(request):
+            assert head.poll() is None, Path(folder, "head.log").read_text()
+            assert time.monotonic() < deadline, "the cluster did not start"
+            time.sleep(0.1)
+        yield address, environment
+    finally:
+        head.terminate()  # and with it all that it has started
+        head.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def answers(request):
+    try:
+        with urllib.request.urlopen(request, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def submit(cluster, *arguments, **environment):
+    address, allowed = cluster
+    return subprocess.run(
+        [
+            RAY,
+            "job",
+            "submit",
+            "--address",
+            address,
+            "--working-dir",
+            ".",
+            "--",
+            "python",
+            "jobs/train.py",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env={**allowed, **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_a_submitted_job_trains_on_the_cluster(cluster, tmp_path, store_url):
+    settings = {"train.steps": 4, "train.pixel_only_steps": 3, "resources.num_workers": 2}
+    arguments = map(str, arguments_of(tmp_path, store_url, settings))
+    outcome = submit(cluster, *arguments, RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES="")
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "version 1 of meta-srgan, the challenger" in outcome.stdout
+    _, run = only_run(tmp_path)
+    assert run.info.status == "FINISHED"
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.data.tags["metasr.code_version"] == commit.stdout.strip()
+
+
+def test_a_submitted_job_that_fails_says_why_and_fails(cluster, tmp_path):
+    outcome = submit(cluster, "--recipe", "smoke", "--data.url", f"{tmp_path}/nothing")
+    assert outcome.returncode != 0
+    assert "failed with exit code 2" in outcome.stdout
+    assert "the folder does not exist" in outcome.stdout
+    assert "Traceback" not in outcome.stdout
+
+
+def test_the_cluster_takes_no_job_without_its_token(cluster, tmp_path):
+    address, environment = cluster
+    stranger = address, {**environment, "RAY_AUTH_TOKEN": "0" * 32}
+    outcome = submit(stranger, "--recipe", "smoke")
+    assert outcome.returncode != 0
+    assert "jobs/train.py" not in outcome.stdout
