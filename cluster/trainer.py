@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,9 +127,23 @@ def _fit_on_ray(config: JobConfig, identity: RunIdentity, run: Run, tell: Callab
             ),
         )
         try:
-            return trainer.fit()
+            return _fit_in_thread(trainer)
         except TrainingFailedError as error:
             raise _cause(error) from error
+
+
+def _fit_in_thread(trainer: TorchTrainer) -> Result:
+    """Fit in a thread of its own: in the main thread Ray Train keeps Ctrl-C to itself, and exits as if it had failed."""
+    outcome: Future[Result] = Future()
+
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()
+    return outcome.result()
 
 
 def _storage(url: str) -> dict[str, str | FileSystem]:

@@ -1,7 +1,9 @@
 """NIfTI volumes: read with suspicion, written with their world intact. The home of nibabel."""
 
 import math
+import os
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +163,11 @@ def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
     """Write `data`, an image of another size of the field of view of `like`, with the world of `like`.
 
     Data type, units, sform and qform codes are those of `like`. Integers are rounded and clipped, never wrapped;
-    files with a slope become float32, since their integers would lose the new values in between.
+    files with a slope become float32, since their integers would lose the new values in between. The file appears
+    when it is whole.
+
+    Raises:
+        DataError: It cannot be written.
     """
     header = like.header.copy()
     dtype = header.get_data_dtype()
@@ -180,8 +186,18 @@ def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
         image.set_qform(scaled_affine(base, old, new), int(qcode))
     if scode:
         image.set_sform(scaled_affine(sform, old, new), int(scode))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(image, path)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}", error.strerror or str(error), "Check its folder and the disk"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _to_integers(data: NDArray[np.floating], dtype: np.dtype) -> NDArray[np.float64]:

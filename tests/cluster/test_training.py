@@ -213,6 +213,19 @@ def test_an_error_in_a_worker_is_one_line_and_marks_the_run_as_failed(tmp_path, 
     assert run.info.status == "FAILED"
 
 
+def test_ctrl_c_ends_soon_and_says_how_to_go_on(tmp_path, store_url):
+    settings = {"train.steps": 10**6, "train.pixel_only_steps": 10**6, "resources.num_workers": 1}
+    process = start_training(tmp_path, store_url, settings)
+    assert any("loss" in line and line.startswith("step") for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output.splitlines()[-1] == "interrupted: run the same command again to continue"
+    assert "Traceback" not in output
+    _, run = only_run(tmp_path)
+    assert run.info.status == "KILLED"
+
+
 # On a cluster that is already there
 
 

@@ -246,6 +246,17 @@ def test_a_file_with_a_slope_becomes_float32(tmp_path):
     assert np.allclose(nib.load(tmp_path / "out.nii").get_fdata(), data, rtol=1e-6)
 
 
+@pytest.mark.parametrize("place", ["a file/out.nii", "a folder.nii.gz"])
+def test_a_volume_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, place):
+    volume = load_volume(write(tmp_path / "in.nii"))
+    (tmp_path / "a file").touch()
+    (tmp_path / "a folder.nii.gz").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=f"cannot write .*{place}"):
+        save_volume(tmp_path / place, volume.data, volume)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_units_and_description_survive_and_the_display_range_does_not(tmp_path):
     def edit(image):
         image.header.set_xyzt_units("micron", "msec")
