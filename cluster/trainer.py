@@ -133,7 +133,7 @@ def _fit_on_ray(config: JobConfig, identity: RunIdentity, run: Run, tell: Callab
 
 
 def _fit_in_thread(trainer: TorchTrainer) -> Result:
-    """Fit in a thread of its own: in the main thread Ray Train keeps Ctrl-C to itself, and exits as if it had failed."""
+    """Fit in a thread of its own: in the main thread Ray Train takes Ctrl-C for itself, and exits as if it failed."""
     outcome: Future[Result] = Future()
 
     def fit() -> None:
