@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pyarrow.fs import S3FileSystem
+
 from metasr.errors import StoreError
 
 _Reason = tuple[str, str]  # why an operation failed, and what to do about it
@@ -187,6 +189,12 @@ class S3Store(Store):
         if isinstance(error, boto.BotoCoreError) or str(error).startswith("Invalid endpoint"):
             return f"boto3 cannot work with its settings ({type(error).__name__})", "Check the AWS_* variables"
         return None
+
+
+def arrow_filesystem() -> S3FileSystem:
+    """Return pyarrow's view of S3, at the endpoint that boto3 uses; it finds its credentials anew on every node."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return S3FileSystem(region=os.environ.get("AWS_REGION"), endpoint_override=endpoint)
 
 
 def _connect() -> Any:

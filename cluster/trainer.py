@@ -9,8 +9,9 @@ from pathlib import Path
 
 import ray
 import ray.train
-from pyarrow.fs import FileSystem, S3FileSystem
+from pyarrow.fs import FileSystem
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -20,7 +21,7 @@ from cluster.provenance import code_version
 from cluster.recipes import Resolved, flatten, run_name
 from cluster.registry import Registry
 from cluster.runtime import connected
-from cluster.store import open_store
+from cluster.store import arrow_filesystem, open_store
 from cluster.stream import read_index
 from cluster.tracking import Run
 from cluster.worker import train_worker
@@ -107,6 +108,8 @@ def _fit_on_ray(config: JobConfig, identity: RunIdentity, run: Run, tell: Callab
     worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.gpu else {})
     portable = config.model_dump(mode="json")
     portable["data"]["url"] = identity.data_url
+    if config.loss.vgg_weights is not None:
+        portable["loss"]["vgg_weights"] = expand(str(config.loss.vgg_weights))
     with (
         connected(cpus=resources.num_workers * resources.cpus_per_worker),
         _tracker(config.tracking, run.run_id, config.train.steps, tell) as tracker,
@@ -130,6 +133,8 @@ def _fit_on_ray(config: JobConfig, identity: RunIdentity, run: Run, tell: Callab
             return _fit_in_thread(trainer)
         except TrainingFailedError as error:
             raise _cause(error) from error
+        except RayError as error:
+            raise _failed(error) from error
 
 
 def _fit_in_thread(trainer: TorchTrainer) -> Result:
@@ -149,8 +154,7 @@ def _fit_in_thread(trainer: TorchTrainer) -> Result:
 def _storage(url: str) -> dict[str, str | FileSystem]:
     location = expand(url)
     if location.startswith("s3://"):
-        # A filesystem, not a URI: the endpoint and the keys of this process then travel to every node.
-        return {"storage_filesystem": S3FileSystem(), "storage_path": location.removeprefix("s3://")}
+        return {"storage_filesystem": arrow_filesystem(), "storage_path": location.removeprefix("s3://")}
     return {"storage_path": location}
 
 
@@ -161,7 +165,11 @@ def _cause(error: TrainingFailedError) -> MetaSRError:
         cause = getattr(failures[rank], "cause", failures[rank])
         if isinstance(cause, MetaSRError):
             return cause
-    reason = str(next(iter(failures.values()), error)).strip().splitlines()[-1]
+    return _failed(next(iter(failures.values()), error))
+
+
+def _failed(error: BaseException) -> TrainingError:
+    reason = str(error).strip().splitlines()[-1]
     return TrainingError(
         "training failed", reason, "Run the same command again to continue; --debug shows the traceback"
     )

@@ -20,7 +20,7 @@ class MetaSRError(Exception):
 
     def __str__(self) -> str:
         message = f"{self.what}: {self.why}" if self.why else self.what
-        end = "" if message.endswith("?") else "."
+        end = "" if message.endswith(("?", ".")) else "."
         return f"{message}{end} {self.fix}" if self.fix else message
 
 

@@ -117,6 +117,13 @@ def only_run(home):
     return client, runs[0]
 
 
+def registered(home):
+    """The newest registered bundle."""
+    tracking = TrackingConfig(uri=f"sqlite:///{home}/mlflow.db", artifacts=str(home / "artifacts"))
+    with tempfile.TemporaryDirectory() as download:
+        return load_bundle(Registry(tracking).locate("challenger", Path(download)).folder, torch.device("cpu"))
+
+
 @pytest.fixture(scope="module")
 def killed_and_continued(tmp_path_factory, store_url):
     """A run of 400 steps whose driver gets SIGKILL after its first checkpoint, and the same command again."""
@@ -179,20 +186,24 @@ def test_what_a_run_leaves_in_mlflow(killed_and_continued):
     assert version.run_id == run.info.run_id
 
 
-def test_the_registered_bundle_is_that_of_the_best_checkpoint(killed_and_continued, tmp_path):
+def test_the_registered_bundle_is_that_of_the_best_checkpoint(killed_and_continued):
     home, _, _ = killed_and_continued
     client, run = only_run(home)
     history = client.get_metric_history(run.info.run_id, "val_psnr_gain")
-    tracking = TrackingConfig(uri=f"sqlite:///{home}/mlflow.db", artifacts=str(home / "artifacts"))
-    bundle = load_bundle(Registry(tracking).locate("challenger", tmp_path).folder, torch.device("cpu"))
+    bundle = registered(home)
     assert bundle.about["metrics"]["val_psnr_gain"] == pytest.approx(max(point.value for point in history))
 
 
-def test_two_workers_compute_the_same_as_one_process(tmp_path, store_url):
+def test_two_workers_on_s3_compute_the_same_as_one_process_on_a_folder(tmp_path, store_url, s3_url):
+    bucket = open_store(f"{s3_url}/data")
+    for path in Path(store_url.removeprefix("file://")).iterdir():
+        bucket.put(path.name, path.read_bytes())
     settings = {"train.steps": 6, "train.pixel_only_steps": 6, "resources.num_workers": 2}
-    train_to_end(tmp_path, store_url, settings)
+    train_to_end(tmp_path, bucket.url, {**settings, "storage.url": f"{s3_url}/runs"})
     reference = train_locally(tmp_path, store_url, settings).generator.state_dict()
-    for name, value in newest_weights(tmp_path).items():
+    trained = registered(tmp_path).generator.state_dict()
+    assert trained.keys() == reference.keys()
+    for name, value in trained.items():
         torch.testing.assert_close(value, reference[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
