@@ -17,6 +17,10 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The networks."""
 
+    architecture: Literal["meta_srgan", "srgan", "edsr"] = "meta_srgan"
+    """Generator. srgan and edsr are what the paper compares with: each is for one scale, fixed_scale."""
+    fixed_scale: Literal[2, 3, 4] = 2
+    """The scale of srgan and edsr; meta_srgan has none of its own."""
     channels: Literal[1, 3] = 1
     """Channels of the image: 1 for MRI and luminance, 3 for RGB."""
     num_features: int = Field(64, ge=1)
@@ -139,5 +143,16 @@ class ExperimentConfig(Section):
         if self.data.patch_px < needed:
             raise ValueError(
                 f"data.patch_px {self.data.patch_px} cannot hold scale {self.train.scale_max}: needs {needed}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_scale_for_who_has_one(self) -> Self:
+        scale = self.model.fixed_scale
+        asked = {self.train.scale_min, self.train.scale_max, *self.eval.scales}
+        if self.model.architecture != "meta_srgan" and asked != {scale}:
+            raise ValueError(
+                f"model.architecture {self.model.architecture} is for scale {scale} (model.fixed_scale) alone: "
+                f"set train.scale_min, train.scale_max and eval.scales to {scale}"
             )
         return self

@@ -13,7 +13,7 @@ from torch import Tensor
 from metasr.data.degrade import resize_bicubic
 from metasr.data.slices import exact_sizes, scale_fraction
 from metasr.metrics import border_px, crop_border, psnr, ssim
-from metasr.models import Generator, evaluating
+from metasr.models import SuperResolver, evaluating
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Evaluation:
     comparisons: list[Comparison]
 
 
-def evaluate(generator: Generator, slices: Sequence[HeldOutSlice], scales: Sequence[float]) -> Evaluation:
+def evaluate(generator: SuperResolver, slices: Sequence[HeldOutSlice], scales: Sequence[float]) -> Evaluation:
     """Degrade whole slices, super-resolve them and score model and bicubic against the originals.
 
     PSNR and SSIM take a data range of 1 and leave out a border of ceil(r) pixels.
@@ -93,7 +93,7 @@ def evaluate(generator: Generator, slices: Sequence[HeldOutSlice], scales: Seque
     return Evaluation(scores, comparisons)
 
 
-def compare(generator: Generator, held_out: HeldOutSlice, scale: float) -> Comparison:
+def compare(generator: SuperResolver, held_out: HeldOutSlice, scale: float) -> Comparison:
     """Make the LR image of a slice and enlarge it again, by bicubic interpolation and with the generator."""
     device = next(generator.parameters()).device
     fraction = scale_fraction(scale, min(held_out.image.shape[2:]))

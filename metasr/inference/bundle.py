@@ -13,7 +13,7 @@ from metasr import __version__, manifest
 from metasr.config import ExperimentConfig, ModelConfig
 from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
-from metasr.models import Generator, build_generator
+from metasr.models import SuperResolver, build_generator
 
 WEIGHTS = "generator.safetensors"
 CARD = "README.md"
@@ -29,7 +29,7 @@ class Bundle:
         digest: SHA-256 of the manifest, which names every file: the identity of the bundle.
     """
 
-    generator: Generator
+    generator: SuperResolver
     about: dict[str, Any]
     digest: str
 
@@ -42,7 +42,7 @@ class Bundle:
 
 def save_bundle(
     folder: Path,
-    generator: Generator,
+    generator: SuperResolver,
     config: ExperimentConfig,
     identity: RunIdentity,
     *,
@@ -92,9 +92,9 @@ def default_device() -> torch.device:
 def _card(config: ExperimentConfig, identity: RunIdentity, step: int, metrics: Mapping[str, float]) -> str:
     parameters = sum(p.numel() for p in build_generator(config.model).parameters())
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if name != "step")
-    return f"""# Meta-SRGAN generator
+    return f"""# {config.model.architecture} generator
 
-Super-resolves slices and volumes of brain MRI at any real scale. Research software, not a medical device.
+Super-resolves slices and volumes of brain MRI. Research software, not a medical device.
 
 - {parameters:,} parameters, trained for {step} steps on scales {config.train.scale_min} to {config.train.scale_max}
 - run `{identity.run_name}`, code `{identity.code_version}`, data index `{identity.data_digest[:16]}`

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from metasr.data.intensity import IntensityScale
 from metasr.data.volume import MAX_VOXELS, Volume
 from metasr.errors import ScaleError
-from metasr.models import Generator, evaluating
+from metasr.models import SuperResolver, evaluating
 
 MAX_SCALE = 16.0
 
@@ -23,7 +23,7 @@ def check_scale(scale: float) -> None:
 
 def upscale_volume(
     volume: Volume,
-    generator: Generator,
+    generator: SuperResolver,
     scale: float,
     on_slice: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:
@@ -66,7 +66,7 @@ def upscale_volume(
 
 def _upscale_slice(
     image: NDArray[np.float64],
-    generator: Generator,
+    generator: SuperResolver,
     size: tuple[int, int],
     intensities: IntensityScale | None,
 ) -> NDArray[np.float64]:

@@ -1,15 +1,20 @@
-"""The networks: generator (with meta-upscale) and discriminator, built from plain keyword arguments."""
+"""The networks: generators (Meta-SRGAN and what it is compared with) and discriminator, from plain arguments."""
 
+from metasr.models.base import SuperResolver, evaluating
+from metasr.models.baselines import EDSR, SRGAN
 from metasr.models.build import build_discriminator, build_generator
 from metasr.models.discriminator import Discriminator
-from metasr.models.generator import Features, Generator, evaluating
+from metasr.models.generator import Features, Generator
 from metasr.models.meta_upscale import MetaUpscale
 
 __all__ = [
+    "EDSR",
+    "SRGAN",
     "Discriminator",
     "Features",
     "Generator",
     "MetaUpscale",
+    "SuperResolver",
     "build_discriminator",
     "build_generator",
     "evaluating",

@@ -46,3 +46,34 @@ class ResidualBlock(nn.Module):
         """Map `[N, C, h, w]` to the same shape."""
         residual: Tensor = self.branch(features)
         return features + self.residual_scale * residual
+
+
+class Trunk(nn.Module):
+    """From an image to feature maps on its own grid: a convolution, residual blocks, and a skip around them.
+
+    Args:
+        channels: Channels of the image.
+        num_features: Feature maps.
+        num_blocks: Residual blocks.
+        norm: `batch` is the paper's; `none` scales the residual branches by `residual_scale` instead.
+        residual_scale: Used where `norm` is `none`.
+
+    Source: paper, Fig. 4; SRGAN, Fig. 4.
+    """
+
+    def __init__(
+        self, channels: int, num_features: int, num_blocks: int, *, norm: Norm, residual_scale: float
+    ) -> None:
+        super().__init__()
+        scale = 1.0 if norm == "batch" else residual_scale
+        self.head = nn.Sequential(conv(channels, num_features, 9), nn.PReLU())
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(num_features, norm=norm, residual_scale=scale) for _ in range(num_blocks))
+        )
+        self.fuse = nn.Sequential(conv(num_features, num_features, 3), normalisation(norm, num_features))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map `[N, C, h, w]` to `[N, num_features, h, w]`."""
+        head: Tensor = self.head(image)
+        maps: Tensor = head + self.fuse(self.blocks(head))
+        return maps

@@ -1,14 +1,12 @@
 """The Meta-SRGAN generator: a convolutional trunk on the LR grid, then meta-upscale to any size."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metasr.data.degrade import resize_bicubic
-from metasr.models.blocks import Norm, ResidualBlock, conv, normalisation
+from metasr.models.base import SuperResolver
+from metasr.models.blocks import Norm, Trunk
 from metasr.models.meta_upscale import MetaUpscale
 
 Skip = Literal["none", "bicubic"]
@@ -26,7 +24,7 @@ class Features(NamedTuple):
     lr: Tensor
 
 
-class Generator(nn.Module):
+class Generator(SuperResolver):
     """Super-resolve images at any real scale, the scale of each axis on its own.
 
     Without arguments this is the paper's network for gray images, with 561,926 parameters.
@@ -44,9 +42,6 @@ class Generator(nn.Module):
     Source: paper, Fig. 4. For `norm: none`: EDSR, section 3.1. Deviations: `metasr/README.md`.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         *,
@@ -59,22 +54,14 @@ class Generator(nn.Module):
         mean: float = 0.0,
         std: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(mean=mean, std=std)
         self.skip = skip
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
-        scale = 1.0 if norm == "batch" else residual_scale
-        self.head = nn.Sequential(conv(channels, num_features, 9), nn.PReLU())
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(num_features, norm=norm, residual_scale=scale) for _ in range(num_blocks))
-        )
-        self.fuse = nn.Sequential(conv(num_features, num_features, 3), normalisation(norm, num_features))
+        self.trunk = Trunk(channels, num_features, num_blocks, norm=norm, residual_scale=residual_scale)
         self.upscale = MetaUpscale(num_features, channels)
 
     def encode(self, lr: Tensor) -> Features:
         """Compute the features of images `[N, C, h, w]` once; `decode` may be called often."""
-        head = self.head((lr - self.mean) / self.std)
-        return Features(maps=head + self.fuse(self.blocks(head)), lr=lr)
+        return Features(maps=self.trunk((lr - self.mean) / self.std), lr=lr)
 
     def decode(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Return the images `[N, C, *size]` for features, in the intensity units of the input."""
@@ -86,15 +73,3 @@ class Generator(nn.Module):
     def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Super-resolve `[N, C, h, w]` to `[N, C, *size]`."""
         return self.decode(self.encode(lr), size)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluate without gradients and with running statistics; go back to training mode if that is where it was."""
-    training = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        module.train(training)

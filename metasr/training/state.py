@@ -11,7 +11,7 @@ from torch.optim import Adam
 from metasr import manifest
 from metasr.config import ExperimentConfig, OptimConfig
 from metasr.identity import RunIdentity
-from metasr.models import Discriminator, Generator, build_discriminator, build_generator
+from metasr.models import Discriminator, SuperResolver, build_discriminator, build_generator
 
 WEIGHTS = "state.safetensors"
 
@@ -24,7 +24,7 @@ class TrainingState:
     other state exists.
     """
 
-    generator: Generator
+    generator: SuperResolver
     discriminator: Discriminator
     generator_optimiser: Adam
     discriminator_optimiser: Adam

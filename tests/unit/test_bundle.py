@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metasr import __version__, manifest
-from metasr.config import ExperimentConfig, ModelConfig, TrainConfig
+from metasr.config import EvalConfig, ExperimentConfig, ModelConfig, TrainConfig
 from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import load_bundle, save_bundle
@@ -37,7 +37,7 @@ def make(folder, **model):
     generator = build_generator(config(**model).model, mean=0.37, std=0.117)
     with torch.no_grad():
         for _ in range(3):
-            generator(torch.rand(2, generator.head[0].in_channels, 6, 6), (9, 9))  # moves running statistics
+            generator(torch.rand(2, generator.trunk.head[0].in_channels, 6, 6), (9, 9))  # moves running statistics
         for parameter in generator.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.01)
     save_bundle(folder, generator, config(**model), IDENTITY, step=42, metrics={"step": 42, "psnr": 31.25})
@@ -71,6 +71,20 @@ def test_a_loaded_generator_gives_the_same_bits(tmp_path, norm, skip, channels):
     saved, restored = original.state_dict(), loaded.state_dict()
     assert saved.keys() == restored.keys()
     assert all(torch.equal(value, restored[name]) for name, value in saved.items())
+
+
+@pytest.mark.parametrize("architecture", ["srgan", "edsr"])
+def test_a_loaded_baseline_gives_the_same_bits(tmp_path, architecture):
+    model = ModelConfig(architecture=architecture, fixed_scale=3, num_features=4, num_blocks=1, norm="batch")
+    settings = ExperimentConfig(
+        model=model, train=TrainConfig(scale_min=3, scale_max=3), eval=EvalConfig(scales=(3,))
+    )
+    original = build_generator(model, mean=0.37, std=0.117).eval()
+    save_bundle(tmp_path / "bundle", original, settings, IDENTITY, step=1, metrics={})
+    loaded = load_bundle(tmp_path / "bundle", CPU).generator
+    lr = torch.rand(2, 1, 7, 5)
+    with torch.inference_mode():
+        assert torch.equal(loaded(lr, (21, 15)), original(lr, (21, 15)))
 
 
 def test_saving_leaves_the_generator_alone(tmp_path):

@@ -39,6 +39,8 @@ OUT_OF_BOUNDS = {
     "model.channels": [0, 2, 4],
     "model.num_features": [0, -1],
     "model.num_blocks": [-1],
+    "model.architecture": ["rdn", ""],
+    "model.fixed_scale": [1, 5, 2.5],
     "model.norm": ["layer", ""],
     "model.skip": ["nearest"],
     "model.residual_scale": [0, -0.1],
@@ -196,6 +198,16 @@ def test_a_patch_must_hold_the_largest_scale(scale, smallest):
     assert config(smallest).data.patch_px == smallest
     with pytest.raises(ValidationError, match="patch_px"):
         config(smallest - 1)
+
+
+@pytest.mark.parametrize("architecture", ["srgan", "edsr"])
+def test_a_network_of_one_scale_is_trained_and_evaluated_at_that_scale_alone(architecture):
+    model = ModelConfig(architecture=architecture, fixed_scale=3)
+    train, evaluation = TrainConfig(scale_min=3, scale_max=3), EvalConfig(scales=(3,))
+    assert ExperimentConfig(model=model, train=train, eval=evaluation).model.fixed_scale == 3
+    for wrong in ({"eval": EvalConfig()}, {"train": TrainConfig()}, {"train": TrainConfig(scale_min=2, scale_max=3)}):
+        with pytest.raises(ValidationError, match=rf"{architecture} is for scale 3 .* alone: set train.scale_min"):
+            ExperimentConfig(**{"model": model, "train": train, "eval": evaluation} | wrong)
 
 
 def test_bounds_themselves_are_allowed():

@@ -128,18 +128,18 @@ def test_mean_and_standard_deviation_travel_with_the_weights():
 def test_the_factory_passes_every_setting_on():
     config = ModelConfig(channels=3, num_features=5, num_blocks=2, norm="none", skip="bicubic", residual_scale=0.07)
     generator = build_generator(config, mean=0.25, std=0.5)
-    assert (generator.head[0].in_channels, generator.head[0].out_channels) == (3, 5)
+    assert (generator.trunk.head[0].in_channels, generator.trunk.head[0].out_channels) == (3, 5)
     assert generator.upscale.out_channels == 3
-    assert [block.residual_scale for block in generator.blocks] == [0.07, 0.07]
+    assert [block.residual_scale for block in generator.trunk.blocks] == [0.07, 0.07]
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in generator.modules())
     assert generator.skip == "bicubic"
     assert (generator.mean.item(), generator.std.item()) == (0.25, 0.5)
 
 
 def test_residual_scale_weighs_the_branches_only_without_batch_norm():
-    assert [block.residual_scale for block in small_generator(residual_scale=0.3).blocks] == [0.3]
-    assert [block.residual_scale for block in small_generator(norm="batch", residual_scale=0.3).blocks] == [1.0]
-    block = small_generator(residual_scale=0.3).blocks[0]
+    assert [block.residual_scale for block in small_generator(residual_scale=0.3).trunk.blocks] == [0.3]
+    assert [block.residual_scale for block in small_generator(norm="batch", residual_scale=0.3).trunk.blocks] == [1.0]
+    block = small_generator(residual_scale=0.3).trunk.blocks[0]
     features = random_image(1, 6, 5, 5)
     torch.testing.assert_close(block(features), features + 0.3 * block.branch(features))
 
