@@ -10,8 +10,9 @@ from jobs.cli import Parser, add_settings, run, say, settings
 
 DESCRIPTION = """Compare a model with bicubic interpolation on the validation subjects of the data it was trained on.
 
-Whole slices are degraded, super-resolved and scored (PSNR and SSIM, data range 1, border of ceil(scale) left out);
-the table shows means over patients. For a registered version the result is recorded with it, for `metasr promote`.
+Whole slices are degraded as in training, super-resolved and scored (PSNR and SSIM, data range 1, border of
+ceil(scale) left out); the table shows means over patients. For a registered version the result is recorded with it,
+for `metasr promote`.
 
   metasr evaluate
   metasr evaluate --model models:/meta-srgan/3 --eval.scales 1.1,2,4
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     from cluster.registry import Registry
     from cluster.store import open_store
     from cluster.stream import held_out_slices, read_index
+    from metasr.data.degrade import DEGRADATIONS
     from metasr.evaluation import evaluate, mean_by_scale, table, to_csv
     from metasr.inference.bundle import default_device, load_bundle
     from metasr.pictures import comparison_panel
@@ -45,9 +47,13 @@ def main(arguments: Sequence[str]) -> None:
     store = open_store(config.data.url or bundle.about["data_url"])
     index = read_index(store)
     slices = held_out_slices(store, index, config.eval.slices_per_subject)
-    result = evaluate(bundle.generator, slices, config.eval.scales)
+    degradation = bundle.about["config"]["data"].get("degradation", "bicubic")
+    result = evaluate(bundle.generator, slices, config.eval.scales, DEGRADATIONS[degradation])
 
-    say(f"model {known.model}, data {store.url}: {len(slices)} slices of {', '.join(index.subjects['val'])}")
+    say(
+        f"model {known.model}, data {store.url}, degradation {degradation}: "
+        f"{len(slices)} slices of {', '.join(index.subjects['val'])}"
+    )
     say(table(result.scores))
     if known.output:
         known.output.mkdir(parents=True, exist_ok=True)

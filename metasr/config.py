@@ -42,6 +42,8 @@ class DataConfig(Section):
     """Store that `metasr prepare` wrote: a folder or s3://bucket/prefix."""
     patch_px: int = Field(96, ge=16)
     """Largest side of a training patch in HR pixels (paper: 96); it is cut to a multiple of p for scale p/q."""
+    degradation: Literal["bicubic", "kspace"] = "bicubic"
+    """How LR is made from HR: antialiased bicubic, or its low spatial frequencies alone, as in a coarser scan."""
     flips: bool = True
     """Flip patches at random along both axes and transpose them."""
 

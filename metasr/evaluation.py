@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from metasr.data.degrade import resize_bicubic
+from metasr.data.degrade import Degrade, resize_bicubic
 from metasr.data.slices import exact_sizes, scale_fraction
 from metasr.metrics import border_px, crop_border, psnr, ssim
 from metasr.models import SuperResolver, evaluating
@@ -70,7 +70,12 @@ class Evaluation:
     comparisons: list[Comparison]
 
 
-def evaluate(generator: SuperResolver, slices: Sequence[HeldOutSlice], scales: Sequence[float]) -> Evaluation:
+def evaluate(
+    generator: SuperResolver,
+    slices: Sequence[HeldOutSlice],
+    scales: Sequence[float],
+    degrade: Degrade = resize_bicubic,
+) -> Evaluation:
     """Degrade whole slices, super-resolve them and score model and bicubic against the originals.
 
     PSNR and SSIM take a data range of 1 and leave out a border of ceil(r) pixels.
@@ -79,12 +84,13 @@ def evaluate(generator: SuperResolver, slices: Sequence[HeldOutSlice], scales: S
         generator: Left in the mode it was in.
         slices: What to evaluate on.
         scales: Real scales above 1; a slice is cropped to the largest size whose ratio is exact.
+        degrade: Makes LR from HR.
     """
     scores, comparisons = [], []
     with evaluating(generator):
         for held_out in slices:
             for scale in scales:
-                comparison = compare(generator, held_out, scale)
+                comparison = compare(generator, held_out, scale, degrade)
                 comparisons.append(comparison)
                 scores += [
                     _score(comparison, "bicubic", comparison.bicubic),
@@ -93,7 +99,9 @@ def evaluate(generator: SuperResolver, slices: Sequence[HeldOutSlice], scales: S
     return Evaluation(scores, comparisons)
 
 
-def compare(generator: SuperResolver, held_out: HeldOutSlice, scale: float) -> Comparison:
+def compare(
+    generator: SuperResolver, held_out: HeldOutSlice, scale: float, degrade: Degrade = resize_bicubic
+) -> Comparison:
     """Make the LR image of a slice and enlarge it again, by bicubic interpolation and with the generator."""
     device = next(generator.parameters()).device
     fraction = scale_fraction(scale, min(held_out.image.shape[2:]))
@@ -101,7 +109,7 @@ def compare(generator: SuperResolver, held_out: HeldOutSlice, scale: float) -> C
     width, lr_width = exact_sizes(held_out.image.shape[3], fraction)
     top, left = (held_out.image.shape[2] - height) // 2, (held_out.image.shape[3] - width) // 2
     hr = held_out.image[..., top : top + height, left : left + width].to(device)
-    lr = resize_bicubic(hr, (lr_height, lr_width))
+    lr = degrade(hr, (lr_height, lr_width))
     sr = generator(lr, (height, width))
     return Comparison(held_out, scale, *(x.cpu() for x in (lr, resize_bicubic(lr, (height, width)), sr, hr)))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metasr.config import ExperimentConfig
-from metasr.data.degrade import resize_bicubic
+from metasr.data.degrade import Degrade, resize_bicubic
 from metasr.data.slices import exact_sizes
 
 
@@ -72,13 +72,14 @@ def _epoch_order(seed: int, epoch: int, num_crops: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, 2, epoch]).permutation(num_crops)
 
 
-def make_batch(crops: Tensor, plan: StepPlan, part: slice) -> Batch:
+def make_batch(crops: Tensor, plan: StepPlan, part: slice, degrade: Degrade = resize_bicubic) -> Batch:
     """Cut and degrade the patches of a worker's part of a step.
 
     Args:
         crops: All training crops, `[num_crops, C, side, side]`, on any device.
         plan: The plan of the step.
         part: The worker's patches within the batch.
+        degrade: Makes LR from HR.
     """
     patches = []
     for index, corner, flips in zip(plan.crops[part], plan.corners[part], plan.flips[part], strict=True):
@@ -87,7 +88,7 @@ def make_batch(crops: Tensor, plan: StepPlan, part: slice) -> Batch:
         patch = crop[:, top : top + plan.hr_px, left : left + plan.hr_px]
         patches.append(_flip(patch, *flips))
     hr = torch.stack(patches).float()
-    return Batch(resize_bicubic(hr, (plan.lr_px, plan.lr_px)), hr, plan.scale)
+    return Batch(degrade(hr, (plan.lr_px, plan.lr_px)), hr, plan.scale)
 
 
 def _flip(patch: Tensor, rows: bool, columns: bool, transpose: bool) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metasr.config import ExperimentConfig
 from metasr.context import WorkerContext
+from metasr.data.degrade import DEGRADATIONS
 from metasr.data.sample import Batch, make_batch, plan_step
 from metasr.evaluation import HeldOutSlice, evaluate, mean_by_scale
 from metasr.identity import RunIdentity
@@ -53,10 +54,11 @@ def fit(
     )
     crops = crops.to(context.device)
     part = context.part(train.batch_size)
+    degrade = DEGRADATIONS[config.data.degradation]
     clock = time.perf_counter()
     while state.step < train.steps:
         plan = plan_step(config, state.step, len(crops))
-        losses = _step(config, state, networks, make_batch(crops, plan, part))
+        losses = _step(config, state, networks, make_batch(crops, plan, part, degrade))
         state.step += 1
         if state.step % train.log_every_steps == 0:
             metrics = dict(zip(losses, context.average(torch.stack(list(losses.values()))).tolist(), strict=True))
@@ -93,7 +95,7 @@ def _look_and_save(
     context: WorkerContext,
 ) -> None:
     """Validate the generator, record metrics and pictures, and keep a checkpoint with its bundle."""
-    result = evaluate(state.generator, validation, config.eval.scales)
+    result = evaluate(state.generator, validation, config.eval.scales, DEGRADATIONS[config.data.degradation])
     means = mean_by_scale(result.scores)
     metrics = {"step": float(state.step)}
     for (scale, method), mean in means.items():

@@ -45,6 +45,7 @@ OUT_OF_BOUNDS = {
     "model.skip": ["nearest"],
     "model.residual_scale": [0, -0.1],
     "data.patch_px": [15, 0, -96],
+    "data.degradation": ["nearest", ""],
     "loss.pixel": [-1e-9],
     "loss.adversarial": [-1],
     "loss.perceptual": [-0.006],

@@ -2,10 +2,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 from PIL import Image
 
-from metasr.data.degrade import resize_bicubic
+from metasr.data.degrade import resize_bicubic, truncate_kspace
 
 SIZES = [
     ((81, 54), (30, 20)),  # x2.7 down
@@ -100,3 +101,58 @@ def test_images_and_channels_are_resized_on_their_own():
         for c in range(3):
             alone = resize_bicubic(images[n : n + 1, c : c + 1], (7, 22))[0, 0]
             torch.testing.assert_close(together[n, c], alone, rtol=0, atol=1e-6)
+
+
+# k-space truncation
+
+SHRINKING = [(old, new) for old, new in SIZES if old[0] >= new[0] and old[1] >= new[1]]
+
+
+def truncate(array, size):
+    return truncate_kspace(torch.from_numpy(array).float()[None, None], size)[0, 0].numpy()
+
+
+@pytest.mark.parametrize(("old", "new"), SHRINKING)
+def test_truncation_is_the_low_part_of_scipys_cosine_transform(old, new):
+    array = random_array(old)
+    coefficients = scipy.fft.dctn(array, norm="ortho")[: new[0], : new[1]]
+    expected = scipy.fft.idctn(coefficients, norm="ortho") * math.sqrt(new[0] * new[1] / (old[0] * old[1]))
+    np.testing.assert_allclose(truncate(array, new), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("new", [(31, 31), (45, 25), (21, 61)])
+def test_truncation_is_a_cut_of_the_fourier_transform_where_borders_are_dark(new):
+    """A smooth head, its spectrum cut and read at the centres of the new pixels."""
+    old = (93, 125)
+    y, x = np.meshgrid(*((np.arange(n) - n / 2) / n for n in old), indexing="ij")
+    head = np.exp(-((y / 0.12) ** 2) - (x / 0.1) ** 2) * (1 + 0.3 * np.cos(40 * x + 25 * y))
+    expected = head
+    for axis, (n, m) in enumerate(zip(old, new, strict=True)):
+        k = np.arange(-(m // 2), m // 2 + 1)
+        spectrum = np.tensordot(np.exp(-2j * np.pi / n * np.outer(k, np.arange(n))), expected, (1, axis)) / n
+        centres = (np.arange(m) + 0.5) * n / m - 0.5
+        expected = np.moveaxis(np.tensordot(np.exp(2j * np.pi / n * np.outer(centres, k)), spectrum, (1, 0)), 0, axis)
+    np.testing.assert_allclose(truncate(head, new), expected.real, rtol=0, atol=2e-3)
+
+
+def test_truncation_keeps_the_mean_and_every_frequency_that_fits():
+    array = random_array((60, 44))
+    assert truncate(array, (23, 17)).mean() == pytest.approx(array.mean(), abs=1e-6)
+    wave = np.cos(np.pi * 5 * (np.arange(60) + 0.5) / 60)[:, None] * np.ones(44)
+    kept = np.cos(np.pi * 5 * (np.arange(22) + 0.5) / 22)[:, None] * np.ones(16)
+    np.testing.assert_allclose(truncate(wave, (22, 16)), kept, atol=1e-5)
+    gone = np.cos(np.pi * 25 * (np.arange(60) + 0.5) / 60)[:, None] * np.ones(44)
+    np.testing.assert_allclose(truncate(gone, (22, 16)), 0, atol=1e-5)
+
+
+def test_truncation_rings_at_an_edge_and_bicubic_hardly():
+    edge = torch.zeros(1, 1, 64, 64)
+    edge[..., 30:] = 1
+    overshoot = [degrade(edge, (16, 16)).max().item() - 1 for degrade in (truncate_kspace, resize_bicubic)]
+    assert overshoot[0] > 0.08
+    assert overshoot[1] < 0.08
+
+
+def test_the_same_size_is_the_same_image():
+    array = random_array((21, 34))
+    np.testing.assert_allclose(truncate(array, (21, 34)), array, atol=1e-5)
