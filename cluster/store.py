@@ -3,7 +3,8 @@
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,10 @@ def _checked(key: str) -> str:
     return key
 
 
-class Store:
+class Store(ABC):
     """Objects under keys such as `train/000001.tar`. Every method raises StoreError, never the store's own error."""
 
     url: str
-    # What each kind of store brings. `_reason` explains an error, or returns None for one that is none of its own.
-    _put: Callable[[str, bytes], None]
-    _get: Callable[[str], bytes]
-    _exists: Callable[[str], bool]
-    _require: Callable[[], None]
-    _reason: Callable[[Exception], _Reason | None]
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, in place of the one that may be there. Nobody ever sees a part of it."""
@@ -85,6 +80,22 @@ class Store:
     # Pickled as its URL: a worker finds its own endpoint, credentials and connections.
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.url,)
+
+    @abstractmethod
+    def _put(self, key: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _get(self, key: str) -> bytes: ...
+
+    @abstractmethod
+    def _exists(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def _require(self) -> None: ...
+
+    @abstractmethod
+    def _reason(self, error: Exception) -> _Reason | None:
+        """Explain an error; None for one that is none of the store's own."""
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
