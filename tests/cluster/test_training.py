@@ -72,6 +72,8 @@ def start_training(home, store_url, settings):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A shell's background jobs ignore Ctrl-C, and so would all that they start, this test among them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -227,9 +229,14 @@ def test_an_error_in_a_worker_is_one_line_and_marks_the_run_as_failed(tmp_path, 
 def test_ctrl_c_ends_soon_and_says_how_to_go_on(tmp_path, store_url):
     settings = {"train.steps": 10**6, "train.pixel_only_steps": 10**6, "resources.num_workers": 1}
     process = start_training(tmp_path, store_url, settings)
-    assert any("loss" in line and line.startswith("step") for line in process.stdout)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    try:
+        assert any("loss" in line and line.startswith("step") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
     assert process.returncode == 130
     assert output.splitlines()[-1] == "interrupted: run the same command again to continue"
     assert "Traceback" not in output
@@ -253,8 +260,17 @@ def cluster():
     port, token = free_port(), secrets.token_hex(16)
     path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # a job runs in the environment of the cluster
     environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    options = [f"--port={free_port()}", f"--dashboard-port={port}", "--num-cpus=3", f"--temp-dir={folder}"]
-    command = [RAY, "start", "--head", "--block", "--disable-usage-stats", *options]
+    ports = [f"--port={free_port()}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
+    command = [
+        RAY,
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        "--num-cpus=3",
+        f"--temp-dir={folder}",
+        *ports,
+    ]
     address = f"http://127.0.0.1:{port}"
     with Path(folder, "head.log").open("wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
