@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +50,8 @@ class Statistics:
 class Report:
     """What `prepare` did: the index it wrote, and the subjects it had to leave out with the reason."""
 
-    index: Index | None = None
-    refused: dict[str, str] = field(default_factory=dict)
+    index: Index
+    refused: dict[str, str]
 
 
 def prepare(folder: Path, store: Store, options: PrepareConfig, tell: Callable[[str], None]) -> Report:
@@ -69,53 +69,65 @@ def prepare(folder: Path, store: Store, options: PrepareConfig, tell: Callable[[
     Raises:
         DataError: There is nothing to prepare, or nothing that can be used.
     """
-    report = Report()
-    statistics = Statistics()
-    used: dict[Split, list[str]] = {split: [] for split in SPLITS}
-    writers = {split: ShardWriter(store, split, options.shard_mb * 1e6) for split in SPLITS}
-
-    def take(subject: Subject, split: Split) -> None:
-        try:
-            samples = list(_slices(subject, options, crop=split == "train"))
-        except MetaSRError as error:
-            report.refused[subject.name] = str(error)
-            tell(f"{subject.name}: left out. {error}")
-            return
-        if split == "train":
-            for sample in samples:
-                statistics.add(sample.image)
-        writers[split].write_all(samples)
-        used[split].append(subject.name)
-        tell(f"{subject.name}: {len(samples)} slices, {split}")
-
+    taken = _Taken(store, options, tell)
     waiting = find_subjects(folder, options.modality)
     # Those who validate come first: where none of them can be used, others are chosen from those who wait.
-    while not used["val"]:
+    while not taken.subjects["val"]:
         validating = _validation_subjects(waiting, options)
         for subject in validating:
-            take(subject, "val")
+            taken.add(subject, "val")
         waiting = [subject for subject in waiting if subject not in validating]
         if options.val_subjects or len(waiting) < 2:
             break
     for subject in waiting:
-        take(subject, "train")
-    if not used["train"] or not used["val"]:
+        taken.add(subject, "train")
+    if not all(taken.subjects.values()):
         raise DataError(
             f"folder {folder}",
             "too few usable subjects: training and validation need one each",
             "See the reasons above",
         )
-    report.index = Index(
-        tool_version=__version__,
-        options=options.model_dump(mode="json"),
-        mean=statistics.mean,
-        std=statistics.std,
-        subjects={split: tuple(names) for split, names in used.items()},
-        shards=tuple(shard for writer in writers.values() for shard in writer.close()),
-    )
-    report.index.check()
-    store.put(INDEX, report.index.to_bytes())
-    return report
+    index = taken.close()
+    index.check()
+    store.put(INDEX, index.to_bytes())
+    return Report(index, taken.refused)
+
+
+class _Taken:
+    """The subjects taken so far: their slices on the way into shards, and who had to be left out."""
+
+    def __init__(self, store: Store, options: PrepareConfig, tell: Callable[[str], None]) -> None:
+        self.subjects: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self.refused: dict[str, str] = {}
+        self._options, self._tell = options, tell
+        self._statistics = Statistics()
+        self._writers = {split: ShardWriter(store, split, options.shard_mb * 1e6) for split in SPLITS}
+
+    def add(self, subject: Subject, split: Split) -> None:
+        """Take the slices of a subject into a split, or note why it cannot be used."""
+        try:
+            samples = list(_slices(subject, self._options, crop=split == "train"))
+        except MetaSRError as error:
+            self.refused[subject.name] = str(error)
+            self._tell(f"{subject.name}: left out. {error}")
+            return
+        if split == "train":
+            for sample in samples:
+                self._statistics.add(sample.image)
+        self._writers[split].write_all(samples)
+        self.subjects[split].append(subject.name)
+        self._tell(f"{subject.name}: {len(samples)} slices, {split}")
+
+    def close(self) -> Index:
+        """Store the last shards and return the index of all."""
+        return Index(
+            tool_version=__version__,
+            options=self._options.model_dump(mode="json"),
+            mean=self._statistics.mean,
+            std=self._statistics.std,
+            subjects={split: tuple(names) for split, names in self.subjects.items()},
+            shards=tuple(shard for writer in self._writers.values() for shard in writer.close()),
+        )
 
 
 def _validation_subjects(subjects: Sequence[Subject], options: PrepareConfig) -> list[Subject]:

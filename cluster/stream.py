@@ -110,8 +110,9 @@ def _read_shard(store: Store, index: Index, shard: Shard) -> Iterator[Sample]:
 
 def _decode(name: str, data: bytes) -> list[Sample]:
     """Return the samples of a tar; it is nobody's program, and neither are its members."""
-    if not tarfile.is_tarfile(io.BytesIO(data)):
-        raise ValueError("not a tar")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        if not all(member.isreg() for member in tar):
+            raise ValueError("it holds more than files")
     samples = []
     for member in group_by_keys(tar_file_expander([{"url": name, "stream": io.BytesIO(data)}])):
         key = member["__key__"]

@@ -169,7 +169,7 @@ def _cause(error: TrainingFailedError) -> MetaSRError:
 
 
 def _failed(error: BaseException) -> TrainingError:
-    reason = str(error).strip().splitlines()[-1]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
     return TrainingError(
         "training failed", reason, "Run the same command again to continue; --debug shows the traceback"
     )

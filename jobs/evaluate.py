@@ -35,7 +35,6 @@ def main(arguments: Sequence[str]) -> None:
     from cluster.registry import Registry
     from cluster.store import open_store
     from cluster.stream import held_out_slices, read_index
-    from metasr.data.degrade import DEGRADATIONS
     from metasr.evaluation import evaluate, mean_by_scale, table, to_csv
     from metasr.inference.bundle import default_device, load_bundle
     from metasr.pictures import comparison_panel
@@ -47,11 +46,10 @@ def main(arguments: Sequence[str]) -> None:
     store = open_store(config.data.url or bundle.about["data_url"])
     index = read_index(store)
     slices = held_out_slices(store, index, config.eval.slices_per_subject)
-    degradation = bundle.about["config"]["data"].get("degradation", "bicubic")
-    result = evaluate(bundle.generator, slices, config.eval.scales, DEGRADATIONS[degradation])
+    result = evaluate(bundle.generator, slices, config.eval.scales, bundle.degradation)
 
     say(
-        f"model {known.model}, data {store.url}, degradation {degradation}: "
+        f"model {known.model}, data {store.url}, degradation {bundle.about['config']['data']['degradation']}: "
         f"{len(slices)} slices of {', '.join(index.subjects['val'])}"
     )
     say(table(result.scores))

@@ -28,9 +28,9 @@ class ModelConfig(Section):
     num_blocks: int = Field(5, ge=0)
     """Residual blocks of the generator (paper: 5)."""
     norm: Literal["batch", "none"] = "none"
-    """Normalisation in the generator. The paper has batch; patches and whole slices do not share its statistics."""
+    """Normalisation in meta_srgan and srgan (paper: batch, whose statistics patches and whole slices do not share)."""
     skip: Literal["none", "bicubic"] = "bicubic"
-    """What is added to the generator's output. The paper has none; bicubic makes bicubic the starting point."""
+    """What is added to the output of meta_srgan. The paper has none; bicubic makes bicubic the starting point."""
     residual_scale: float = Field(0.2, gt=0)
     """Factor on the residual branches where norm is none (EDSR: 0.1 for 32 blocks)."""
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from metasr import __version__, manifest
 from metasr.config import ExperimentConfig, ModelConfig
+from metasr.data.degrade import DEGRADATIONS, Degrade
 from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
 from metasr.models import SuperResolver, build_generator
@@ -38,6 +39,11 @@ class Bundle:
         """The smallest and the largest scale the generator was trained on."""
         train = self.about["config"]["train"]
         return train["scale_min"], train["scale_max"]
+
+    @property
+    def degradation(self) -> Degrade:
+        """How the LR images that the generator was trained on were made."""
+        return DEGRADATIONS[self.about["config"]["data"]["degradation"]]
 
 
 def save_bundle(

@@ -505,6 +505,7 @@ def test_a_planted_pickle_under_another_name_does_not_execute(damaged, tmp_path,
         tar_of(("../a.npy", IMAGE), ("../a.json", META)),
         tar_of(("/a.npy", IMAGE), ("/a.json", META)),
         tar_of(("a.npy->/etc/passwd", b""), ("a.json", META)),
+        tar_of(("a.npy", IMAGE), ("a.json", META), ("b.npy->/etc/passwd", b"")),
     ],
     ids=[
         "no bytes",
@@ -525,6 +526,7 @@ def test_a_planted_pickle_under_another_name_does_not_execute(damaged, tmp_path,
         "parent folder",
         "absolute name",
         "link as image",
+        "link besides",
     ],
 )
 def test_a_tar_that_prepare_would_not_write_is_refused_by_name(damaged, tar):

@@ -176,7 +176,7 @@ def test_other_scales_become_the_nearest_small_fraction(scale):
     fraction = scale_fraction(scale, 240)
     assert fraction.denominator <= 100
     assert fraction.numerator <= 240
-    assert float(fraction) == pytest.approx(scale, rel=0.005)
+    assert abs(float(fraction) - scale) <= 1 / (2 * min(100, int(240 / scale)))
 
 
 @given(length=st.integers(1, 600), tenths=st.integers(11, 160))
