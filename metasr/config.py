@@ -28,7 +28,7 @@ class ModelConfig(Section):
     num_blocks: int = Field(5, ge=0)
     """Residual blocks of the generator (paper: 5)."""
     norm: Literal["batch", "none"] = "none"
-    """Normalisation in meta_srgan and srgan (paper: batch, whose statistics patches and whole slices do not share)."""
+    """Normalisation in meta_srgan and srgan. The paper has batch, whose statistics fit patches but not slices."""
     skip: Literal["none", "bicubic"] = "bicubic"
     """What is added to the output of meta_srgan. The paper has none; bicubic makes bicubic the starting point."""
     residual_scale: float = Field(0.2, gt=0)
