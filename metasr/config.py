@@ -42,10 +42,17 @@ class DataConfig(Section):
     """Store that `metasr prepare` wrote: a folder or s3://bucket/prefix."""
     patch_px: int = Field(96, ge=16)
     """Largest side of a training patch in HR pixels (paper: 96); it is cut to a multiple of p for scale p/q."""
-    degradation: Literal["bicubic", "kspace"] = "bicubic"
-    """How LR is made from HR: antialiased bicubic, or its low spatial frequencies alone, as in a coarser scan."""
+    degradation: Literal["bicubic", "kspace", "thick_slices", "bilinear8"] = "bicubic"
+    """How LR is made from HR: antialiased bicubic; its low spatial frequencies alone, as in a coarser scan; averaged
+    over a slice profile; or, only to compare with the authors' code, bilinear in 8 bits."""
+    noise: float = Field(0.0, ge=0, le=1)
+    """Rician noise on LR: standard deviation in each of the two channels, as a part of the intensity range."""
     flips: bool = True
     """Flip patches at random along both axes and transpose them."""
+    contrast: float = Field(0.0, ge=0, lt=1)
+    """Multiply patches by a random factor from 1 - contrast to 1 + contrast."""
+    min_brain: float = Field(0.0, ge=0, le=1)
+    """Least part of a patch that is not background: of a few random places the first that has it is taken."""
 
 
 class LossConfig(Section):
@@ -64,20 +71,28 @@ class LossConfig(Section):
     vgg_layer: str = "relu5_4"
     """Layer whose output is compared (paper: the last, relu5_4; the last of vgg16 is relu5_3)."""
     vgg_weights: Path | None = None
-    """File with the weights of that network, safetensors with torchvision's key names."""
+    """Weights of that network: safetensors with torchvision's key names, or torchvision's own file. Without one,
+    torchvision's is downloaded and its checksum verified."""
 
 
 class OptimConfig(Section):
-    """Adam and its schedule, the same for both networks."""
+    """Adam and its schedule, the same for both networks, and the average of the generator's weights."""
 
     generator_lr: float = Field(1e-4, gt=0)
     """Learning rate of the generator (paper: 1e-4)."""
     discriminator_lr: float = Field(1e-4, gt=0)
     """Learning rate of the discriminator (paper: 1e-4)."""
+    schedule: Literal["step", "cosine"] = "step"
+    """How the learning rates fall: in steps (paper), or along half a cosine to 0 at train.steps (Loshchilov 2017)."""
     decay_every_steps: int = Field(60_000, ge=1)
-    """Both learning rates are multiplied by decay_factor after this many steps (paper: 60k)."""
+    """With step: both learning rates are multiplied by decay_factor after this many steps (paper: 60k)."""
     decay_factor: float = Field(0.8, gt=0, le=1)
     """See decay_every_steps (paper: 0.8)."""
+    clip_norm: float = Field(0.0, ge=0)
+    """Longest gradient of each network, longer ones are shortened to it; 0 leaves all as they are (as the paper)."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Keep a moving average of the generator's weights with this decay a step, and validate and register that; 0
+    keeps none (as the paper; Real-ESRGAN: 0.999)."""
 
 
 class TrainConfig(Section):
@@ -97,6 +112,8 @@ class TrainConfig(Section):
     """Steps between checkpoints, each with a validation; work lost to a fault is at most this much."""
     keep_checkpoints: int = Field(3, ge=1)
     """Checkpoints kept: the best by validation, and the newest in any case."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the convolutions; weights, losses, meta-upscale and optimiser stay float32."""
     log_every_steps: int = Field(50, ge=1)
     """Steps between lines of the log and points of the curves."""
     seed: int = Field(0, ge=0)
