@@ -1,15 +1,43 @@
 """Resizing: how LR is made from HR, and the bicubic enlargement that every model is compared with."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Degrade = Callable[[Tensor, tuple[int, int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """How LR is made from HR: a way to shrink, and noise.
+
+    Attributes:
+        kind: `data.degradation` of the settings.
+        noise: Standard deviation of the Rician noise's two channels, as a part of the intensity range.
+    """
+
+    kind: Literal["bicubic", "kspace", "thick_slices", "bilinear8"] = "bicubic"
+    noise: float = 0.0
+
+    def __call__(self, hr: Tensor, size: tuple[int, int], seeds: Sequence[int] | None = None) -> Tensor:
+        """Return LR `[N, C, *size]` of `hr` `[N, C, H, W]`.
+
+        Args:
+            hr: Intensities in about [0, 1].
+            size: Height and width, at most those of `hr`; the ratio of each axis is any real number.
+            seeds: A non-negative number for each image, from which its noise follows, on any device and in any
+                batch; 0 to N - 1 if not given.
+        """
+        lr = _SHRINK[self.kind](hr, size)
+        return _add_rician_noise(lr, self.noise, range(len(lr)) if seeds is None else seeds) if self.noise else lr
 
 
 def resize_bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -45,7 +73,59 @@ def _cosine_resampling(old: int, new: int) -> Tensor:
     analysis = torch.cos(math.pi / old * frequency[:, None] * (torch.arange(old) + 0.5))
     synthesis = torch.cos(math.pi / new * (torch.arange(new) + 0.5)[:, None] * frequency)
     weight = torch.where(frequency == 0, 1.0, 2.0) / old
-    return (synthesis * weight @ analysis).float()
+    return synthesis * weight @ analysis
 
 
-DEGRADATIONS: Mapping[str, Degrade] = MappingProxyType({"bicubic": resize_bicubic, "kspace": truncate_kspace})
+def blur_thick_slices(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Shrink `[N, C, H, W]` to `[N, C, *size]` by averaging over slice profiles, as thick slices are measured.
+
+    Along each axis that shrinks by r, every LR pixel is a mean of HR pixels whose weights are a Gaussian around its
+    half-pixel centre. The full width at half maximum is r HR pixels: slices are as thick as they are apart.
+
+    Args:
+        image: Magnitude image.
+        size: Height and width, at most those of `image`; the ratio of each axis is any real number.
+    """
+    rows, columns = (_slice_profiles(old, new).to(image) for old, new in zip(image.shape[-2:], size, strict=True))
+    return rows @ image @ columns.T
+
+
+@lru_cache(maxsize=128)
+def _slice_profiles(old: int, new: int) -> Tensor:
+    """Return `[new, old]`: the weights of `old` samples in each of `new`; at the borders, of those there are."""
+    if old == new:
+        return torch.eye(old, dtype=torch.float64)
+    thickness = old / new
+    centres = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * thickness - 0.5
+    weights = torch.exp(-4 * math.log(2) * ((torch.arange(old) - centres) / thickness) ** 2)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def resize_bilinear8(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize `[N, C, h, w]` to `[N, C, *size]` as the authors' code did: bilinear, nothing smoothed, in 8 bits.
+
+    Only to compare with it. What lies outside [0, 1] is clipped; there it wrapped around.
+    """
+    levels = (image.clamp(0, 1) * 255).round()
+    return functional.interpolate(levels, size=size, mode="bilinear", align_corners=False).round() / 255
+
+
+def _add_rician_noise(image: Tensor, sigma: float, seeds: Sequence[int]) -> Tensor:
+    """Return the magnitude of `image` with Gaussian noise in its real and imaginary part.
+
+    Source: Gudbjartsson and Patz 1995.
+    """
+    shape = 2, *image.shape[1:]
+    normal = [np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds]
+    real, imaginary = sigma * torch.from_numpy(np.stack(normal, axis=1)).to(image)
+    return torch.hypot(image + real, imaginary)
+
+
+_SHRINK: Mapping[str, Degrade] = MappingProxyType(
+    {
+        "bicubic": resize_bicubic,
+        "kspace": truncate_kspace,
+        "thick_slices": blur_thick_slices,
+        "bilinear8": resize_bilinear8,
+    }
+)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from metasr import __version__, manifest
 from metasr.config import ExperimentConfig, ModelConfig
-from metasr.data.degrade import DEGRADATIONS, Degrade
+from metasr.data.degrade import Degradation
 from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
 from metasr.models import SuperResolver, build_generator
@@ -41,9 +41,11 @@ class Bundle:
         return train["scale_min"], train["scale_max"]
 
     @property
-    def degradation(self) -> Degrade:
+    def degradation(self) -> Degradation:
         """How the LR images that the generator was trained on were made."""
-        return DEGRADATIONS[self.about["config"]["data"]["degradation"]]
+        data = self.about["config"]["data"]
+        # Bundles from before there was noise do not mention it.
+        return Degradation(data["degradation"], data.get("noise", 0.0))
 
 
 def save_bundle(

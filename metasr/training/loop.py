@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metasr.config import ExperimentConfig
 from metasr.context import WorkerContext
-from metasr.data.degrade import DEGRADATIONS
+from metasr.data.degrade import Degradation
 from metasr.data.sample import Batch, make_batch, plan_step
 from metasr.evaluation import HeldOutSlice, evaluate, mean_by_scale
 from metasr.identity import RunIdentity
@@ -54,7 +54,7 @@ def fit(
     )
     crops = crops.to(context.device)
     part = context.part(train.batch_size)
-    degrade = DEGRADATIONS[config.data.degradation]
+    degrade = Degradation(config.data.degradation, config.data.noise)
     clock = time.perf_counter()
     while state.step < train.steps:
         plan = plan_step(config, state.step, len(crops))
@@ -95,7 +95,8 @@ def _look_and_save(
     context: WorkerContext,
 ) -> None:
     """Validate the generator, record metrics and pictures, and keep a checkpoint with its bundle."""
-    result = evaluate(state.generator, validation, config.eval.scales, DEGRADATIONS[config.data.degradation])
+    degradation = Degradation(config.data.degradation, config.data.noise)
+    result = evaluate(state.generator, validation, config.eval.scales, degradation)
     means = mean_by_scale(result.scores)
     metrics = {"step": float(state.step)}
     for (scale, method), mean in means.items():
