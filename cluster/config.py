@@ -1,10 +1,13 @@
 """The settings of a job: an experiment, and the machines, storage and tracking it uses."""
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from metasr.config import ExperimentConfig, Section
+
+Kind = Literal["volumes", "photos"]
 
 
 class ResourcesConfig(Section):
@@ -49,12 +52,14 @@ class JobConfig(ExperimentConfig):
 
 
 class PrepareConfig(Section):
-    """How volumes become shards."""
+    """How volumes or photographs become shards."""
 
+    kind: Kind = "volumes"
+    """What the folder holds: NIfTI volumes, or photographs (png, jpg, webp, tif, bmp), taken as luminance."""
     modality: str = ""
     """Contrast to take from BraTS folders: t1ce, t1, t2, flair. Empty takes every NIfTI file as a subject."""
     crop_px: int = Field(128, ge=32)
-    """Side of the training crops, the window with the most brain (paper: 128)."""
+    """Side of the training crops: the window with the most brain, or the tiles of a photograph (paper: 128)."""
     min_brain: float = Field(0.1, ge=0, le=1)
     """Slices with a smaller part of brain are left out."""
     slice_step: int = Field(1, ge=1)
@@ -67,6 +72,13 @@ class PrepareConfig(Section):
     """Size at which a shard is closed, in MB."""
     seed: int = Field(0, ge=0)
     """Decides which subjects validate."""
+
+    @model_validator(mode="after")
+    def _photos_have_no_brain(self) -> Self:
+        for name in ("modality", "min_brain", "slice_step"):
+            if self.kind == "photos" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for volumes, not for photos")
+        return self
 
 
 def expand(location: str) -> str:

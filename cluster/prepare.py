@@ -1,4 +1,4 @@
-"""From a folder of volumes to shards in a store."""
+"""From a folder of volumes or photographs to shards in a store."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +12,7 @@ from cluster.shards import INDEX, SPLITS, Index, Sample, ShardWriter, Split
 from cluster.store import Store
 from metasr import __version__
 from metasr.data.intensity import IntensityScale
+from metasr.data.photos import find_photos, load_luminance, tiles
 from metasr.data.slices import brain_slices, informational_crop, split_subjects
 from metasr.data.subjects import Subject, find_subjects
 from metasr.data.volume import load_volume
@@ -55,13 +56,13 @@ class Report:
 
 
 def prepare(folder: Path, store: Store, options: PrepareConfig, tell: Callable[[str], None]) -> Report:
-    """Write the slices of all subjects of a folder into shards, and the index last.
+    """Write the slices of all subjects of a folder, or its photographs, into shards, and the index last.
 
-    Training slices are cut to the crop with the most brain, validation slices are whole. A volume that cannot be
-    used is reported, and the others go on.
+    Training slices are cut to the crop with the most brain, training photographs into tiles; those that validate
+    are whole. A file that cannot be used is reported, and the others go on. One file at a time is in memory.
 
     Args:
-        folder: With a NIfTI volume per subject.
+        folder: With a NIfTI volume per subject, or with photographs.
         store: Where the shards go.
         options: See `PrepareConfig`.
         tell: Called with a line for each subject.
@@ -70,7 +71,7 @@ def prepare(folder: Path, store: Store, options: PrepareConfig, tell: Callable[[
         DataError: There is nothing to prepare, or nothing that can be used.
     """
     taken = _Taken(store, options, tell)
-    waiting = find_subjects(folder, options.modality)
+    waiting = find_photos(folder) if options.kind == "photos" else find_subjects(folder, options.modality)
     # Those who validate come first: where none of them can be used, others are chosen from those who wait.
     while not taken.subjects["val"]:
         validating = _validation_subjects(waiting, options)
@@ -104,9 +105,10 @@ class _Taken:
         self._writers = {split: ShardWriter(store, split, options.shard_mb * 1e6) for split in SPLITS}
 
     def add(self, subject: Subject, split: Split) -> None:
-        """Take the slices of a subject into a split, or note why it cannot be used."""
+        """Take the images of a subject into a split, or note why it cannot be used."""
+        cut = _tiles if self._options.kind == "photos" else _slices
         try:
-            samples = list(_slices(subject, self._options, crop=split == "train"))
+            samples = list(cut(subject, self._options, crop=split == "train"))
         except MetaSRError as error:
             self.refused[subject.name] = str(error)
             self._tell(f"{subject.name}: left out. {error}")
@@ -116,13 +118,21 @@ class _Taken:
                 self._statistics.add(sample.image)
         self._writers[split].write_all(samples)
         self.subjects[split].append(subject.name)
-        self._tell(f"{subject.name}: {len(samples)} slices, {split}")
+        self._tell(f"{subject.name}: {len(samples)} {'images' if cut is _tiles else 'slices'}, {split}")
 
     def close(self) -> Index:
-        """Store the last shards and return the index of all."""
+        """Store the last shards and return the index of all.
+
+        Raises:
+            DataError: All training crops show one value.
+        """
+        if not self._statistics.std:
+            raise DataError("the training crops", "all their values are the same", "Give images that show something")
         return Index(
             tool_version=__version__,
             options=self._options.model_dump(mode="json"),
+            kind=self._options.kind,
+            modality=self._options.modality,
             mean=self._statistics.mean,
             std=self._statistics.std,
             subjects={split: tuple(names) for split, names in self.subjects.items()},
@@ -140,16 +150,28 @@ def _validation_subjects(subjects: Sequence[Subject], options: PrepareConfig) ->
 
 def _slices(subject: Subject, options: PrepareConfig, *, crop: bool) -> Iterator[Sample]:
     """Yield the slices of a subject that show enough brain, from feet to head."""
-    volume = load_volume(subject.volume)
+    volume = load_volume(subject.file)
     intensities = IntensityScale.fit(volume.data)
     if intensities is None:
-        raise DataError(str(subject.volume), "all its voxels are the same", "Leave it out")
+        raise DataError(str(subject.file), "all its voxels are the same", "Leave it out")
     axial = intensities.to_unit(volume.axial())
     numbers = brain_slices(axial, options.min_brain)[:: options.slice_step]
     if not len(numbers):
-        raise DataError(str(subject.volume), f"no slice has {options.min_brain:.0%} of brain", "Lower --min-brain")
+        raise DataError(str(subject.file), f"no slice has {options.min_brain:.0%} of brain", "Lower --min-brain")
     for number in numbers:
         image = informational_crop(axial[number], options.crop_px) if crop else axial[number]
         # Beyond is no tissue but a defect of the image, which must not decide the mean or end in infinity.
         image = image.clip(-MAX_UNIT, MAX_UNIT)
         yield Sample(subject=subject.name, slice=int(number), image=np.ascontiguousarray(image, dtype=np.float16))
+
+
+def _tiles(subject: Subject, options: PrepareConfig, *, crop: bool) -> Iterator[Sample]:
+    """Yield the tiles of a photograph, or the whole."""
+    image = load_luminance(subject.file)
+    if min(image.shape) < options.crop_px:
+        size = " x ".join(map(str, image.shape[::-1]))
+        raise DataError(str(subject.file), f"its {size} pixels hold no tile of {options.crop_px}", "Lower --crop-px")
+    if image.min() == image.max():
+        raise DataError(str(subject.file), "all its pixels are the same", "Leave it out")
+    for number, tile in enumerate(tiles(image, options.crop_px) if crop else [image]):
+        yield Sample(subject=subject.name, slice=number, image=np.ascontiguousarray(tile, dtype=np.float16))

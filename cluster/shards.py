@@ -1,6 +1,6 @@
 """Writing WebDataset shards and the index that makes them trustworthy.
 
-A shard is a plain tar: for each slice `<key>.npy`, the image, and `<key>.json`, what it is. The index names every
+A shard is a plain tar: for each image `<key>.npy`, the image, and `<key>.json`, what it is. The index names every
 shard with its length and SHA-256 and is written last: a store without an index holds no data set.
 """
 
@@ -16,6 +16,7 @@ import webdataset
 from numpy.typing import NDArray
 from pydantic import Field
 
+from cluster.config import Kind
 from cluster.store import Store
 from metasr.config import Section
 from metasr.data.subjects import patient_of
@@ -29,11 +30,11 @@ TAR_BLOCK_BYTES = 512
 
 @dataclass(frozen=True)
 class Sample:
-    """A slice on its way into a shard or out of one.
+    """A slice, or a part of a photograph, on its way into a shard or out of one.
 
     Attributes:
         subject: Whose.
-        slice: Which slice, counted from the feet.
+        slice: Which slice, counted from the feet; which tile of a photograph, row by row.
         image: float16 `[H, W]`, intensities in about [0, 1].
     """
 
@@ -59,6 +60,10 @@ class Index(Section):
     tool_version: str
     options: dict[str, Any]
     """How the data was prepared."""
+    kind: Kind = "volumes"
+    """What the images are made of."""
+    modality: str = ""
+    """Contrast of the volumes, where one was chosen."""
     mean: float
     """Mean intensity of the training crops."""
     std: float = Field(gt=0)
@@ -67,8 +72,12 @@ class Index(Section):
     shards: tuple[Shard, ...]
 
     def to_bytes(self) -> bytes:
-        """Return the index as it is stored."""
-        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+        """Return the index as it is stored.
+
+        What an older index does not say is not added, so that its data set keeps its identity.
+        """
+        said = self.model_dump(mode="json", exclude_unset=True) | {"format": self.format}
+        return (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
 
     def digest(self) -> str:
         """Return the SHA-256 of the index: the identity of the data set."""
@@ -76,10 +85,11 @@ class Index(Section):
 
     def summary(self) -> str:
         """Return what the store holds, in one line."""
-        slices = sum(shard.num_samples for shard in self.shards)
+        images = sum(shard.num_samples for shard in self.shards)
+        images_of, whose = ("images", "photographs") if self.kind == "photos" else ("slices", "subjects")
         return (
-            f"{slices} slices of {len(self.subjects['train'])} training and {len(self.subjects['val'])} validation "
-            f"subjects in {len(self.shards)} shards, mean {self.mean:.3f}, std {self.std:.3f}"
+            f"{images} {images_of} of {len(self.subjects['train'])} training and {len(self.subjects['val'])} "
+            f"validation {whose} in {len(self.shards)} shards, mean {self.mean:.3f}, std {self.std:.3f}"
         )
 
     def check(self) -> None:
@@ -151,8 +161,8 @@ class ShardWriter:
 
 
 def _key(sample: Sample) -> str:
-    """Return the name of a sample's files. WebDataset ends it at the first dot, so that a dot has to be escaped."""
-    subject = sample.subject.replace("%", "%25").replace(".", "%2E")
+    """Return the name of a sample's files: no folders, and no dot, at the first of which WebDataset ends it."""
+    subject = sample.subject.replace("%", "%25").replace(".", "%2E").replace("/", "%2F")
     return f"{subject}-{sample.slice:04d}"
 
 

@@ -1,4 +1,4 @@
-"""metasr prepare: turn a folder of NIfTI volumes into training shards."""
+"""metasr prepare: turn a folder of NIfTI volumes, or of photographs, into training shards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,19 +6,23 @@ from pathlib import Path
 from cluster.config import PrepareConfig
 from jobs.cli import Parser, add_settings, run, say, settings
 
-DESCRIPTION = """Turn a folder of NIfTI volumes into training shards.
+DESCRIPTION = """Turn a folder of NIfTI volumes, or of photographs, into training shards.
 
 Finds one volume per subject (BraTS folders, or any folder of NIfTI files), scales its intensities, cuts its axial
-slices, splits the subjects into training and validation, and writes WebDataset shards and an index.
+slices, splits the subjects into training and validation, and writes WebDataset shards and an index. Photographs
+(DIV2K, say) become luminance; those that train are cut into tiles.
 
   metasr prepare -i BraTS/ -o ~/data/t1ce --modality t1ce
-  metasr prepare -i BraTS/ -o s3://bucket/t1ce --modality t1ce     (endpoint and keys: AWS_* variables)"""
+  metasr prepare -i BraTS/ -o s3://bucket/t1ce --modality t1ce     (endpoint and keys: AWS_* variables)
+  metasr prepare -i DIV2K/ -o ~/data/photos --kind photos"""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Prepare a data set."""
     parser = Parser(prog="metasr prepare", description=DESCRIPTION)
-    parser.add_argument("-i", "--input", required=True, type=Path, metavar="FOLDER", help="folder with the volumes")
+    parser.add_argument(
+        "-i", "--input", required=True, type=Path, metavar="FOLDER", help="folder with the volumes or photographs"
+    )
     parser.add_argument(
         "-o", "--output", required=True, metavar="URL", help="folder or s3://bucket/prefix for the shards"
     )

@@ -14,10 +14,10 @@ VISIT = re.compile(r"(BraTS-[A-Z]+-\d+)-\d+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject and its volume."""
+    """A subject and the file of its volume; a photograph is a subject of its own."""
 
     name: str
-    volume: Path
+    file: Path
 
 
 def patient_of(subject: str) -> str:

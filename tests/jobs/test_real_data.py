@@ -35,7 +35,7 @@ def test_every_patient_becomes_crops_full_of_brain(tmp_path):
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_a_patient_upscaled_lies_where_it_lay(tmp_path, number):
-    path = find_subjects(Path(FOLDER), "t1ce")[number].volume
+    path = find_subjects(Path(FOLDER), "t1ce")[number].file
     original = nib.load(path)
     nib.save(original.slicer[60:100, 60:110, 70:73], tmp_path / "part.nii.gz")
     part = load_volume(tmp_path / "part.nii.gz")

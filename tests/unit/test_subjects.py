@@ -50,14 +50,14 @@ def test_a_brats_subject_is_its_contrast_enhanced_volume(folder, release, nested
     found = find_subjects(folder(*(place + pattern.format(one) for one in spelling)), modality)
     wanted = "t1c" if release >= "2023" else "t1ce"
     assert names_of(found) == [subject]
-    assert found[0].volume.name == pattern.format(wanted)
-    assert found[0].volume.is_file()
+    assert found[0].file.name == pattern.format(wanted)
+    assert found[0].file.is_file()
 
 
 @pytest.mark.parametrize("modality", OLD)
 def test_a_modality_is_not_mistaken_for_one_that_begins_like_it(folder, modality):
     found = find_subjects(folder(*(f"BraTS20_Training_001_{one}.nii.gz" for one in OLD)), modality)
-    assert [subject.volume.name for subject in found] == [f"BraTS20_Training_001_{modality}.nii.gz"]
+    assert [subject.file.name for subject in found] == [f"BraTS20_Training_001_{modality}.nii.gz"]
 
 
 def test_capital_letters_in_file_names_do_not_matter(folder):
@@ -82,7 +82,7 @@ def test_without_a_modality_every_volume_is_a_subject(folder):
 def test_a_folder_named_like_a_volume_is_looked_into(folder):
     found = find_subjects(folder("BraTS20_Training_001_t1.nii/BraTS20_Training_001_t1.nii"), "t1")
     assert names_of(found) == ["BraTS20_Training_001"]
-    assert found[0].volume.is_file()
+    assert found[0].file.is_file()
 
 
 @pytest.mark.parametrize(

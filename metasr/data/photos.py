@@ -1,0 +1,86 @@
+"""Photographs: found in a folder, read as luminance, cut into tiles (the paper starts with DIV2K)."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from metasr.data.subjects import Subject
+from metasr.errors import DataError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+# Named, because PIL would hand other formats to other programs (EPS to Ghostscript).
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+BT601 = (299, 587, 114)  # thousandths of red, green and blue: sums of 8-bit values stay exact in float32
+
+
+def find_photos(folder: Path) -> list[Subject]:
+    """Return the photographs of a folder, at any depth, sorted by name: each is a subject of its own.
+
+    Its name is its path within the folder without the ending, such as `0801` or `valid/0801`.
+
+    Raises:
+        DataError: The folder is missing, holds no photograph, or holds two of one name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"folder {folder}", "there is no such folder", "Give the folder that holds the photographs")
+    photos: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not path.is_file():
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in photos:
+            raise DataError(f"photograph {name}", f"there are two, {photos[name]} and {path}", "Leave one out")
+        photos[name] = path
+    if not photos:
+        raise DataError(f"folder {folder}", "it has no photograph", f"Give one with {', '.join(ENDINGS)} files")
+    return [Subject(name, path) for name, path in sorted(photos.items())]
+
+
+def load_luminance(path: Path) -> NDArray[np.float32]:
+    """Read a photograph, upright, as luminance `[H, W]` in [0, 1].
+
+    Gray of 16 bits keeps all of them; of colour PIL reads the upper 8. What is transparent is black. Of several
+    frames the first is taken.
+
+    Source: ITU-R BT.601, the weights of PIL's mode L.
+
+    Raises:
+        DataError: It is not an image of these formats, is cut short, is so large that PIL suspects a decompression
+            bomb (before memory is taken for it), or does not say which value is white.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                return _luminance(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        reason = f"it has more than {Image.MAX_IMAGE_PIXELS} pixels"
+        raise DataError(str(path), reason, "Cut it into smaller photographs") from error
+    except Exception as error:  # what a broken file makes PIL's decoders raise is of any type
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            str(path), f"not a readable photograph ({reason})", f"Give a whole file of {', '.join(FORMATS)}"
+        ) from error
+
+
+def _luminance(image: Image.Image) -> NDArray[np.float32]:
+    if image.mode.startswith("I;16"):
+        return np.asarray(image, dtype=np.float32) / np.float32(65535)
+    if image.mode in ("I", "F"):
+        raise ValueError("its 32-bit pixels do not say which value is white")
+    pixels = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    total = np.zeros(pixels.shape[:2], np.float32)
+    for channel, weight in enumerate(BT601):
+        total += pixels[..., channel] * np.float32(weight)
+    if pixels.shape[2] == 4:
+        total *= pixels[..., 3] / np.float32(255)
+    return total / np.float32(255 * sum(BT601))
+
+
+def tiles(image: NDArray[np.float32], side: int) -> list[NDArray[np.float32]]:
+    """Return the `side` x `side` tiles of a grid in the middle of an image, row by row; they do not overlap."""
+    rows, columns = (range(length % side // 2, length - side + 1, side) for length in image.shape)
+    return [image[row : row + side, column : column + side] for row in rows for column in columns]
