@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_origin
+from typing import Any, Generic, NamedTuple, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -121,9 +121,7 @@ def parse_flag(field: FieldInfo, text: str) -> Any:
         return text
     if get_origin(field.annotation) is tuple:
         items = text.strip().removeprefix("[").removesuffix("]")
-        if get_args(field.annotation)[0] is str:
-            return [item.strip() for item in items.split(",") if item.strip()]
-        text = f"[{items}]"
+        return [item.strip() for item in items.split(",") if item.strip()]
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -142,11 +140,18 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
     return f"did you mean {close[0]}?" if close else "--help lists the settings"
 
 
-def run_name(config: JobConfig, recipe: str, data_digest: str) -> str:
-    """Return a name that is the same for the same experiment on the same data, on any machine, and for no other."""
+def run_name(config: JobConfig, recipe: str, data_digest: str, initial_bundle: str = "") -> str:
+    """Return a name that is the same for the same experiment on the same data, on any machine, and for no other.
+
+    Args:
+        config: The settings.
+        recipe: First part of the name.
+        data_digest: SHA-256 of the data's index.
+        initial_bundle: SHA-256 of the bundle that training starts from, if it starts from one.
+    """
     decisive = config.model_dump(mode="json", exclude={"resources", "storage", "tracking"})
     decisive["data"].pop("url")
-    text = json.dumps([decisive, data_digest], sort_keys=True)
+    text = json.dumps([decisive, data_digest, initial_bundle], sort_keys=True)
     return f"{Path(recipe).stem}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
@@ -163,7 +168,7 @@ def _as_config_error(error: ValidationError, origins: Mapping[str, str]) -> Conf
     name = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     source = f" ({origins[name]})" if origins.get(name, "default") != "default" else ""
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
+    if first["type"] == "value_error" and name not in origins:
         return ConfigError(f"settings that do not fit together{source}", message)
     return ConfigError(
         f"{name} = {first['input']!r}{source}", message[0].lower() + message[1:], "--help has the bounds"

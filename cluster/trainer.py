@@ -1,5 +1,6 @@
 """Training on a cluster: TorchTrainer around `metasr.training.fit`, tracked, and registered at the end."""
 
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import ray
 import ray.train
+import torch
 from pyarrow.fs import FileSystem
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
@@ -25,8 +27,10 @@ from cluster.store import arrow_filesystem, open_store
 from cluster.stream import read_index
 from cluster.tracking import Run
 from cluster.worker import train_worker
+from metasr.config import ModelConfig
 from metasr.errors import ConfigError, MetaSRError, TrainingError
 from metasr.identity import RunIdentity
+from metasr.inference.bundle import Bundle, load_bundle
 from metasr.perceptual import check_perceptual
 
 VERSION_TAG = "metasr.version"
@@ -43,7 +47,7 @@ class Trained:
     already_done: bool
 
 
-def train(resolved: Resolved[JobConfig], recipe: str, tell: Callable[[str], None]) -> Trained:
+def train(resolved: Resolved[JobConfig], recipe: str, tell: Callable[[str], None], init_from: str = "") -> Trained:
     """Train what a config describes, or go on with it, and register the best generator.
 
     The same config on the same data is the same run: it continues from its newest checkpoint, and a finished run is
@@ -53,19 +57,24 @@ def train(resolved: Resolved[JobConfig], recipe: str, tell: Callable[[str], None
         resolved: The config and where its values came from.
         recipe: Name of the recipe, the first part of the run's name.
         tell: Called with lines of progress.
+        init_from: Bundle whose weights to start from, as `Registry.locate` takes it; empty for random weights.
 
     Raises:
         MetaSRError: The settings, the data or the machines cannot be used, or training failed.
     """
     config = resolved.config
-    identity = _preflight(config, recipe)
+    initial = _load_initial(config, init_from) if init_from else None
+    identity = _preflight(config, recipe, initial)
     tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
+    if initial is not None:
+        tell(f"starting from the weights of {init_from}, run {initial.about['run_name']}")
     if not config.loss.perceptual:
         tell("loss.perceptual is 0: training without the perceptual loss")
     tags = {
         "mlflow.source.git.commit": identity.code_version.removesuffix("+changes"),
         "metasr.code_version": identity.code_version,
         "metasr.data_sha256": identity.data_digest,
+        "metasr.initial_bundle": identity.initial_bundle,
     }
     run = Run.start(config.tracking, identity.run_name, flatten(config), tags)
     if (version := run.tags().get(VERSION_TAG)) is not None:
@@ -73,7 +82,7 @@ def train(resolved: Resolved[JobConfig], recipe: str, tell: Callable[[str], None
         return Trained(identity.run_name, run.run_id, version, already_done=True)
     run.text("recipe.yaml", resolved.text() + "\n")
     try:
-        result = _fit_on_ray(config, identity, run, tell)
+        result = _fit_on_ray(config, identity, initial, run, tell)
         version = _register_best(result, config, run)
     except KeyboardInterrupt:
         run.finish("KILLED")
@@ -85,7 +94,23 @@ def train(resolved: Resolved[JobConfig], recipe: str, tell: Callable[[str], None
     return Trained(identity.run_name, run.run_id, version, already_done=False)
 
 
-def _preflight(config: JobConfig, recipe: str) -> RunIdentity:
+def _load_initial(config: JobConfig, reference: str) -> Bundle:
+    """Return the bundle to start from, whose network must be the one that `config` describes."""
+    with tempfile.TemporaryDirectory() as download:
+        folder = Registry(config.tracking).locate(reference, Path(download)).folder
+        bundle = load_bundle(folder, torch.device("cpu"))
+    theirs = ModelConfig.model_validate(bundle.about["config"]["model"])
+    for name, ours in config.model:
+        if getattr(theirs, name) != ours:
+            raise ConfigError(
+                f"cannot start from {reference}",
+                f"its model.{name} is {getattr(theirs, name)}, not {ours}",
+                "Train the same network, or start from random weights",
+            )
+    return bundle
+
+
+def _preflight(config: JobConfig, recipe: str, initial: Bundle | None) -> RunIdentity:
     """Find what would stop the workers before they are started."""
     if not config.data.url:
         raise ConfigError(
@@ -100,10 +125,13 @@ def _preflight(config: JobConfig, recipe: str) -> RunIdentity:
     check_perceptual(config.loss)
     store = open_store(config.data.url)
     digest = read_index(store).digest()
-    return RunIdentity(run_name(config, recipe, digest), code_version(), store.url, digest)
+    start = initial.digest if initial else ""
+    return RunIdentity(run_name(config, recipe, digest, start), code_version(), store.url, digest, start)
 
 
-def _fit_on_ray(config: JobConfig, identity: RunIdentity, run: Run, tell: Callable[[str], None]) -> Result:
+def _fit_on_ray(
+    config: JobConfig, identity: RunIdentity, initial: Bundle | None, run: Run, tell: Callable[[str], None]
+) -> Result:
     resources = config.resources
     worker = {"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.gpu else {})
     portable = config.model_dump(mode="json")
@@ -116,7 +144,12 @@ def _fit_on_ray(config: JobConfig, identity: RunIdentity, run: Run, tell: Callab
     ):
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"config": portable, "identity": asdict(identity), "tracker": tracker},
+            train_loop_config={
+                "config": portable,
+                "identity": asdict(identity),
+                "tracker": tracker,
+                "initial_weights": ray.put(initial.generator.state_dict() if initial else None),
+            },
             scaling_config=ScalingConfig(
                 num_workers=resources.num_workers, use_gpu=resources.gpu, resources_per_worker=worker
             ),

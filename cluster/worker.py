@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -80,7 +81,8 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     """Train on one worker.
 
     Args:
-        arguments: `config` (JobConfig as JSON values), `identity` (RunIdentity's fields) and `tracker` (the actor).
+        arguments: `config` (JobConfig as JSON values), `identity` (RunIdentity's fields), `tracker` (the actor) and
+            `initial_weights` (in Ray's object store, None for random ones).
     """
     config = JobConfig.model_validate(arguments["config"])
     if not config.resources.gpu:
@@ -96,4 +98,5 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
         validation[step // 2 :: step][: config.eval.validation_slices],
         RunIdentity(**arguments["identity"]),
         RayContext(arguments["tracker"]),
+        ray.get(arguments["initial_weights"]),
     )

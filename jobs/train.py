@@ -12,6 +12,8 @@ cluster; without, it starts Ray on this machine.
 
   metasr train --recipe smoke --data.url ~/data/t1ce
   metasr train --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 8 --resources.gpu true
+  metasr train --recipe photos --data.url ~/data/photos      (then, on MRI, from what that learned:)
+  metasr train --recipe default --data.url ~/data/t1ce --init-from challenger
   metasr train --recipe smoke --train.steps 500 --print-config"""
 
 
@@ -19,6 +21,12 @@ def main(arguments: Sequence[str]) -> None:
     """Train."""
     parser = Parser(prog="metasr train", description=DESCRIPTION)
     parser.add_argument("--recipe", default="smoke", help="name of a recipe in jobs/recipes, or a YAML file [smoke]")
+    parser.add_argument(
+        "--init-from",
+        default="",
+        metavar="MODEL",
+        help="start from the weights of this alias, version, models:/... or bundle folder [random weights]",
+    )
     parser.add_argument("--print-config", action="store_true", help="print every setting and its source, and stop")
     add_settings(parser, JobConfig)
     known = parser.parse_known(arguments)
@@ -29,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from cluster.trainer import train
 
-    trained = train(resolved, known.recipe, say)
+    trained = train(resolved, known.recipe, say, known.init_from)
     config = resolved.config.tracking
     state = "was already finished" if trained.already_done else "finished"
     say(f"run {trained.run_name} {state}: version {trained.version} of {config.model}, the challenger")

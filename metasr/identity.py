@@ -12,9 +12,11 @@ class RunIdentity:
         code_version: Git commit, or the version of the package.
         data_url: Store of the training data.
         data_digest: SHA-256 of that store's index.
+        initial_bundle: SHA-256 of the bundle whose weights it started from; empty for random ones.
     """
 
     run_name: str
     code_version: str
     data_url: str
     data_digest: str
+    initial_bundle: str = ""

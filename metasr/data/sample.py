@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from metasr.config import ExperimentConfig
-from metasr.data.degrade import Degrade, resize_bicubic
+from metasr.data.degrade import Degradation
 from metasr.data.slices import exact_sizes
+
+PLACES_TRIED = 8
+BICUBIC = Degradation()
 
 
 class Batch(NamedTuple):
@@ -31,8 +35,10 @@ class StepPlan:
         scale: The one scale of the step.
         hr_px, lr_px: Side of the patches.
         crops: Index of the crop of each patch, `[B]`.
-        corners: Top and left of each patch in its crop, in [0, 1], `[B, 2]`.
+        corners: Top and left of the places to try for each patch in its crop, in [0, 1], `[B, places, 2]`.
         flips: Flip rows, flip columns, transpose, `[B, 3]`.
+        gains: Factor on the intensities of each patch, `[B]`.
+        noise_seeds: Decides the noise on each LR patch, `[B]`.
     """
 
     scale: Fraction
@@ -41,17 +47,20 @@ class StepPlan:
     crops: NDArray[np.int64]
     corners: NDArray[np.float64]
     flips: NDArray[np.bool_]
+    gains: NDArray[np.float64]
+    noise_seeds: NDArray[np.int64]
 
 
 def plan_step(config: ExperimentConfig, step: int, num_crops: int) -> StepPlan:
     """Return the plan of step `step` (from 0). Every crop comes once an epoch, in an order of the epoch's own."""
-    train = config.train
+    train, data = config.train, config.data
     random = np.random.default_rng([train.seed, 1, step])
     tenths = int(random.integers(round(train.scale_min * 10), round(train.scale_max * 10) + 1))
     scale = Fraction(tenths, 10)
-    hr_px, lr_px = exact_sizes(config.data.patch_px, scale)
+    hr_px, lr_px = exact_sizes(data.patch_px, scale)
     first = step * train.batch_size
     flips = random.integers(0, 2, (train.batch_size, 3), dtype=np.int8).astype(bool)
+    places = PLACES_TRIED if data.min_brain else 1
     return StepPlan(
         scale=scale,
         hr_px=hr_px,
@@ -62,8 +71,10 @@ def plan_step(config: ExperimentConfig, step: int, num_crops: int) -> StepPlan:
                 for p in range(first, first + train.batch_size)
             ]
         ),
-        corners=random.random((train.batch_size, 2)),
-        flips=flips & config.data.flips,
+        corners=random.random((train.batch_size, places, 2)),
+        flips=flips & data.flips,
+        gains=1 + data.contrast * random.uniform(-1, 1, train.batch_size),
+        noise_seeds=random.integers(0, 2**31, train.batch_size),
     )
 
 
@@ -72,28 +83,51 @@ def _epoch_order(seed: int, epoch: int, num_crops: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, 2, epoch]).permutation(num_crops)
 
 
-def make_batch(crops: Tensor, plan: StepPlan, part: slice, degrade: Degrade = resize_bicubic) -> Batch:
-    """Cut and degrade the patches of a worker's part of a step.
+def make_batch(
+    crops: Tensor, plan: StepPlan, part: slice, degrade: Degradation = BICUBIC, *, min_brain: float = 0.0
+) -> Batch:
+    """Cut, vary and degrade the patches of a worker's part of a step, all at once on the device of the crops.
 
     Args:
-        crops: All training crops, `[num_crops, C, side, side]`, on any device.
+        crops: All training crops, `[num_crops, C, side, side]`; the background is 0.
         plan: The plan of the step.
         part: The worker's patches within the batch.
         degrade: Makes LR from HR.
+        min_brain: Of the plan's places for a patch the first with this part of brain is taken, else that with most.
     """
-    patches = []
-    for index, corner, flips in zip(plan.crops[part], plan.corners[part], plan.flips[part], strict=True):
-        crop = crops[int(index)]
-        top, left = (int(c * (side - plan.hr_px + 1)) for c, side in zip(corner, crop.shape[1:], strict=True))
-        patch = crop[:, top : top + plan.hr_px, left : left + plan.hr_px]
-        patches.append(_flip(patch, *flips))
-    hr = torch.stack(patches).float()
-    return Batch(degrade(hr, (plan.lr_px, plan.lr_px)), hr, plan.scale)
+
+    def on_device(values: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(values[part]).to(crops.device)
+
+    chosen = crops[on_device(plan.crops)].float()
+    room = torch.tensor([side - plan.hr_px + 1 for side in chosen.shape[2:]], device=crops.device)
+    corners = (on_device(plan.corners) * room).long()
+    corner = corners[:, 0] if corners.shape[1] == 1 else _with_brain(chosen, corners, plan.hr_px, min_brain)
+    patches = _cut(chosen, corner, plan.hr_px, on_device(plan.flips))
+    hr = patches * on_device(plan.gains).float()[:, None, None, None]
+    lr = degrade(hr, (plan.lr_px, plan.lr_px), plan.noise_seeds[part].tolist())
+    return Batch(lr, hr, plan.scale)
 
 
-def _flip(patch: Tensor, rows: bool, columns: bool, transpose: bool) -> Tensor:
-    if rows:
-        patch = patch.flip(1)
-    if columns:
-        patch = patch.flip(2)
-    return patch.transpose(1, 2) if transpose else patch
+def _with_brain(crops: Tensor, corners: Tensor, side: int, min_brain: float) -> Tensor:
+    """Choose for each crop `[B, C, H, W]` one of its `corners` `[B, places, 2]`; return `[B, 2]`."""
+    brain = (crops != 0).any(dim=1).float()
+    sums = functional.pad(brain.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    item = torch.arange(len(crops), device=crops.device)[:, None]
+    (top, left), (bottom, right) = corners.unbind(2), (corners + side).unbind(2)
+    inside = sums[item, bottom, right] - sums[item, top, right] - sums[item, bottom, left] + sums[item, top, left]
+    fraction = inside / side**2
+    places = corners.shape[1]
+    order = torch.arange(places + 1, 1, -1, device=crops.device)  # above any fraction, the first place highest
+    best = torch.where(fraction >= min_brain, order, fraction).argmax(dim=1, keepdim=True)
+    return corners[item, best][:, 0]
+
+
+def _cut(crops: Tensor, corner: Tensor, side: int, flips: Tensor) -> Tensor:
+    """Return the patches `[B, C, side, side]` at `corner` `[B, 2]`, turned as `flips` `[B, 3]` says."""
+    offsets = torch.arange(side, device=crops.device)
+    backwards = side - 1 - offsets
+    rows, columns = (corner[:, axis, None] + torch.where(flips[:, axis, None], backwards, offsets) for axis in (0, 1))
+    item = torch.arange(len(crops), device=crops.device)[:, None, None]
+    patches = crops.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return torch.where(flips[:, 2, None, None, None], patches.transpose(2, 3), patches).contiguous()

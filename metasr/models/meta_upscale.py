@@ -92,10 +92,16 @@ class MetaUpscale(nn.Module):
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the image `[N, out_channels, *size]` of `features` `[N, in_channels, h, w]`.
 
+        Computed in the precision of the weights also under autocast: bfloat16 cannot tell positions apart.
+
         Args:
             features: LR feature maps.
             size: Height and width of the output in pixels; the scale of each axis follows from it.
         """
+        with torch.autocast(features.device.type, enabled=False):
+            return self._upscale(features.to(self.kernel.weight.dtype), size)
+
+    def _upscale(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         rows = axis_positions(features.shape[2], size[0])
         columns = axis_positions(features.shape[3], size[1])
         if rows.period * columns.period <= MAX_DISTINCT_KERNELS:

@@ -1,7 +1,7 @@
 """The training loop: plan, batch, generator step, discriminator step; now and then look, and save."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ def fit(
     validation: Sequence[HeldOutSlice],
     identity: RunIdentity,
     context: WorkerContext,
+    initial_weights: Mapping[str, Tensor] | None = None,
 ) -> TrainingState:
     """Train until `config.train.steps`, from the newest checkpoint if there is one, and return the final state.
 
@@ -37,10 +38,13 @@ def fit(
         validation: Slices of subjects that are not trained on.
         identity: What the run is made from.
         context: The worker's view of the world.
+        initial_weights: Of a generator of another run to start from, instead of random ones.
     """
     train = config.train
     mean, std = statistics
     state = TrainingState.initial(config, context.device, mean=mean, std=std)
+    if initial_weights is not None:
+        state.start_from(initial_weights)
     with context.newest_checkpoint() as checkpoint:
         if checkpoint is not None:
             state.load(checkpoint)
@@ -51,6 +55,7 @@ def fit(
         context.prepare(state.generator, share_buffers=True),
         context.prepare(state.discriminator, share_buffers=False),
         perceptual.to(context.device) if perceptual else None,
+        half_precision=train.precision == "bfloat16",
     )
     crops = crops.to(context.device)
     part = context.part(train.batch_size)
@@ -58,7 +63,8 @@ def fit(
     clock = time.perf_counter()
     while state.step < train.steps:
         plan = plan_step(config, state.step, len(crops))
-        losses = _step(config, state, networks, make_batch(crops, plan, part, degrade))
+        batch = make_batch(crops, plan, part, degrade, min_brain=config.data.min_brain)
+        losses = _step(config, state, networks, batch)
         state.step += 1
         if state.step % train.log_every_steps == 0:
             metrics = dict(zip(losses, context.average(torch.stack(list(losses.values()))).tolist(), strict=True))
@@ -72,12 +78,15 @@ def fit(
 
 def _step(config: ExperimentConfig, state: TrainingState, networks: Networks, batch: Batch) -> dict[str, Tensor]:
     """Do one update of each network and return the losses by name, the same names at every step."""
-    pixel_only = state.step < config.train.pixel_only_steps
-    state.set_learning_rates(config.optim)
-    sr, losses = generator_step(networks, state.generator_optimiser, batch, config.loss, pixel_only=pixel_only)
+    pixel_only, clip_norm = state.step < config.train.pixel_only_steps, config.optim.clip_norm
+    state.set_learning_rates(config.optim, config.train.steps)
+    sr, losses = generator_step(
+        networks, state.generator_optimiser, batch, config.loss, pixel_only=pixel_only, clip_norm=clip_norm
+    )
+    state.update_average(config.optim.ema_decay)
     judged = torch.zeros_like(losses.total)
     if config.loss.adversarial and not pixel_only:
-        judged = discriminator_step(networks, state.discriminator_optimiser, batch, sr)
+        judged = discriminator_step(networks, state.discriminator_optimiser, batch, sr, clip_norm=clip_norm)
     return {
         "loss_total": losses.total.detach(),
         "loss_pixel": losses.pixel.detach(),
@@ -96,7 +105,7 @@ def _look_and_save(
 ) -> None:
     """Validate the generator, record metrics and pictures, and keep a checkpoint with its bundle."""
     degradation = Degradation(config.data.degradation, config.data.noise)
-    result = evaluate(state.generator, validation, config.eval.scales, degradation)
+    result = evaluate(state.best_generator, validation, config.eval.scales, degradation)
     means = mean_by_scale(result.scores)
     metrics = {"step": float(state.step)}
     for (scale, method), mean in means.items():
@@ -109,6 +118,6 @@ def _look_and_save(
 
     def save(folder: Path) -> None:
         state.save(folder, identity)
-        save_bundle(folder / "bundle", state.generator, config, identity, step=state.step, metrics=metrics)
+        save_bundle(folder / "bundle", state.best_generator, config, identity, step=state.step, metrics=metrics)
 
     context.report(metrics, save)

@@ -1,5 +1,8 @@
 """Everything a run needs to go on where it stopped, and nothing else."""
 
+import copy
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,9 +25,17 @@ class TrainingState:
 
     Sample order, scales and patches follow from the seed and the step, learning rates from the step, so that no
     other state exists.
+
+    Attributes:
+        generator: What is trained.
+        average: Moving average of the generator over the steps; None where `optim.ema_decay` is 0.
+        discriminator: Its opponent.
+        generator_optimiser, discriminator_optimiser: Adam.
+        step: Updates done.
     """
 
     generator: SuperResolver
+    average: SuperResolver | None
     discriminator: Discriminator
     generator_optimiser: Adam
     discriminator_optimiser: Adam
@@ -39,16 +50,42 @@ class TrainingState:
             discriminator = build_discriminator(config.model).to(device)
         return cls(
             generator,
+            copy.deepcopy(generator).requires_grad_(False) if config.optim.ema_decay else None,
             discriminator,
             Adam(generator.parameters(), lr=config.optim.generator_lr),
             Adam(discriminator.parameters(), lr=config.optim.discriminator_lr),
         )
 
-    def set_learning_rates(self, optim: OptimConfig) -> None:
-        """Set both learning rates to what the schedule gives for the coming step."""
-        decay = optim.decay_factor ** (self.step // optim.decay_every_steps)
-        self.generator_optimiser.param_groups[0]["lr"] = optim.generator_lr * decay
-        self.discriminator_optimiser.param_groups[0]["lr"] = optim.discriminator_lr * decay
+    @property
+    def best_generator(self) -> SuperResolver:
+        """The generator to validate and to keep: the average where there is one."""
+        return self.average or self.generator
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the generator's weights from another run; mean and std stay those of this run's data."""
+        own = self.generator.state_dict()
+        weights = {name: own[name] if name in ("mean", "std") else value for name, value in weights.items()}
+        for generator in filter(None, (self.generator, self.average)):
+            generator.load_state_dict(weights)
+
+    def set_learning_rates(self, optim: OptimConfig, num_steps: int) -> None:
+        """Set both learning rates to what the schedule gives for the coming step of `num_steps`."""
+        if optim.schedule == "cosine":
+            factor = (1 + math.cos(math.pi * self.step / num_steps)) / 2
+        else:
+            factor = optim.decay_factor ** (self.step // optim.decay_every_steps)
+        self.generator_optimiser.param_groups[0]["lr"] = optim.generator_lr * factor
+        self.discriminator_optimiser.param_groups[0]["lr"] = optim.discriminator_lr * factor
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the generator; in the first steps, which change most, faster than `decay` says."""
+        if self.average is None:
+            return
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+        for average, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            average.copy_(current)
 
     def save(self, folder: Path, identity: RunIdentity) -> None:
         """Write a checkpoint into an empty folder; its manifest comes last."""
@@ -66,6 +103,8 @@ class TrainingState:
         device = next(self.generator.parameters()).device
         stored = safetensors.torch.load_file(folder / WEIGHTS, device=str(device))
         self.generator.load_state_dict(_under(stored, "generator"))
+        if self.average is not None:
+            self.average.load_state_dict(_under(stored, "average"))
         self.discriminator.load_state_dict(_under(stored, "discriminator"))
         _load_adam(self.generator_optimiser, _under(stored, "generator_optimiser"))
         _load_adam(self.discriminator_optimiser, _under(stored, "discriminator_optimiser"))
@@ -74,6 +113,7 @@ class TrainingState:
     def _tensors(self) -> dict[str, Tensor]:
         parts = {
             "generator": self.generator.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else {},
             "discriminator": self.discriminator.state_dict(),
             "generator_optimiser": _adam_tensors(self.generator_optimiser),
             "discriminator_optimiser": _adam_tensors(self.discriminator_optimiser),
