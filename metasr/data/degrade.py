@@ -85,6 +85,9 @@ def blur_thick_slices(image: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         image: Magnitude image.
         size: Height and width, at most those of `image`; the ratio of each axis is any real number.
+
+    Source: slice profiles as the degradation of multi-slice scans, SMORE (Zhao et al. 2021), ECLARE (Remedios et al.
+    2025).
     """
     rows, columns = (_slice_profiles(old, new).to(image) for old, new in zip(image.shape[-2:], size, strict=True))
     return rows @ image @ columns.T
