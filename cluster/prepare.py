@@ -13,7 +13,8 @@ from cluster.store import Store
 from metasr import __version__
 from metasr.data.intensity import IntensityScale
 from metasr.data.photos import find_photos, load_luminance, tiles
-from metasr.data.slices import brain_slices, informational_crop, split_subjects
+from metasr.data.slices import brain_slices, informational_crop
+from metasr.data.split import digest_of_names, split_subjects
 from metasr.data.subjects import Subject, find_subjects
 from metasr.data.volume import load_volume
 from metasr.errors import DataError, MetaSRError
@@ -136,6 +137,7 @@ class _Taken:
             mean=self._statistics.mean,
             std=self._statistics.std,
             subjects={split: tuple(names) for split, names in self.subjects.items()},
+            split_sha256={split: digest_of_names(names) for split, names in self.subjects.items()},
             shards=tuple(shard for writer in self._writers.values() for shard in writer.close()),
         )
 
@@ -144,7 +146,7 @@ def _validation_subjects(subjects: Sequence[Subject], options: PrepareConfig) ->
     names = [subject.name for subject in subjects]
     if unknown := set(options.val_subjects) - set(names):
         raise DataError(f"subject {min(unknown)}", "it is not in the folder", f"Choose from {', '.join(names)}")
-    chosen = options.val_subjects or split_subjects(names, options.val_fraction, options.seed)
+    chosen = options.val_subjects or split_subjects(subjects, options.val_fraction, options.seed)
     return [subject for subject in subjects if subject.name in chosen]
 
 

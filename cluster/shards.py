@@ -19,6 +19,7 @@ from pydantic import Field
 from cluster.config import Kind
 from cluster.store import Store
 from metasr.config import Section
+from metasr.data.split import digest_of_names
 from metasr.data.subjects import patient_of
 from metasr.errors import DataError
 
@@ -69,6 +70,8 @@ class Index(Section):
     std: float = Field(gt=0)
     """Standard deviation of the training crops."""
     subjects: dict[Split, tuple[str, ...]]
+    split_sha256: dict[Split, str] = Field(default_factory=dict)
+    """SHA-256 of the sorted names of each split: equal where two data sets have the same split."""
     shards: tuple[Shard, ...]
 
     def to_bytes(self) -> bytes:
@@ -93,7 +96,7 @@ class Index(Section):
         )
 
     def check(self) -> None:
-        """Raise DataError if a patient is in both splits or a split is empty."""
+        """Raise DataError if a patient is in both splits, a split is empty or not the one it was made with."""
         train, val = ({patient_of(name) for name in self.subjects.get(split, ())} for split in SPLITS)
         if train & val:
             raise DataError(
@@ -105,6 +108,10 @@ class Index(Section):
             ):
                 raise DataError(
                     f"the {split} split", "it has no samples", "Prepare the data again with more subjects"
+                )
+            if self.split_sha256 and self.split_sha256.get(split) != digest_of_names(self.subjects[split]):
+                raise DataError(
+                    f"the {split} split", "its subjects are not those it was made with", "Prepare the data again"
                 )
 
 

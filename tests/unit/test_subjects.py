@@ -2,12 +2,14 @@
 
 import pytest
 
-from metasr.data.subjects import find_subjects
+from metasr.data.subjects import find_subjects, patient_of
 from metasr.errors import DataError
 
 # One file of each release's naming, `{}` for the modality.
 BRATS = {
     "2013": "2013_0001_1_{}.nii.gz",
+    "2013 redistributed": "BraTS_2013_pat0001_{}.nii.gz",
+    "2015": "brats_tcia_pat105_0001_{}.nii.gz",
     "2017": "Brats17_2013_0_1_{}.nii.gz",
     "2018": "Brats18_CBICA_AAB_1_{}.nii.gz",
     "2019": "BraTS19_TCIA10_639_1_{}.nii.gz",
@@ -15,6 +17,8 @@ BRATS = {
     "2020 Kaggle": "BraTS20_Training_001_{}.nii",
     "2021": "BraTS2021_00000_{}.nii.gz",
     "2023": "BraTS-GLI-00000-000-{}.nii.gz",
+    "2023 GoAT": "BraTS-GoAT-00000-{}.nii.gz",
+    "2023 paediatric": "BraTS-PED-00001-000-{}.nii",
     "2024": "BraTS-MET-00133-100-{}.nii.gz",
 }
 OLD = ("flair", "t1", "t1ce", "t2", "seg")
@@ -79,10 +83,85 @@ def test_without_a_modality_every_volume_is_a_subject(folder):
     assert names_of(found) == ["BraTS20_Training_001_t1ce", "one", "two"]
 
 
-def test_a_folder_named_like_a_volume_is_looked_into(folder):
-    found = find_subjects(folder("BraTS20_Training_001_t1.nii/BraTS20_Training_001_t1.nii"), "t1")
-    assert names_of(found) == ["BraTS20_Training_001"]
-    assert found[0].file.is_file()
+@pytest.mark.parametrize("modality", ["", "t1ce"])
+def test_segmentations_and_hidden_files_are_no_subjects(folder, modality):
+    names = "A_t1ce.nii.gz", "A_seg.nii.gz", "B-seg.nii", "._A_t1ce.nii.gz", ".partial-C_t1ce.nii.gz"
+    assert [subject.file.name for subject in find_subjects(folder(*names), modality)] == ["A_t1ce.nii.gz"]
+
+
+@pytest.mark.parametrize("place", ["{}/", "", "{1}/"], ids=["a folder a subject", "flat", "a folder a contrast"])
+@pytest.mark.parametrize("release", BRATS)
+def test_contrasts_of_one_patient_are_not_taken_for_patients(folder, release, place):
+    spelling = NEW if release >= "2023" else OLD
+    subject = BRATS[release].partition("{}")[0][:-1]
+    names = [place.format(subject, one) + BRATS[release].format(one) for one in spelling]
+    with pytest.raises(DataError, match=rf"subject {subject}: it has 4 contrasts, found: ") as caught:
+        find_subjects(folder(*names), "")
+    assert all(one in str(caught.value) for one in spelling[:-1])
+    assert str(caught.value).endswith(f"--modality {'t1c' if release >= '2023' else 't1ce'}")
+
+
+@pytest.mark.parametrize(("old", "new"), list(zip(OLD[:-1], NEW[:-1], strict=True)))
+def test_a_contrast_is_found_under_its_name_of_either_time(folder, old, new):
+    place = folder(*(f"A_{one}.nii.gz" for one in OLD), *(f"B-{one}.nii.gz" for one in NEW))
+    for modality in (old, new):
+        assert [s.file.name for s in find_subjects(place, modality)] == [f"A_{old}.nii.gz", f"B-{new}.nii.gz"]
+
+
+@pytest.mark.parametrize("file", ["BraTS20_Training_001_t1.nii", "00000057_brain_t1.nii", "W39_1998.09.19_t1.nii.gz"])
+def test_a_volume_in_a_folder_named_like_one_has_the_name_of_the_folder(folder, file):
+    place = folder(f"BraTS20_Training_001/BraTS20_Training_001_t1.nii/{file}", "B/B_t1.nii", "B/B_t2.nii/scan.nii")
+    found = find_subjects(place, "t1")
+    assert names_of(found) == ["B", "BraTS20_Training_001"]
+    assert found[1].file.name == file
+    assert found[1].file.is_file()
+
+
+def test_two_volumes_in_a_folder_named_like_one_are_both_named(folder):
+    with pytest.raises(DataError, match=r"subject A: it has two volumes, .*1\.nii and .*2\.nii"):
+        find_subjects(folder("A_t1.nii/1.nii", "A_t1.nii/2.nii"), "t1")
+
+
+@pytest.mark.parametrize(
+    ("path", "stratum"),
+    [
+        ("HGG/brats_tcia_pat105_0001/brats_tcia_pat105_0001_t1ce.nii", "HGG"),
+        ("MICCAI/lgg/Brats18_TCIA10_639_1/Brats18_TCIA10_639_1_t1ce.nii.gz", "LGG"),
+        ("BraTS_2013_pat0001_t1ce.nii.gz", "2013"),
+        ("2013_0001_1_t1ce.nii.gz", "2013"),
+        ("Brats17_CBICA_AAB_1_t1ce.nii.gz", "CBICA"),
+        ("BraTS19_TCIA10_639_1_t1ce.nii.gz", "TCIA"),
+        ("BraTS19_TMC_06290_1_t1ce.nii.gz", "TMC"),
+        ("TCGA_FG_6692_t1ce.nii.gz", "TCGA"),
+        ("BraTS-GLI-00000-000-t1c.nii.gz", "GLI"),
+        ("BraTS-GoAT-00000-t1c.nii.gz", "GOAT"),
+        ("BraTS2021_00000_t1ce.nii.gz", ""),
+        ("BraTS20_Training_001_t1ce.nii.gz", ""),
+        ("OpenMS_07_t1ce.nii.gz", ""),
+    ],
+)
+def test_the_stratum_is_the_grade_of_the_folder_or_the_collection(folder, path, stratum):
+    assert [subject.stratum for subject in find_subjects(folder(path), "t1ce")] == [stratum]
+
+
+@pytest.mark.parametrize(
+    ("subject", "patient"),
+    [
+        ("BraTS-GLI-00000-000", "BraTS-GLI-00000"),
+        ("BraTS-GLI-00000-000-t1c", "BraTS-GLI-00000"),
+        ("BraTS-MEN-RT-0001-1", "BraTS-MEN-RT-0001"),
+        ("BraTS-GoAT-00000", "BraTS-GoAT-00000"),
+        ("Brats18_TCIA10_639_1", "Brats18_TCIA10_639"),
+        ("brats_tcia_pat105_0102", "brats_tcia_pat105"),
+        ("BraTS_2013_pat0001", "BraTS_2013_pat0001"),
+        ("BraTS20_Training_001", "BraTS20_Training_001"),
+        ("BraTS2021_00000", "BraTS2021_00000"),
+        ("TCGA_FG_6692", "TCGA_FG_6692"),
+        ("someone", "someone"),
+    ],
+)
+def test_visits_belong_to_a_patient(subject, patient):
+    assert patient_of(subject) == patient
 
 
 @pytest.mark.parametrize(
