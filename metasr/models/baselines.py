@@ -35,7 +35,8 @@ class FixedScale(SuperResolver):
                 f"this {type(self).__name__} enlarges {self.scale} times and not otherwise",
                 f"Ask for scale {self.scale}, or use Meta-SRGAN",
             )
-        return self.enlarge((lr - self.mean) / self.std) * self.std + self.mean
+        image = self.enlarge((lr - self.mean) / self.std).float()  # autocast ends here: an image is not bfloat16
+        return image * self.std + self.mean
 
     @abstractmethod
     def enlarge(self, lr: Tensor) -> Tensor:

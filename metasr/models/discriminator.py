@@ -8,7 +8,8 @@ from metasr.models.blocks import conv
 class Discriminator(nn.Module):
     """Score images of any size; 5,214,273 parameters for gray images.
 
-    The output is the logit. The paper ends with a sigmoid; the losses apply it where they can do so stably.
+    The output is the logit, in float32 also under autocast. The paper ends with a sigmoid; the losses apply it where
+    they can do so stably.
 
     Args:
         channels: Channels of the image.
@@ -29,7 +30,7 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map images `[N, C, H, W]` to logits `[N]`; positive means real."""
         score: Tensor = self.score(self.features(image))
-        return score.flatten()
+        return score.flatten().float()
 
 
 def _stage(in_channels: int, out_channels: int, *, stride: int) -> list[nn.Module]:

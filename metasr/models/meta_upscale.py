@@ -1,7 +1,9 @@
 r"""Meta-upscale: a last layer whose kernels are predicted from where each output pixel falls.
 
 Output pixel (i, j) reads the 3x3 window of LR features around cell (floor(i / r), floor(j / r)) through a kernel that
-a small network predicts from (frac(i / r), frac(j / r), 1 / r).
+a small network predicts from (frac(i / r), frac(j / r), 1 / r), in this order: row, column, inverse scale. The first
+output pixel is aligned with the corner of the first cell; there is no half-pixel shift. Where the axes have different
+scales, each has its own i / r, and 1 / r is that of their geometric mean.
 
 The scale of an axis is the exact fraction r = HR size / LR size = p / q in lowest terms. Cell and fraction then
 repeat after p output pixels (q cells), so that only p_y * p_x different kernels exist, however large the image. Two
@@ -123,7 +125,7 @@ class MetaUpscale(nn.Module):
     def _periodic(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
         """Apply the p_y * p_x distinct kernels: one batched product over the q_y * q_x cells of a block."""
         hidden = self.hidden_units(*_fractions(features, rows, columns), _inverse_scale(rows, columns))
-        kernels = (self.output_gain * self.kernel(hidden)).to(features.dtype)
+        kernels = self.output_gain * self.kernel(hidden)
         slots_y, slots_x = _slots(rows, features.device), _slots(columns, features.device)
         # [q_y, m_y, q_x, m_x, out, C*k*k] -> [q_y*q_x, m_y*m_x*out, C*k*k]; m = ceil(r): output pixels of a cell.
         kernels = kernels.unflatten(-1, (self.out_channels, -1))[slots_y][:, :, slots_x]
@@ -176,19 +178,20 @@ class MetaUpscale(nn.Module):
     def _swapped(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
         """Sum over hidden units: products with features first (per LR cell), positions last (per output pixel)."""
         filters = self.output_gain * torch.cat([self.kernel.weight.t(), self.kernel.bias[None]])
-        filters = filters.to(features.dtype).view(-1, self.in_channels, self.kernel_size, self.kernel_size)
+        filters = filters.view(-1, self.in_channels, self.kernel_size, self.kernel_size)
         products = functional.conv2d(features, filters, padding=self.kernel_size // 2)
         products = products.unflatten(1, (-1, self.out_channels)).permute(3, 4, 0, 2, 1).contiguous()
 
         row_cells, row_fractions = _all_positions(features, rows, features.shape[2])
         column_cells, column_fractions = _all_positions(features, columns, features.shape[3])
-        bytes_per_row = products[0, 0].numel() * len(column_cells) * products.element_size()
-        step = max(1, CHUNK_BYTES // bytes_per_row)
+        # Of an output row: its gathered products, and its hidden units in each of the three steps that make them.
+        numbers_per_pixel = products[0, 0].numel() + 3 * self.position.out_features
+        step = max(1, CHUNK_BYTES // (numbers_per_pixel * len(column_cells) * products.element_size()))
         chunks = []
         for start in range(0, len(row_cells), step):
             part = slice(start, start + step)
             hidden = self.hidden_units(row_fractions[part], column_fractions, _inverse_scale(rows, columns))
-            hidden = functional.pad(hidden, (0, 1), value=1.0).to(features.dtype)
+            hidden = functional.pad(hidden, (0, 1), value=1.0)
             cells = products[row_cells[part]][:, column_cells]
             chunks.append(torch.einsum("yxncm,yxm->ncyx", cells, hidden))
         return torch.cat(chunks, dim=2)

@@ -64,6 +64,15 @@ def test_intensities_are_those_of_the_training_data(kind):
     torch.testing.assert_close(shifted(lr * 0.2 + 0.4, (12, 12)), plain(lr, (12, 12)) * 0.2 + 0.4)
 
 
+@pytest.mark.parametrize("kind", [SRGAN, EDSR])
+def test_autocast_ends_at_the_image(kind):
+    network, lr = small(kind, mean=0.4, std=0.2), torch.rand(1, 1, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        sr = network(lr, (12, 12))
+    assert sr.dtype == torch.float32
+    torch.testing.assert_close(sr, network(lr, (12, 12)), rtol=0, atol=0.01)
+
+
 def test_edsr_computes_its_definition():
     """Lim et al. 2017, Fig. 2 and Fig. 3, written out."""
     network = small(EDSR, residual_scale=0.3)

@@ -63,3 +63,11 @@ def test_images_are_told_apart_in_their_order(discriminator):
     logits = discriminator(images)
     torch.testing.assert_close(discriminator(images.flip(0)), logits.flip(0), rtol=1e-5, atol=1e-6)
     assert logits.unique().numel() == 3
+
+
+def test_logits_are_float32_under_autocast(discriminator):
+    image = random_image(2, 1, 20, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = discriminator(image)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, discriminator(image), rtol=0, atol=0.02)

@@ -152,6 +152,16 @@ def test_initial_image_is_not_too_large():
     assert sr.abs().mean() < 0.5
 
 
+@pytest.mark.parametrize("skip", ["none", "bicubic"])
+def test_under_autocast_the_image_is_float32_and_close(skip):
+    generator = with_lively_kernels(small_generator(skip=skip, mean=0.3, std=0.2))
+    lr = random_image(1, 1, 10, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        sr = generator(lr, (27, 27))
+    assert sr.dtype == torch.float32
+    torch.testing.assert_close(sr, generator(lr, (27, 27)), rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluating_restores_the_mode(training):
     generator = small_generator(norm="batch").train(training)
