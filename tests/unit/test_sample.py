@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from metasr.config import DataConfig, ExperimentConfig, TrainConfig
-from metasr.data.degrade import resize_bicubic
+from metasr.data.degrade import Degradation, resize_bicubic
 from metasr.data.sample import make_batch, plan_step
 from metasr.data.slices import exact_sizes
 
 
-def experiment(*, patch_px=96, flips=True, **train):
-    return ExperimentConfig(data=DataConfig(patch_px=patch_px, flips=flips), train=TrainConfig(**train))
+def experiment(*, patch_px=96, flips=True, min_brain=0.0, contrast=0.0, **train):
+    data = DataConfig(patch_px=patch_px, flips=flips, min_brain=min_brain, contrast=contrast)
+    return ExperimentConfig(data=data, train=TrainConfig(**train))
 
 
 def same_plan(one, other):
@@ -129,7 +130,7 @@ def test_patches_are_what_the_plan_says(step):
     assert batch.hr.shape == (4, 1, plan.hr_px, plan.hr_px)
     places = 50 - plan.hr_px + 1
     for patch, crop, corner, flips in zip(batch.hr[:, 0].numpy(), plan.crops, plan.corners, plan.flips, strict=True):
-        top, left = (int(c * places) for c in corner)
+        top, left = (int(c * places) for c in corner[0])
         expected = crops[crop, 0, top : top + plan.hr_px, left : left + plan.hr_px].numpy()
         np.testing.assert_array_equal(undo_flips(patch, *flips), expected)
 
@@ -191,3 +192,62 @@ def test_batches_are_float32_whatever_the_crops_are(dtype):
     plan = plan_step(experiment(patch_px=40, batch_size=2), 0, 2)
     batch = make_batch(crops, plan, slice(0, 2))
     assert batch.hr.dtype == batch.lr.dtype == torch.float32
+
+
+def half_dark_crops(num_crops=4, side=60):
+    """Brain in the right third alone."""
+    crops = torch.zeros(num_crops, 1, side, side)
+    crops[..., 2 * side // 3 :] = 0.5
+    return crops
+
+
+def test_patches_with_too_little_brain_are_cut_elsewhere():
+    crops = half_dark_crops()
+    parts = {}
+    for min_brain in (0.0, 0.5):
+        config = experiment(patch_px=20, scale_max=2.0, batch_size=8, min_brain=min_brain)
+        batches = [
+            make_batch(crops, plan_step(config, step, len(crops)), slice(0, 8), min_brain=min_brain)
+            for step in range(20)
+        ]
+        parts[min_brain] = torch.cat([(batch.hr != 0).float().mean(dim=(1, 2, 3)) for batch in batches])
+    assert (parts[0.0] < 0.5).float().mean() > 0.4
+    assert (parts[0.5] >= 0.5).float().mean() > 0.9
+
+
+def test_the_first_place_with_enough_brain_is_taken_and_else_the_one_with_most():
+    crops = half_dark_crops(num_crops=1)
+    config = experiment(patch_px=20, scale_min=2.0, scale_max=2.0, batch_size=8, min_brain=0.3, flips=False)
+    for min_brain in (0.3, 1.0):
+        plan = plan_step(config, 4, 1)
+        batch = make_batch(crops, plan, slice(0, 8), min_brain=min_brain)
+        for patch, corners in zip(batch.hr[:, 0], plan.corners, strict=True):
+            cut = [
+                crops[0, 0, top : top + 20, left : left + 20] for top, left in (corners * (60 - 20 + 1)).astype(int)
+            ]
+            fractions = [(place != 0).float().mean().item() for place in cut]
+            enough = [i for i, fraction in enumerate(fractions) if fraction >= min_brain]
+            assert torch.equal(patch, cut[enough[0] if enough else int(np.argmax(fractions))])
+
+
+def test_contrast_multiplies_each_patch_by_a_factor_of_its_own():
+    crops = torch.ones(8, 1, 40, 40)
+    plan = plan_step(experiment(patch_px=40, batch_size=8, contrast=0.2), 0, 8)
+    gains = make_batch(crops, plan, slice(0, 8)).hr.mean(dim=(1, 2, 3))
+    np.testing.assert_allclose(gains, plan.gains, rtol=1e-6)
+    assert len(set(gains.tolist())) == 8
+    assert 0.8 <= gains.min() < 0.95
+    assert 1.05 < gains.max() <= 1.2
+
+
+def test_noise_falls_on_lr_alone_and_does_not_depend_on_the_parts():
+    crops = torch.full((8, 1, 40, 40), 0.5)
+    plan = plan_step(experiment(patch_px=40, batch_size=8), 2, 8)
+    noisy = Degradation("bicubic", noise=0.1)
+    whole = make_batch(crops, plan, slice(0, 8), noisy)
+    halves = [make_batch(crops, plan, part, noisy) for part in (slice(0, 4), slice(4, 8))]
+    assert (whole.hr == 0.5).all()
+    assert whole.lr.std() == pytest.approx(0.1, rel=0.1)
+    torch.testing.assert_close(torch.cat([batch.lr for batch in halves]), whole.lr)
+    next_step = plan_step(experiment(patch_px=40, batch_size=8), 3, 8)
+    assert not set(next_step.noise_seeds) & set(plan.noise_seeds)

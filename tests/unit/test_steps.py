@@ -279,3 +279,28 @@ def test_gradients_pass_through_a_frozen_module():
     loss.backward()
     assert image.grad is not None
     assert module.weight.grad is None
+
+
+def test_a_gradient_longer_than_allowed_is_shortened_and_keeps_its_direction():
+    def gradient(clip_norm):
+        weight = nn.Parameter(torch.tensor([3.0, -4.0]))
+        update(SGD([weight], lr=0.0), (weight * torch.tensor([6.0, 8.0])).sum(), clip_norm)
+        return weight.grad
+
+    assert gradient(0.0).tolist() == [6.0, 8.0]
+    assert gradient(100.0).tolist() == [6.0, 8.0]
+    torch.testing.assert_close(gradient(1.0), torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
+
+
+def test_both_steps_shorten_their_gradients():
+    networks, batch = small_networks(), random_batch()
+    for module, step in (
+        (
+            networks.generator,
+            lambda o: generator_step(networks, o, batch, ADVERSARIAL, pixel_only=False, clip_norm=1e-3),
+        ),
+        (networks.discriminator, lambda o: discriminator_step(networks, o, batch, batch.hr / 2, clip_norm=1e-3)),
+    ):
+        step(SGD(module.parameters(), lr=0.0))
+        length = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm().item()
+        assert length == pytest.approx(1e-3, rel=1e-2)

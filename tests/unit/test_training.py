@@ -1,3 +1,4 @@
+import math
 import shutil
 
 import pytest
@@ -235,7 +236,7 @@ def test_both_learning_rates_fall_in_steps(step, factor):
     optim = OptimConfig(generator_lr=1e-4, discriminator_lr=3e-4)
     state = initial_state(experiment(optim=optim))
     state.step = step
-    state.set_learning_rates(optim)
+    state.set_learning_rates(optim, 360_000)
     assert state.generator_optimiser.param_groups[0]["lr"] == pytest.approx(1e-4 * factor)
     assert state.discriminator_optimiser.param_groups[0]["lr"] == pytest.approx(3e-4 * factor)
 
@@ -245,6 +246,16 @@ def test_the_schedule_is_followed_through_a_resumption(tmp_path):
     for steps, expected in [(2, 1e-3), (3, 5e-4), (5, 2.5e-4)]:
         state, _ = train(tmp_path, experiment(steps=steps, adversarial=0, optim=optim))
         assert state.generator_optimiser.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 1), (250, 0.853553), (500, 0.5), (999, 2.467e-6)])
+def test_both_learning_rates_follow_half_a_cosine(step, factor):
+    optim = OptimConfig(generator_lr=1e-4, discriminator_lr=3e-4, schedule="cosine")
+    state = initial_state(experiment(optim=optim))
+    state.step = step
+    state.set_learning_rates(optim, 1000)
+    assert state.generator_optimiser.param_groups[0]["lr"] == pytest.approx(1e-4 * factor, rel=1e-3)
+    assert state.discriminator_optimiser.param_groups[0]["lr"] == pytest.approx(3e-4 * factor, rel=1e-3)
 
 
 def test_the_schedule_decides_how_far_a_step_goes(tmp_path):
@@ -284,6 +295,85 @@ def test_weight_zero_trains_no_discriminator(tmp_path):
     state, history = train(tmp_path, config)
     assert losses_of(history)[0][1]["loss_discriminator"] == 0
     assert_same_weights(state.discriminator, initial_state(config).discriminator)
+
+
+def averaging(decay):
+    return OptimConfig(generator_lr=1e-3, ema_decay=decay)
+
+
+def test_the_average_is_that_of_the_generators_of_all_steps(tmp_path):
+    """Written out from the definition: a_n = d a_(n-1) + (1 - d) w_n, with d = min(decay, (1 + n) / (10 + n))."""
+    config = experiment(steps=4, adversarial=0, optim=averaging(0.25), checkpoint_every_steps=1)
+    state, _ = train(tmp_path, config)
+    expected = initial_state(config).generator.upscale.kernel.weight.double()
+    for step in range(1, 5):
+        checkpoint = initial_state(config)
+        checkpoint.load(tmp_path / f"step-{step}")
+        decay = min(0.25, step / (9 + step))
+        expected = decay * expected + (1 - decay) * checkpoint.generator.upscale.kernel.weight.double()
+    torch.testing.assert_close(state.average.upscale.kernel.weight.double(), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_the_average_is_what_is_validated_and_kept_and_not_what_is_trained(tmp_path):
+    with_average, history = train(tmp_path / "with", experiment(steps=3, adversarial=0, optim=averaging(0.9)))
+    without, plain = train(tmp_path / "without", experiment(steps=3, adversarial=0))
+    assert_same_weights(with_average.generator, without.generator)
+    bundle = load_bundle(tmp_path / "with" / "step-3" / "bundle", torch.device("cpu"))
+    assert_same_weights(bundle.generator, with_average.average)
+    assert not torch.equal(bundle.generator.upscale.kernel.weight, without.generator.upscale.kernel.weight)
+    assert history[-1][1]["val_psnr_gain"] != plain[-1][1]["val_psnr_gain"]
+
+
+def test_a_stopped_run_goes_on_with_its_average(tmp_path):
+    settings = {"optim": averaging(0.9), "checkpoint_every_steps": 2, "pixel_only_steps": 1}
+    whole, _ = train(tmp_path / "whole", experiment(steps=4, **settings))
+    train(tmp_path / "stopped", experiment(steps=2, **settings))
+    resumed, _ = train(tmp_path / "stopped", experiment(steps=4, **settings))
+    assert_same_state(resumed, whole)
+
+
+def test_training_can_start_from_the_weights_of_another_run_but_keeps_its_own_statistics(tmp_path):
+    first, _ = train(tmp_path / "first", experiment(steps=2, adversarial=0))
+    brighter = smooth_images(4, 48, seed=0) * 0.5 + 0.3
+    weights = first.generator.state_dict()
+    state = initial_state(experiment(optim=averaging(0.9)))
+    state.start_from(weights)
+    assert_same_weights(state.generator, first.generator)
+    assert_same_weights(state.average, first.generator)
+    config = experiment(steps=1, adversarial=0)
+    context = LocalContext(tmp_path / "second")
+    mean, std = brighter.mean().item(), brighter.std().item()
+    second = fit(config, brighter, (mean, std), [HeldOutSlice("a", 0, brighter[:1])], IDENTITY, context, weights)
+    assert second.generator.mean.item() == pytest.approx(mean)
+    assert second.generator.std.item() == pytest.approx(std)
+    moved = (second.generator.upscale.kernel.weight - first.generator.upscale.kernel.weight).abs().max()
+    assert 0 < moved <= 1.01e-3  # one step of Adam
+
+
+def test_initial_weights_do_not_undo_a_resumption(tmp_path):
+    other, _ = train(tmp_path / "other", experiment(steps=1, adversarial=0, seed=5))
+    config = experiment(steps=2, adversarial=0)
+    state, _ = train(tmp_path / "run", config)
+    crops = smooth_images(4, 48, seed=0)
+    context = LocalContext(tmp_path / "run")
+    again = fit(config, crops, (0.5, 0.2), [], IDENTITY, context, other.generator.state_dict())
+    assert_same_weights(again.generator, state.generator)
+
+
+def test_bfloat16_learns_what_float32_learns(tmp_path):
+    settings = {"steps": 30, "adversarial": 0, "skip": "none"}
+    single = losses_of(train(tmp_path / "single", experiment(**settings))[1])
+    half = losses_of(train(tmp_path / "half", experiment(precision="bfloat16", **settings))[1])
+    assert single != half
+    curves = [[losses["loss_pixel"] for _, losses in curve] for curve in (single, half)]
+    assert curves[1][-1] < 0.7 * curves[1][0]
+    assert curves[1] == pytest.approx(curves[0], rel=0.1)
+
+
+def test_adversarial_training_runs_in_bfloat16(tmp_path):
+    state, history = train(tmp_path, experiment(steps=2, precision="bfloat16"))
+    assert all(math.isfinite(value) for _, losses in losses_of(history) for value in losses.values())
+    assert {value.dtype for value in state.discriminator.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("skip", "fall"), [("none", 0.2), ("bicubic", 0.97)])
