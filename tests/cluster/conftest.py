@@ -1,0 +1,35 @@
+"""Fixtures of the tests of shards: made-up patients, stores with them, and a store to be damaged."""
+
+import shutil
+import uuid
+
+import pytest
+
+from cluster.store import open_store
+from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
+
+
+@pytest.fixture(scope="session")
+def volumes(tmp_path_factory):
+    return make_volumes(tmp_path_factory.mktemp("volumes"))
+
+
+@pytest.fixture(scope="session")
+def original(volumes, tmp_path_factory):
+    """The folder of a prepared store, with several training shards. Not to be written to."""
+    folder = tmp_path_factory.mktemp("store")
+    run_prepare(volumes, open_store(str(folder)), OPTIONS.model_copy(update={"shard_mb": 0.03}))
+    return folder
+
+
+@pytest.fixture
+def damaged(original, tmp_path):
+    """A copy of the prepared store, to be damaged."""
+    return shutil.copytree(original, tmp_path / "damaged")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request, tmp_path):
+    if request.param == "folder":
+        return open_store(str(tmp_path / "store"))
+    return open_store(f"{request.getfixturevalue('s3_url')}/{uuid.uuid4().hex}")
