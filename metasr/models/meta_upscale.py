@@ -6,10 +6,14 @@ output pixel is aligned with the corner of the first cell; there is no half-pixe
 scales, each has its own i / r, and 1 / r is that of their geometric mean.
 
 The scale of an axis is the exact fraction r = HR size / LR size = p / q in lowest terms. Cell and fraction then
-repeat after p output pixels (q cells), so that only p_y * p_x different kernels exist, however large the image. Two
-exact ways follow, and `MetaUpscale` takes the cheaper one:
+repeat after p output pixels (q cells), so that only p_y * p_x different kernels exist, however large the image. Three
+exact ways follow, and `MetaUpscale` takes the cheapest:
 
-- `_periodic` predicts each distinct kernel once and applies it to all blocks of q x q cells as a batched product;
+- `_strided` predicts each distinct kernel once, lays it at its cell in the window of a block of q x q cells, and
+  applies all of them as one convolution with stride q. This is for short periods; at integer scales it is an ordinary
+  convolution and a pixel shuffle;
+- `_blockwise` applies the same kernels to every cell of the blocks as a batched product, without the zeros around
+  them. This is for long periods on few pixels;
 - `_swapped` never makes a kernel. The prediction is linear in its hidden units, so the products of the features with
   the weights of each hidden unit are made once per LR cell, and an output pixel is a sum over hidden units. This is
   for scales with hardly any period (197 -> 493 pixels), where there would be a kernel for every pixel.
@@ -17,50 +21,23 @@ exact ways follow, and `MetaUpscale` takes the cheaper one:
 Source: Hu et al. 2019, section 3; paper, Fig. 3.
 """
 
-import math
-from dataclasses import dataclass
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metasr.models.positions import (
+    AxisPositions,
+    all_positions,
+    axis_positions,
+    fractions,
+    kept_slots,
+    mean_inverse_scale,
+    slots,
+    taps,
+)
+
 MAX_DISTINCT_KERNELS = 4096
 CHUNK_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class AxisPositions:
-    """Where the pixels of one output axis fall on the LR grid.
-
-    Attributes:
-        period: p, the number of output pixels after which the fractions repeat.
-        cells: q, the number of LR cells after which they do.
-        cell: LR cell of each of the first p output pixels, integers below q.
-        fraction: Offset inside that cell, in cells: [0, 1).
-    """
-
-    period: int
-    cells: int
-    cell: tuple[int, ...]
-    fraction: tuple[float, ...]
-
-
-@lru_cache(maxsize=512)
-def axis_positions(lr_size: int, hr_size: int) -> AxisPositions:
-    """Return the positions of `hr_size` pixels on `lr_size` cells, in integer arithmetic.
-
-    A floating-point floor(i / r) picks the wrong cell at many scales (2 percent of the pixels at r = 2.7).
-    """
-    divisor = math.gcd(lr_size, hr_size)
-    period, cells = hr_size // divisor, lr_size // divisor
-    numerators = [i * cells for i in range(period)]
-    return AxisPositions(
-        period,
-        cells,
-        tuple(n // period for n in numerators),
-        tuple((n % period) / period for n in numerators),
-    )
 
 
 class MetaUpscale(nn.Module):
@@ -106,9 +83,11 @@ class MetaUpscale(nn.Module):
     def _upscale(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         rows = axis_positions(features.shape[2], size[0])
         columns = axis_positions(features.shape[3], size[1])
-        if rows.period * columns.period <= MAX_DISTINCT_KERNELS:
-            return self._periodic(features, rows, columns)
-        return self._swapped(features, rows, columns)
+        if rows.period * columns.period > MAX_DISTINCT_KERNELS:
+            return self._swapped(features, rows, columns)
+        if self._is_short(features, rows, columns):
+            return self._strided(features, rows, columns)
+        return self._blockwise(features, rows, columns)
 
     def hidden_units(self, rows: Tensor, columns: Tensor, inverse_scale: float) -> Tensor:
         """Return the hidden units `[len(rows), len(columns), hidden]` for fractions along the two axes."""
@@ -122,13 +101,45 @@ class MetaUpscale(nn.Module):
         )
         return functional.relu(self.position(grid))
 
-    def _periodic(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
+    def _kernels(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
+        """Predict the distinct kernels, `[p_y, p_x, out, C*k*k]`."""
+        hidden = self.hidden_units(*fractions(features, rows, columns), mean_inverse_scale(rows, columns))
+        kernels: Tensor = (self.output_gain * self.kernel(hidden)).unflatten(-1, (self.out_channels, -1))
+        return kernels
+
+    def _is_short(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> bool:
+        """Return whether the filters of `_strided` are fewer numbers than the windows that `_blockwise` copies."""
+        reach = self.kernel_size - 1
+        filters = rows.period * columns.period * (rows.cells + reach) * (columns.cells + reach) * self.out_channels
+        windows = features.shape[0] * features.shape[2] * features.shape[3] * self.kernel_size**2
+        fits = filters * self.in_channels * features.element_size() <= CHUNK_BYTES
+        return filters <= windows and fits
+
+    def _strided(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
+        """Convolve with stride q, a filter for each of the p_y * p_x pixels of a block, and shuffle the pixels."""
+        size, device = self.kernel_size, features.device
+        kernels = self._kernels(features, rows, columns).unflatten(-1, (self.in_channels, size, size))
+        window = rows.cells + size - 1, columns.cells + size - 1
+        filters = kernels.new_zeros(rows.period, columns.period, *window, self.out_channels, self.in_channels)
+        pixel_y, pixel_x = torch.arange(rows.period, device=device), torch.arange(columns.period, device=device)
+        tap_y, tap_x = taps(rows, size, device), taps(columns, size, device)
+        filters[pixel_y[:, None, None, None], pixel_x[:, None, None], tap_y[:, None, :, None], tap_x[:, None]] = (
+            kernels.permute(0, 1, 4, 5, 2, 3)
+        )
+        pixels = functional.conv2d(
+            features,
+            filters.permute(4, 0, 1, 5, 2, 3).flatten(0, 2),
+            stride=(rows.cells, columns.cells),
+            padding=size // 2,
+        )
+        blocks: Tensor = pixels.unflatten(1, (self.out_channels, rows.period, columns.period))
+        return blocks.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+
+    def _blockwise(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
         """Apply the p_y * p_x distinct kernels: one batched product over the q_y * q_x cells of a block."""
-        hidden = self.hidden_units(*_fractions(features, rows, columns), _inverse_scale(rows, columns))
-        kernels = self.output_gain * self.kernel(hidden)
-        slots_y, slots_x = _slots(rows, features.device), _slots(columns, features.device)
+        slots_y, slots_x = slots(rows, features.device), slots(columns, features.device)
         # [q_y, m_y, q_x, m_x, out, C*k*k] -> [q_y*q_x, m_y*m_x*out, C*k*k]; m = ceil(r): output pixels of a cell.
-        kernels = kernels.unflatten(-1, (self.out_channels, -1))[slots_y][:, :, slots_x]
+        kernels = self._kernels(features, rows, columns)[slots_y][:, :, slots_x]
         kernels = kernels.permute(0, 2, 1, 3, 4, 5).flatten(2, 4).flatten(0, 1)
 
         padding = self.kernel_size // 2
@@ -139,10 +150,10 @@ class MetaUpscale(nn.Module):
         for start in range(0, block_rows, step):
             stop = min(start + step, block_rows)
             window = padded[:, :, start * rows.cells : stop * rows.cells + 2 * padding]
-            chunks.append(self._periodic_rows(window, kernels, rows, columns))
+            chunks.append(self._block_rows(window, kernels, rows, columns))
         return torch.cat(chunks, dim=2) if len(chunks) > 1 else chunks[0]
 
-    def _periodic_rows(self, window: Tensor, kernels: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
+    def _block_rows(self, window: Tensor, kernels: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
         """Return the output rows of whole blocks: `[N, out, blocks_y * p_y, blocks_x * p_x]`."""
         batch = window.shape[0]
         blocks_y = (window.shape[2] - self.kernel_size + 1) // rows.cells
@@ -163,10 +174,10 @@ class MetaUpscale(nn.Module):
             blocks_y,
             blocks_x,
         )
-        # Cells hold ceil(r) slots each; `_kept` drops the slots that no output pixel owns.
+        # Cells hold ceil(r) slots each; `kept_slots` drops the slots that no output pixel owns.
         pixels = pixels.permute(5, 4, 6, 0, 2, 7, 1, 3)
-        pixels = pixels.flatten(3, 4)[:, :, :, _kept(rows, window.device)]
-        pixels = pixels.flatten(5, 6)[..., _kept(columns, window.device)]
+        pixels = pixels.flatten(3, 4)[:, :, :, kept_slots(rows, window.device)]
+        pixels = pixels.flatten(5, 6)[..., kept_slots(columns, window.device)]
         return pixels.flatten(4, 5).flatten(2, 3)
 
     def _block_rows_per_chunk(self, features: Tensor, rows: AxisPositions) -> int:
@@ -182,55 +193,16 @@ class MetaUpscale(nn.Module):
         products = functional.conv2d(features, filters, padding=self.kernel_size // 2)
         products = products.unflatten(1, (-1, self.out_channels)).permute(3, 4, 0, 2, 1).contiguous()
 
-        row_cells, row_fractions = _all_positions(features, rows, features.shape[2])
-        column_cells, column_fractions = _all_positions(features, columns, features.shape[3])
+        row_cells, row_fractions = all_positions(features, rows, features.shape[2])
+        column_cells, column_fractions = all_positions(features, columns, features.shape[3])
         # Of an output row: its gathered products, and its hidden units in each of the three steps that make them.
         numbers_per_pixel = products[0, 0].numel() + 3 * self.position.out_features
         step = max(1, CHUNK_BYTES // (numbers_per_pixel * len(column_cells) * products.element_size()))
         chunks = []
         for start in range(0, len(row_cells), step):
             part = slice(start, start + step)
-            hidden = self.hidden_units(row_fractions[part], column_fractions, _inverse_scale(rows, columns))
+            hidden = self.hidden_units(row_fractions[part], column_fractions, mean_inverse_scale(rows, columns))
             hidden = functional.pad(hidden, (0, 1), value=1.0)
             cells = products[row_cells[part]][:, column_cells]
             chunks.append(torch.einsum("yxncm,yxm->ncyx", cells, hidden))
         return torch.cat(chunks, dim=2)
-
-
-def _inverse_scale(rows: AxisPositions, columns: AxisPositions) -> float:
-    """Return 1 / r; for different scales of the axes, of their geometric mean."""
-    return math.sqrt(rows.cells / rows.period * columns.cells / columns.period)
-
-
-def _fractions(features: Tensor, rows: AxisPositions, columns: AxisPositions) -> tuple[Tensor, Tensor]:
-    device = features.device
-    return torch.tensor(rows.fraction, device=device), torch.tensor(columns.fraction, device=device)
-
-
-def _all_positions(features: Tensor, axis: AxisPositions, lr_size: int) -> tuple[Tensor, Tensor]:
-    """Return cell and fraction of every pixel of an axis, not only of the first period."""
-    repeats = lr_size // axis.cells
-    cell = torch.tensor(axis.cell, device=features.device)
-    offsets = axis.cells * torch.arange(repeats, device=features.device)
-    fraction = torch.tensor(axis.fraction, device=features.device, dtype=torch.float32)
-    return (offsets[:, None] + cell).flatten(), fraction.repeat(repeats)
-
-
-@lru_cache(maxsize=512)
-def _slot_table(axis: AxisPositions) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
-    """Return the output pixels of each cell, padded to ceil(p / q) slots, and the slots that are real."""
-    width = -(-axis.period // axis.cells)
-    table, kept = [], []
-    for cell in range(axis.cells):
-        members = [i for i, owner in enumerate(axis.cell) if owner == cell]
-        kept += [cell * width + slot for slot in range(len(members))]
-        table.append(tuple(members + [0] * (width - len(members))))
-    return tuple(table), tuple(kept)
-
-
-def _slots(axis: AxisPositions, device: torch.device) -> Tensor:
-    return torch.tensor(_slot_table(axis)[0], device=device)
-
-
-def _kept(axis: AxisPositions, device: torch.device) -> Tensor:
-    return torch.tensor(_slot_table(axis)[1], device=device)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from metasr.models import MetaUpscale, meta_upscale
-from metasr.models.meta_upscale import axis_positions
+from metasr.models.positions import axis_positions
 
 TRAINED_SCALES = [Fraction(tenths, 10) for tenths in range(11, 41)]
 OTHER_SIZES = [
@@ -39,9 +39,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=["periodic", "swapped"])
+@pytest.fixture(params=["strided", "blockwise", "swapped"])
 def form(request, monkeypatch):
-    monkeypatch.setattr(meta_upscale, "MAX_DISTINCT_KERNELS", 10**9 if request.param == "periodic" else 0)
+    monkeypatch.setattr(meta_upscale, "MAX_DISTINCT_KERNELS", 0 if request.param == "swapped" else 10**9)
+    monkeypatch.setattr(MetaUpscale, "_is_short", lambda *_: request.param == "strided")
     return request.param
 
 
@@ -130,15 +131,24 @@ def test_other_kernel_sizes_are_exact(kernel_size, form, chunks):
     assert_matches_reference(module, random_features(1, 3, 10, 6), (27, 15))
 
 
-def test_the_cheaper_form_is_taken(monkeypatch):
-    module, features = layer(), random_features(1, 4, 7, 11)
-    expected = module(features, (18, 25))
-    monkeypatch.setattr(MetaUpscale, "_swapped", None)
-    torch.testing.assert_close(module(features, (18, 25)), expected, rtol=0, atol=0)
-    monkeypatch.undo()
-    monkeypatch.setattr(meta_upscale, "MAX_DISTINCT_KERNELS", 18 * 25 - 1)
-    monkeypatch.setattr(MetaUpscale, "_periodic", None)
-    torch.testing.assert_close(module(features, (18, 25)), expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(
+    ("lr_size", "size", "taken"),
+    [
+        ((20, 20), (40, 40), "_strided"),  # x2
+        ((80, 80), (88, 88), "_strided"),  # x1.1
+        ((10, 10), (39, 39), "_blockwise"),  # x3.9: 1521 kernels for 100 cells
+        ((60, 61), (91, 92), "_swapped"),  # hardly any period
+    ],
+)
+def test_the_cheapest_form_is_taken(monkeypatch, lr_size, size, taken):
+    module, features = layer(), random_features(1, 4, *lr_size)
+    expected = module(features, size)
+    for form in {"_strided", "_blockwise", "_swapped"} - {taken}:
+        monkeypatch.setattr(MetaUpscale, form, None)
+    torch.testing.assert_close(module(features, size), expected, rtol=0, atol=0)
+    monkeypatch.setattr(MetaUpscale, taken, None)
+    with pytest.raises(TypeError):
+        module(features, size)
 
 
 @pytest.mark.parametrize("size", [(81, 54), (79, 53)])

@@ -1,0 +1,88 @@
+"""Where the output pixels of meta-upscale fall on the LR grid, in exact arithmetic."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AxisPositions:
+    """Where the pixels of one output axis fall on the LR grid.
+
+    Attributes:
+        period: p, the number of output pixels after which the fractions repeat.
+        cells: q, the number of LR cells after which they do.
+        cell: LR cell of each of the first p output pixels, integers below q.
+        fraction: Offset inside that cell, in cells: [0, 1).
+    """
+
+    period: int
+    cells: int
+    cell: tuple[int, ...]
+    fraction: tuple[float, ...]
+
+
+@lru_cache(maxsize=512)
+def axis_positions(lr_size: int, hr_size: int) -> AxisPositions:
+    """Return the positions of `hr_size` pixels on `lr_size` cells, in integer arithmetic.
+
+    A floating-point floor(i / r) picks the wrong cell at many scales (2 percent of the pixels at r = 2.7).
+    """
+    divisor = math.gcd(lr_size, hr_size)
+    period, cells = hr_size // divisor, lr_size // divisor
+    numerators = [i * cells for i in range(period)]
+    return AxisPositions(
+        period,
+        cells,
+        tuple(n // period for n in numerators),
+        tuple((n % period) / period for n in numerators),
+    )
+
+
+def mean_inverse_scale(rows: AxisPositions, columns: AxisPositions) -> float:
+    """Return 1 / r; for different scales of the axes, of their geometric mean."""
+    return math.sqrt(rows.cells / rows.period * columns.cells / columns.period)
+
+
+def fractions(features: Tensor, rows: AxisPositions, columns: AxisPositions) -> tuple[Tensor, Tensor]:
+    """Return the fractions of one period along both axes, on the device of the features."""
+    device = features.device
+    return torch.tensor(rows.fraction, device=device), torch.tensor(columns.fraction, device=device)
+
+
+def all_positions(features: Tensor, axis: AxisPositions, lr_size: int) -> tuple[Tensor, Tensor]:
+    """Return cell and fraction of every pixel of an axis, not only of the first period."""
+    repeats = lr_size // axis.cells
+    cell = torch.tensor(axis.cell, device=features.device)
+    offsets = axis.cells * torch.arange(repeats, device=features.device)
+    fraction = torch.tensor(axis.fraction, device=features.device, dtype=torch.float32)
+    return (offsets[:, None] + cell).flatten(), fraction.repeat(repeats)
+
+
+def taps(axis: AxisPositions, size: int, device: torch.device) -> Tensor:
+    """Return the cells, in a block padded by size // 2, that each pixel of a period reads, `[p, size]`."""
+    return torch.tensor(axis.cell, device=device)[:, None] + torch.arange(size, device=device)
+
+
+@lru_cache(maxsize=512)
+def _slot_table(axis: AxisPositions) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+    width = -(-axis.period // axis.cells)
+    table, kept = [], []
+    for cell in range(axis.cells):
+        members = [i for i, owner in enumerate(axis.cell) if owner == cell]
+        kept += [cell * width + slot for slot in range(len(members))]
+        table.append(tuple(members + [0] * (width - len(members))))
+    return tuple(table), tuple(kept)
+
+
+def slots(axis: AxisPositions, device: torch.device) -> Tensor:
+    """Return the output pixels of each cell, `[q, ceil(p / q)]`; cells with fewer have zeros at the end."""
+    return torch.tensor(_slot_table(axis)[0], device=device)
+
+
+def kept_slots(axis: AxisPositions, device: torch.device) -> Tensor:
+    """Return which of all these slots an output pixel owns, `[p]`."""
+    return torch.tensor(_slot_table(axis)[1], device=device)
