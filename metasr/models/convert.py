@@ -8,9 +8,9 @@
 | `MetaUpscaleModule.weight_prediction_network.wpn.0` | `upscale.position` |
 | `MetaUpscaleModule.weight_prediction_network.wpn.2` | `upscale.kernel` |
 
-Both predict a kernel from (frac(i / r), frac(j / r), 1 / r). Theirs is laid out `[in, k, k, out]`, ours `[out, in, k,
-k]`, and multiplied by a gain. Where their floating-point floor picks the wrong LR cell, the images differ. (Meta-SR, Hu
-et al. 2019, lays kernels out as they do, but its position is (1 / r, row, column).)
+Both predict a kernel from (frac(i / r), frac(j / r), 1 / r). Theirs is laid out `[in, k, k, out]`; ours is
+`[out, in, k, k]` and multiplied by a gain. Where their floating-point floor picks the wrong LR cell, images differ.
+(Meta-SR, Hu et al. 2019, lays kernels out as they do, but its position is (1 / r, row, column).)
 """
 
 from collections.abc import Mapping

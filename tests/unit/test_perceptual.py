@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -99,11 +100,22 @@ def test_weight_zero_needs_no_file():
     assert load_perceptual(config) is None
 
 
-def test_weights_that_nobody_named_are_asked_for():
-    with pytest.raises(ConfigError, match=r"names no file.*--loss\.vgg-weights FILE.*--loss\.perceptual 0"):
-        check_perceptual(LossConfig())
-    with pytest.raises(ConfigError, match="names no file"):
+def test_weights_that_nobody_named_come_from_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = tmp_path / "metasr" / "vgg19-dcbb9e9d.pth"
+    kept.parent.mkdir()
+    kept.write_bytes(b"damaged")
+    check_perceptual(LossConfig())
+    with pytest.raises(ConfigError, match=r"metasr/vgg19-dcbb9e9d\.pth: not the whole .*Download it again"):
         load_perceptual(LossConfig())
+
+
+def test_the_check_finds_what_is_missing_without_reading_weights(weights_file, tmp_path):
+    check_perceptual(settings(weights_file, "relu5_4"))
+    with pytest.raises(ConfigError, match="there is no such file"):
+        check_perceptual(settings(tmp_path / "absent.safetensors"))
+    with pytest.raises(ConfigError, match="vgg16 has no such layer"):
+        check_perceptual(settings(weights_file, "relu5_4", "vgg16"))
 
 
 def test_missing_file_is_named(tmp_path):
@@ -136,11 +148,28 @@ def test_weights_that_end_before_the_layer_are_refused(weights_file):
         load_perceptual(settings(weights_file, "relu2_2"))
 
 
-def test_file_of_another_format_is_refused(tmp_path):
+def test_a_pickle_that_torchvision_did_not_publish_is_refused(tmp_path):
     file = tmp_path / "vgg.pth"
-    file.write_bytes(b"PK\x03\x04 not safetensors")
-    with pytest.raises(ConfigError, match=r"vgg\.pth: not a safetensors file"):
+    file.write_bytes(b"PK\x03\x04")
+    with pytest.raises(ConfigError, match=r"vgg\.pth: not the whole vgg19-dcbb9e9d\.pth"):
         load_perceptual(settings(file))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_autocast_keeps_the_loss_and_its_gradient_close(weights_file, channels):
+    perceptual = load_perceptual(settings(weights_file))
+    hr = random_image(1, channels, 16, 16, seed=2)
+    values, gradients = [], []
+    for enabled in (False, True):
+        sr = random_image(1, channels, 16, 16).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = perceptual(sr, hr)
+        loss.backward()
+        assert loss.dtype == sr.grad.dtype == torch.float32
+        values.append(loss.item())
+        gradients.append(sr.grad)
+    assert values[1] == pytest.approx(values[0], rel=0.02)
+    assert (gradients[1] - gradients[0]).norm() < 0.15 * gradients[0].norm()
 
 
 def test_loading_draws_no_random_numbers(weights_file):
@@ -154,3 +183,25 @@ def test_layers_after_the_compared_one_are_left_out(weights_file):
     perceptual = load_perceptual(settings(weights_file, "relu1_2"))
     assert len(perceptual.features) == 4
     assert not perceptual.features.training
+
+
+LAST_LAYERS = {"vgg16": "relu5_3", "vgg19": "relu5_4"}
+CONVOLUTIONS = {  # torchvision's keys
+    "vgg16": [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28],
+    "vgg19": [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34],
+}
+
+
+@pytest.mark.parametrize("network", ["vgg16", "vgg19"])
+def test_the_whole_network_has_torchvisions_layers(network, tmp_path):
+    stages = (2, 2, 3, 3, 3) if network == "vgg16" else (2, 2, 4, 4, 4)
+    widths = [3, *np.repeat([64, 128, 256, 512, 512], stages).tolist()]
+    shapes = zip(CONVOLUTIONS[network], widths[:-1], widths[1:], strict=True)
+    stored = {f"features.{i}.weight": torch.zeros(out, channels, 3, 3) for i, channels, out in shapes}
+    stored |= {name.replace("weight", "bias"): torch.full((len(value),), 0.25) for name, value in stored.items()}
+    file = tmp_path / "vgg.safetensors"
+    safetensors.torch.save_file(stored, file)
+    features = load_perceptual(settings(file, LAST_LAYERS[network], network)).features
+    assert len(features) == CONVOLUTIONS[network][-1] + 2
+    maps = features(random_image(1, 3, 34, 50))
+    torch.testing.assert_close(maps, torch.full((1, 512, 2, 3), 0.25))
