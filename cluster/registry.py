@@ -11,7 +11,8 @@ from cluster.config import TrackingConfig, expand
 from cluster.tracking import Run, connect
 from metasr import manifest
 from metasr.errors import CheckpointError, RegistryError
-from metasr.evaluation import Score, mean_by_scale, to_csv
+from metasr.evaluation import Mean, Score, mean_by_scale
+from metasr.scale import Scale
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -106,8 +107,8 @@ class Registry:
             where = f"no such version at {expand(self.config.uri)}"
             raise RegistryError(f"model {reference}", where, fix) from None
 
-    def record_evaluation(self, reference: str, scores: Sequence[Score], data_digest: str) -> None:
-        """Bind an evaluation to a version: means as a tag and as metrics of its run, all scores as its artifact."""
+    def record_evaluation(self, reference: str, scores: Sequence[Score], data_digest: str, results: Path) -> None:
+        """Bind an evaluation to a version: means as a tag and as metrics of its run, the folder as its artifact."""
         found = self.version(reference)
         means = mean_by_scale(scores)
         evidence = {
@@ -125,7 +126,7 @@ class Registry:
             for scale, value in values.items()
         }
         run.log(0, metrics)
-        run.text(f"evaluation-version-{found.version}.csv", to_csv(scores))
+        run.folder(f"evaluation-version-{found.version}", results)
         self._client.set_model_version_tag(found.name, found.version, EVALUATION, json.dumps(evidence))
 
     def promote(self, reference: str, force: str = "") -> tuple[str, str | None]:
@@ -165,7 +166,7 @@ class Registry:
 
 
 def check_gate(version: str, tags: Mapping[str, str]) -> None:
-    """Raise RegistryError unless the evaluation in a version's tags is its own and never below bicubic."""
+    """Raise RegistryError unless the evaluation in a version's tags is its own and nowhere below bicubic."""
     if EVALUATION not in tags:
         raise RegistryError(
             f"version {version}", "it has not been evaluated", f"Run `metasr evaluate --model {version}` first"
@@ -173,15 +174,16 @@ def check_gate(version: str, tags: Mapping[str, str]) -> None:
     evidence = json.loads(tags[EVALUATION])
     if evidence["bundle_sha256"] != tags[BUNDLE_DIGEST]:
         raise RegistryError(f"version {version}", "its evaluation is that of another bundle", "Evaluate it again")
-    for scale, psnr in evidence["psnr"]["model"].items():
-        bicubic = evidence["psnr"]["bicubic"][scale]
-        if not psnr >= bicubic:  # also where one is NaN
-            raise RegistryError(
-                f"version {version} is not promoted",
-                f"at scale {scale} it has {psnr:.2f} dB and bicubic {bicubic:.2f} dB",
-                'Train longer, or give a reason with --force "..."',
-            )
+    for measure, name, form in (("psnr", "PSNR", ".2f"), ("ssim", "SSIM", ".4f")):
+        for scale, model in evidence[measure]["model"].items():
+            bicubic = evidence[measure]["bicubic"][scale]
+            if not model >= bicubic:  # also where one is NaN
+                raise RegistryError(
+                    f"version {version} is not promoted",
+                    f"at scale {scale} its {name} is {model:{form}} and that of bicubic {bicubic:{form}}",
+                    'Train longer, or give a reason with --force "..."',
+                )
 
 
-def _by_scale(means: Mapping[tuple[float, str], tuple[float, float]], method: str, kind: str) -> dict[str, float]:
-    return {f"{scale:g}": getattr(mean, kind) for (scale, name), mean in means.items() if name == method}
+def _by_scale(means: Mapping[tuple[Scale, str], Mean], method: str, kind: str) -> dict[str, float]:
+    return {str(scale): getattr(mean, kind) for (scale, name), mean in means.items() if name == method}

@@ -1,9 +1,11 @@
 """The settings of an experiment: frozen, typed sections whose field docstrings are also the help texts."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from metasr.scale import Scale
 
 
 class Section(BaseModel):
@@ -129,20 +131,25 @@ class TrainConfig(Section):
         return self
 
 
+_AS_JSON = PlainSerializer(Scale.to_json, return_type=float | str, when_used="json")
+
+
 class EvalConfig(Section):
     """Validation while training, and `metasr evaluate`."""
 
-    scales: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0)
-    """Scales that are evaluated."""
+    scales: tuple[Annotated[Scale, BeforeValidator(Scale.parse), _AS_JSON], ...] = tuple(
+        Scale(r, r) for r in (1.5, 2.0, 3.0, 4.0)
+    )
+    """Scales above 1 and up to 16 that are evaluated, any real number, or rows x columns such as 1x4."""
     validation_slices: int = Field(4, ge=1)
     """Slices that validation looks at, spread over the validation subjects; their pictures are kept."""
     slices_per_subject: int = Field(20, ge=0)
     """Slices that `metasr evaluate` takes of each subject, evenly spread; 0 takes all."""
 
     @model_validator(mode="after")
-    def _scales_enlarge(self) -> Self:
-        if not self.scales or min(self.scales) <= 1 or max(self.scales) > 16:
-            raise ValueError("eval.scales takes scales above 1 and up to 16")
+    def _has_a_scale(self) -> Self:
+        if not self.scales:
+            raise ValueError("eval.scales takes scales above 1 and up to 16, at least one")
         return self
 
 
@@ -168,8 +175,8 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _one_scale_for_who_has_one(self) -> Self:
         scale = self.model.fixed_scale
-        asked = {self.train.scale_min, self.train.scale_max, *self.eval.scales}
-        if self.model.architecture != "meta_srgan" and asked != {scale}:
+        asked = {Scale.parse(self.train.scale_min), Scale.parse(self.train.scale_max), *self.eval.scales}
+        if self.model.architecture != "meta_srgan" and asked != {Scale.parse(scale)}:
             raise ValueError(
                 f"model.architecture {self.model.architecture} is for scale {scale} (model.fixed_scale) alone: "
                 f"set train.scale_min, train.scale_max and eval.scales to {scale}"

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from metasr.evaluation import Comparison
-from metasr.metrics import border_px, crop_border, psnr
+from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
+from metasr.metrics import border_px, crop_border, psnr, ssim
 
 ERROR_GAIN = 5.0
 CAPTION_PX = 26
@@ -29,6 +30,30 @@ def comparison_panel(comparisons: Sequence[Comparison], tile_px: int = 320) -> I
     return panel
 
 
+def scales_panel(comparisons: Sequence[Comparison]) -> Image.Image:
+    """Draw what each method made of one LR image at growing scales, a row for each method, pixel for pixel.
+
+    Captions give the scale, PSNR (dB) and SSIM against `hr` without its border.
+    """
+    font = ImageFont.load_default(size=15)
+    tiles = [
+        [(_zoom_caption(comparison, name, image), _to_image(image)) for name, image in comparison.images.items()]
+        for comparison in comparisons
+    ]
+    widths = [
+        max(max(round(font.getlength(text)), image.width) for text, image in column) + GAP_PX for column in tiles
+    ]
+    height = max(image.height for column in tiles for _, image in column) + CAPTION_PX + GAP_PX
+    panel = Image.new("L", (sum(widths), height * max(map(len, tiles))))
+    left = 0
+    for column, width in zip(tiles, widths, strict=True):
+        for row, (caption, image) in enumerate(column):
+            ImageDraw.Draw(panel).text((left + 4, row * height + 4), caption, fill=255, font=font)
+            panel.paste(image, (left, row * height + CAPTION_PX))
+        left += width
+    return panel
+
+
 def png_bytes(image: Image.Image) -> bytes:
     """Return the image as a PNG file."""
     buffer = BytesIO()
@@ -37,11 +62,11 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def _row(comparison: Comparison, tile_px: int) -> Image.Image:
-    lr, bicubic, sr, hr = comparison.lr, comparison.bicubic, comparison.sr, comparison.hr
+    lr, bicubic, sr, hr = comparison.lr, comparison.images[BICUBIC_NAME], comparison.images[MODEL_NAME], comparison.hr
     border = border_px(comparison.scale)
     scores = [psnr(crop_border(image, border), crop_border(hr, border)).item() for image in (bicubic, sr)]
     tiles = [
-        (f"LR  1/{comparison.scale:g}", functional.interpolate(lr, size=hr.shape[-2:], mode="nearest-exact")),
+        (f"LR  1/{comparison.scale}", functional.interpolate(lr, size=hr.shape[-2:], mode="nearest-exact")),
         (f"bicubic  {scores[0]:.2f} dB", bicubic),
         (f"SR  {scores[1]:.2f} dB", sr),
         ("HR", hr),
@@ -55,6 +80,12 @@ def _row(comparison: Comparison, tile_px: int) -> Image.Image:
         row.paste(_to_image(image).resize((tile_px, height), Image.Resampling.NEAREST), (left, CAPTION_PX))
         ImageDraw.Draw(row).text((left + 4, 4), caption, fill=255, font=font)
     return row
+
+
+def _zoom_caption(comparison: Comparison, method: str, image: Tensor) -> str:
+    border = border_px(comparison.scale)
+    pair = crop_border(image, border), crop_border(comparison.hr, border)
+    return f"{method} x{comparison.scale}  {psnr(*pair).item():.2f} / {ssim(*pair).item():.2f}"
 
 
 def _to_image(image: Tensor) -> Image.Image:

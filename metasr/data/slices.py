@@ -1,14 +1,9 @@
-"""From a volume to the slices a network sees: which ones, which part of them, and who is in which split."""
+"""From a volume to the slices a network sees: which ones, and which part of them."""
 
-import hashlib
-from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-
-from metasr.data.subjects import patient_of
-from metasr.errors import DataError
 
 
 def brain_slices(axial: NDArray[np.float32], min_brain_fraction: float) -> NDArray[np.intp]:
@@ -17,46 +12,29 @@ def brain_slices(axial: NDArray[np.float32], min_brain_fraction: float) -> NDArr
     return np.flatnonzero(fractions >= min_brain_fraction)
 
 
-def informational_crop(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return the `side` x `side` window with the most brain (pixels not 0); smaller images are padded.
+def informational_window(image: NDArray[np.float32], side: int) -> tuple[slice, slice]:
+    """Return rows and columns of the `side` x `side` window with the most brain (pixels not 0).
+
+    Along an axis that is shorter than `side` the window is the whole axis.
 
     Source: paper, section 3.1 and Fig. 6 ("maximal informational crop", 128 x 128).
     """
-    missing = [max(0, side - length) for length in image.shape]
-    image = np.pad(image, [(m // 2, m - m // 2) for m in missing])
+    height, width = (min(side, length) for length in image.shape)
     counts = np.pad(np.cumsum(np.cumsum(image != 0, axis=0), axis=1), ((1, 0), (1, 0)))
-    inside = counts[side:, side:] - counts[:-side, side:] - counts[side:, :-side] + counts[:-side, :-side]
+    inside = counts[height:, width:] - counts[:-height, width:] - counts[height:, :-width] + counts[:-height, :-width]
     # Many windows may hold the whole brain: take the middle one, so that the brain is not pushed to a border.
     rows, columns = np.nonzero(inside == inside.max())
     row, column = int(np.median(rows)), int(np.median(columns))
     if inside[row, column] != inside.max():
         row, column = int(rows[len(rows) // 2]), int(columns[len(columns) // 2])
-    return image[row : row + side, column : column + side]
+    return slice(row, row + height), slice(column, column + width)
 
 
-def split_subjects(subjects: Sequence[str], val_fraction: float, seed: int) -> list[str]:
-    """Return the subjects that validate, sorted: a seeded choice of whole patients, at least one.
-
-    A patient's place depends on the seed and the name alone, so that adding patients moves no one else's rank.
-
-    Raises:
-        DataError: There are fewer than two patients.
-    """
-    patients = {patient_of(name) for name in subjects}
-    if len(patients) < 2:
-        raise DataError(
-            f"{len(patients)} subject to split",
-            "training and validation must not share a patient",
-            "Give a folder with at least two subjects",
-        )
-    ranked = sorted(patients, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    count = min(max(1, round(len(patients) * val_fraction)), len(patients) - 1)
-    return sorted(name for name in subjects if patient_of(name) in ranked[:count])
-
-
-def scale_fraction(scale: float, length: int) -> Fraction:
-    """Return the scale as p/q in lowest terms, q at most 100 and p within `length`: 2.7 is 27/10."""
-    return Fraction(scale).limit_denominator(max(1, min(100, int(length / scale))))
+def informational_crop(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return the `side` x `side` window with the most brain (pixels not 0); smaller images are padded."""
+    missing = [max(0, side - length) for length in image.shape]
+    crop = image[informational_window(image, side)]
+    return np.pad(crop, [(m // 2, m - m // 2) for m in missing])
 
 
 def exact_sizes(length: int, scale: Fraction) -> tuple[int, int]:
@@ -69,6 +47,19 @@ def exact_sizes(length: int, scale: Fraction) -> tuple[int, int]:
     if not periods:
         raise ValueError(f"{length} pixels cannot hold scale {scale}")
     return periods * scale.numerator, periods * scale.denominator
+
+
+def slice_lengths(length: int, scale: float) -> tuple[int, int]:
+    """Return the (HR, LR) lengths that a slice is evaluated at, HR as large as possible within `length`.
+
+    Where the scale is a fraction p/q with q up to 10 of which a period fits, such as every tenth, their ratio is
+    exactly the scale. Other scales are met to within half an HR pixel, for which hardly anything is cut off.
+    """
+    fraction = Fraction(scale).limit_denominator(10)
+    if abs(fraction - Fraction(scale)) < 1e-9 and fraction.numerator <= length:
+        return exact_sizes(length, fraction)
+    lr = int(length / scale)
+    return int(lr * scale + 0.5), lr
 
 
 def central_crop(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

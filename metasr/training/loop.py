@@ -109,8 +109,8 @@ def _look_and_save(
     means = mean_by_scale(result.scores)
     metrics = {"step": float(state.step)}
     for (scale, method), mean in means.items():
-        metrics[f"val_psnr_{method}_x{scale:g}"] = mean.psnr
-        metrics[f"val_ssim_{method}_x{scale:g}"] = mean.ssim
+        metrics[f"val_psnr_{method}_x{scale}"] = mean.psnr
+        metrics[f"val_ssim_{method}_x{scale}"] = mean.ssim
     gains = [means[scale, "model"].psnr - means[scale, "bicubic"].psnr for scale in config.eval.scales]
     metrics["val_psnr_gain"] = sum(gains) / len(gains)
     panel = comparison_panel(result.comparisons)

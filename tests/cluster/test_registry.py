@@ -25,6 +25,7 @@ from metasr.evaluation import Score
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import load_bundle, save_bundle
 from metasr.models import build_generator
+from metasr.scale import Scale
 
 CPU = torch.device("cpu")
 TINY = ExperimentConfig(model=ModelConfig(num_features=8, num_blocks=1))
@@ -80,14 +81,28 @@ def version(config, registry, bundles):
     return registry.register(bundles[0], start(config))
 
 
-def scores(**gains):
+def scores(ssim_gain=0.01, **gains):
     """Scores of two subjects; `x2=0.5` puts the model 0.5 dB above bicubic at scale 2."""
     rows = []
-    for subject, bicubic in (("a", 30.0), ("b", 32.0)):
-        for scale, gain in gains.items():
-            for method, psnr in (("bicubic", bicubic), ("model", bicubic + gain)):
-                rows.append(Score(subject, 7, float(scale.removeprefix("x")), method, psnr, 0.9))
+    for subject, psnr in (("a", 30.0), ("b", 32.0)):
+        for name, gain in gains.items():
+            scale = Scale.parse(name.removeprefix("x"))
+            rows.append(Score(subject, 7, scale, "bicubic", "whole", psnr, 0.9, 0.1))
+            rows.append(Score(subject, 7, scale, "model", "whole", psnr + gain, 0.9 + ssim_gain, 0.1))
+            # Elsewhere the model is worse, which the gate does not look at.
+            rows.append(Score(subject, 7, scale, "bicubic", "brain", psnr, 0.9, 0.1))
+            rows.append(Score(subject, 7, scale, "model", "brain", 0.0, 0.0, 0.1))
     return rows
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The folder that an evaluation wrote."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "scores.csv").write_text("subject\na\n")
+    (folder / "comparison.png").write_bytes(b"a picture")
+    return folder
 
 
 def aliases(client, config):
@@ -349,23 +364,25 @@ def test_a_bundle_that_was_tampered_with_is_not_used(config, client, registry, v
 # Evaluating and promoting
 
 
-def test_an_evaluation_is_kept_with_its_version_and_its_run(config, client, registry, version, tmp_path):
-    registry.record_evaluation(version, scores(x2=0.5, x3=0.25), DATA)
+def test_an_evaluation_is_kept_with_its_version_and_its_run(config, client, registry, version, results, tmp_path):
+    registry.record_evaluation(version, scores(x2=0.5, x3=0.25, **{"2x3.3": 1.0}), DATA, results)
     found = client.get_model_version(config.model, version)
     run = client.get_run(found.run_id)
-    assert EVALUATION in found.tags
+    evidence = json.loads(found.tags[EVALUATION])
+    assert evidence["subjects"] == 2
+    assert evidence["psnr"]["model"] == pytest.approx({"2": 31.5, "3": 31.25, "2x3.3": 32.0})
     assert run.data.metrics["eval_psnr_model_x2"] == pytest.approx(31.5)
     assert run.data.metrics["eval_psnr_bicubic_x3"] == pytest.approx(31.0)
-    assert run.data.metrics["eval_ssim_model_x3"] == pytest.approx(0.9)
-    table = artifact(client, found.run_id, f"evaluation-version-{version}.csv", tmp_path).decode().splitlines()
-    assert table[0] == "subject,slice,scale,method,psnr,ssim"
-    assert len(table) == 1 + 8
-    assert "a,7,2.0,model,30.5,0.9" in table
+    assert run.data.metrics["eval_ssim_model_x2x3.3"] == pytest.approx(0.91)
+    for file in results.iterdir():
+        kept = artifact(client, found.run_id, f"evaluation-version-{version}/{file.name}", tmp_path)
+        assert kept == file.read_bytes()
 
 
-@pytest.mark.parametrize("gains", [{"x2": 0.5}, {"x2": 0.0}, {"x1.5": 0.01, "x2": 1.0, "x4": 3.0}])
-def test_a_version_nowhere_below_bicubic_is_promoted(config, client, registry, version, gains):
-    registry.record_evaluation(version, scores(**gains), DATA)
+@pytest.mark.parametrize("gains", [{"x2": 0.5}, {"x2": 0.0}, {"x1.5": 0.01, "x2": 1.0, "x1x4": 3.0}])
+@pytest.mark.parametrize("ssim_gain", [0.0, 0.05])
+def test_a_version_nowhere_below_bicubic_is_promoted(config, client, registry, version, results, gains, ssim_gain):
+    registry.record_evaluation(version, scores(ssim_gain, **gains), DATA, results)
     assert registry.promote(CHALLENGER) == (version, None)
     assert aliases(client, config) == {CHALLENGER: version, CHAMPION: version}
 
@@ -383,36 +400,42 @@ def test_a_version_that_was_not_evaluated_is_not_promoted(config, client, regist
 
 
 @pytest.mark.parametrize("gain", [-0.01, -5.0, float("nan"), float("-inf")])
-def test_a_version_below_bicubic_at_one_scale_is_not_promoted(config, client, registry, version, gain):
-    registry.record_evaluation(version, scores(x2=1.0, x3=gain), DATA)
-    assert_not_promoted(registry, version, client, config, "at scale 3", "--force")
+def test_a_version_with_less_psnr_at_one_scale_is_not_promoted(config, client, registry, version, results, gain):
+    registry.record_evaluation(version, scores(x2=1.0, x3=gain), DATA, results)
+    assert_not_promoted(registry, version, client, config, "at scale 3 its PSNR is", "--force")
 
 
-def test_an_evaluation_of_another_bundle_does_not_count(config, client, registry, bundles):
+@pytest.mark.parametrize("gain", [-0.001, float("nan")])
+def test_a_version_with_less_ssim_is_not_promoted(config, client, registry, version, results, gain):
+    registry.record_evaluation(version, scores(gain, x2=1.0), DATA, results)
+    assert_not_promoted(registry, version, client, config, "at scale 2 its SSIM is", "that of bicubic 0.9000")
+
+
+def test_an_evaluation_of_another_bundle_does_not_count(config, client, registry, bundles, results):
     good, other = (registry.register(bundle, start(config, name)) for name, bundle in zip("ab", bundles, strict=True))
-    registry.record_evaluation(good, scores(x2=1.0), DATA)
+    registry.record_evaluation(good, scores(x2=1.0), DATA, results)
     evidence = client.get_model_version(config.model, good).tags[EVALUATION]
     client.set_model_version_tag(config.model, other, EVALUATION, evidence)
     assert_not_promoted(registry, other, client, config, "another bundle")
 
 
-def test_a_version_whose_bundle_was_tampered_with_is_not_promoted(config, client, registry, version):
-    registry.record_evaluation(version, scores(x2=1.0), DATA)
+def test_a_version_whose_bundle_was_tampered_with_is_not_promoted(config, client, registry, version, results):
+    registry.record_evaluation(version, scores(x2=1.0), DATA, results)
     TAMPERING["another bundle"](stored_bundle(client, config, version))
     with pytest.raises(MetaSRError):
         registry.promote(version)
     assert CHAMPION not in aliases(client, config)
 
 
-def test_promoting_twice_changes_nothing(config, client, registry, version):
-    registry.record_evaluation(version, scores(x2=1.0), DATA)
+def test_promoting_twice_changes_nothing(config, client, registry, version, results):
+    registry.record_evaluation(version, scores(x2=1.0), DATA, results)
     assert [registry.promote(version), registry.promote(version)] == [(version, None), (version, version)]
     assert aliases(client, config)[CHAMPION] == version
 
 
-def test_a_promotion_names_the_champion_before(config, client, registry, bundles):
+def test_a_promotion_names_the_champion_before(config, client, registry, bundles, results):
     for name, bundle in zip("ab", bundles, strict=True):
-        registry.record_evaluation(registry.register(bundle, start(config, name)), scores(x2=1.0), DATA)
+        registry.record_evaluation(registry.register(bundle, start(config, name)), scores(x2=1.0), DATA, results)
     assert [registry.promote("1"), registry.promote("2"), registry.promote("1")] == [
         ("1", None),
         ("2", "1"),
@@ -422,17 +445,19 @@ def test_a_promotion_names_the_champion_before(config, client, registry, bundles
 
 
 @pytest.mark.parametrize("evaluated", [True, False])
-def test_force_promotes_against_the_evidence_and_keeps_the_reason(config, client, registry, version, evaluated):
+def test_force_promotes_against_the_evidence_and_keeps_the_reason(
+    config, client, registry, version, evaluated, results
+):
     if evaluated:
-        registry.record_evaluation(version, scores(x2=-1.0), DATA)
+        registry.record_evaluation(version, scores(x2=-1.0), DATA, results)
     assert registry.promote(version, force="sharper, say the readers") == (version, None)
     assert aliases(client, config)[CHAMPION] == version
     tags = client.get_model_version(config.model, version).tags
     assert tags["metasr.promotion_forced"] == "sharper, say the readers"
 
 
-def test_a_version_that_passed_is_not_marked_as_forced(config, client, registry, version):
-    registry.record_evaluation(version, scores(x2=1.0), DATA)
+def test_a_version_that_passed_is_not_marked_as_forced(config, client, registry, version, results):
+    registry.record_evaluation(version, scores(x2=1.0), DATA, results)
     registry.promote(version)
     assert "metasr.promotion_forced" not in client.get_model_version(config.model, version).tags
 

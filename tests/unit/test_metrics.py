@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, structural_similarity
 
-from metasr.metrics import border_px, crop_border, psnr, ssim
+from metasr.metrics import border_px, crop_border, nrmse, psnr, ssim, ssim_map
+from metasr.scale import Scale
 
 
 def random_pair(batch=1, channels=1, size=(40, 33), noise=0.1, seed=0):
@@ -57,6 +58,17 @@ def test_ssim_counts_only_full_windows():
         full=True,
     )
     assert ssim(image, reference).item() == pytest.approx(local[5:-5, 5:-5].mean(), abs=1e-6)
+    np.testing.assert_allclose(ssim_map(image, reference)[0, 0].numpy(), local[5:-5, 5:-5], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [1e-3, 0.5])
+def test_nrmse_is_the_euclidean_one_of_scikit_image(noise):
+    image, reference = random_pair(batch=3, noise=noise)
+    expected = [
+        normalized_root_mse(r.double().numpy(), i.double().numpy(), normalization="euclidean")
+        for i, r in zip(image, reference, strict=True)
+    ]
+    np.testing.assert_allclose(nrmse(image, reference).numpy(), expected, rtol=1e-9)
 
 
 def test_ssim_of_smooth_images_in_float32_is_that_of_scikit_image():
@@ -105,14 +117,17 @@ def test_metrics_are_float64():
 
 def test_border_crop_drops_the_same_on_every_side():
     image = torch.arange(7 * 9).view(1, 1, 7, 9)
-    np.testing.assert_array_equal(crop_border(image, 2).numpy(), image.numpy()[:, :, 2:5, 2:7])
+    np.testing.assert_array_equal(crop_border(image, (2, 2)).numpy(), image.numpy()[:, :, 2:5, 2:7])
+    np.testing.assert_array_equal(crop_border(image, (1, 3)).numpy(), image.numpy()[:, :, 1:6, 3:6])
 
 
 def test_border_crop_of_nothing_keeps_the_image():
     image = torch.rand(1, 1, 5, 4)
-    assert torch.equal(crop_border(image, 0), image)
+    assert torch.equal(crop_border(image, (0, 0)), image)
 
 
-@pytest.mark.parametrize(("scale", "border"), [(1.1, 2), (1.5, 2), (2.0, 2), (2.1, 3), (3.3, 4), (4.0, 4), (1.0, 1)])
-def test_border_is_the_scale_rounded_up(scale, border):
-    assert border_px(scale) == border
+@pytest.mark.parametrize(
+    ("scale", "border"), [("1.1", (2, 2)), ("2", (2, 2)), ("2.1", (3, 3)), ("1x4", (1, 4)), ("2x3.3", (2, 4))]
+)
+def test_border_is_the_scale_of_each_axis_rounded_up(scale, border):
+    assert border_px(Scale.parse(scale)) == border

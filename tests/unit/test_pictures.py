@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from metasr.evaluation import Comparison, HeldOutSlice
-from metasr.pictures import CAPTION_PX, ERROR_GAIN, GAP_PX, comparison_panel, png_bytes
+from metasr.pictures import CAPTION_PX, ERROR_GAIN, GAP_PX, comparison_panel, png_bytes, scales_panel
+from metasr.scale import Scale
 
 TILE = 60
 LR, BICUBIC, SR, HR, ERROR = range(5)
@@ -23,7 +24,8 @@ def comparison(*, lr=0.0, bicubic=0.0, sr=0.0, hr=0.0, shape=(20, 30), scale=2.0
     small = tuple(round(n / scale) for n in shape)
     whole = image(hr, shape)
     held_out = HeldOutSlice("anna", 4, whole)
-    return Comparison(held_out, scale, image(lr, small), image(bicubic, shape), image(sr, shape), whole)
+    images = {"bicubic": image(bicubic, shape), "lanczos": torch.rand(1, 1, *shape), "model": image(sr, shape)}
+    return Comparison(held_out, Scale(scale, scale), image(lr, small), whole, images, {})
 
 
 def tile(panel, column, *, height=40, row_top=0):
@@ -107,6 +109,25 @@ def test_the_score_in_the_caption_follows_the_image():
 
     assert np.array_equal(caption(sr=0.1), caption(sr=-0.1))
     assert not np.array_equal(caption(sr=0.1), caption(sr=0.2))
+
+
+def test_growing_images_are_shown_pixel_for_pixel_a_row_for_each_method():
+    def grown(scale, shape):
+        images = {name: torch.rand(1, 1, *shape) for name in ("bicubic", "model")}
+        hr = torch.rand(1, 1, *shape)
+        return Comparison(HeldOutSlice("anna", 4, hr), Scale(scale, scale), hr, hr, images, {})
+
+    small, large = grown(1.1, (22, 33)), grown(4.0, (200, 300))
+    panel = np.asarray(scales_panel([small, large]))
+    height = 200 + CAPTION_PX + GAP_PX
+    left = panel.shape[1] - 300 - GAP_PX
+    for row, name in enumerate(("bicubic", "model")):
+        top = row * height + CAPTION_PX
+        expected = [(image.images[name][0, 0] * 255).round().byte().numpy() for image in (small, large)]
+        assert np.array_equal(panel[top : top + 22, :33], expected[0])
+        assert np.array_equal(panel[top : top + 200, left : left + 300], expected[1])
+        assert panel[row * height : top, :left].max() > 128
+    assert panel.shape[0] == 2 * height
 
 
 def test_a_png_opens_in_pillow_with_the_same_pixels():

@@ -1,4 +1,4 @@
-"""Which slices, which window of them, and who validates."""
+"""Which slices, and which window of them."""
 
 import math
 from fractions import Fraction
@@ -14,12 +14,9 @@ from metasr.data.slices import (
     central_crop,
     exact_sizes,
     informational_crop,
-    scale_fraction,
-    split_subjects,
+    informational_window,
+    slice_lengths,
 )
-from metasr.errors import DataError
-
-NAMES = [f"subject-{number:03d}" for number in range(40)]
 
 
 def speckled(shape, seed, density):
@@ -97,86 +94,42 @@ def test_smaller_images_are_padded_with_background_on_both_sides(shape):
     assert np.count_nonzero(crop) == min(shape[0], 6) * min(shape[1], 6)
 
 
+@pytest.mark.parametrize(("shape", "side"), [((9, 12), 4), ((3, 12), 5), ((3, 4), 5)])
+def test_the_window_is_where_the_crop_comes_from(shape, side):
+    image = speckled(shape, 3, 0.4)
+    rows, columns = informational_window(image, side)
+    window = image[rows, columns]
+    assert window.shape == (min(side, shape[0]), min(side, shape[1]))
+    crop = informational_crop(image, side)
+    top, left = (side - window.shape[0]) // 2, (side - window.shape[1]) // 2
+    assert np.array_equal(crop[top : top + window.shape[0], left : left + window.shape[1]], window)
+
+
 def test_the_crop_keeps_the_type():
     assert informational_crop(speckled((9, 9), 0, 0.5), 4).dtype == np.float32
 
 
-@given(
-    count=st.integers(2, 40),
-    fraction=st.floats(0, 1),
-    seed=st.integers(0, 2**31),
-    shuffled=st.randoms(use_true_random=False),
-)
-def test_the_split_is_of_whole_subjects_sorted_and_blind_to_their_order(count, fraction, seed, shuffled):
-    subjects = NAMES[:count]
-    validating = split_subjects(subjects, fraction, seed)
-    assert validating == sorted(set(validating))
-    assert set(validating) < set(subjects)
-    assert abs(len(validating) - count * fraction) <= 1
-    shuffled.shuffle(subjects)
-    assert split_subjects(subjects, fraction, seed) == validating
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.999, 1.0])
-@pytest.mark.parametrize("count", [2, 3, 10])
-def test_neither_side_of_the_split_is_empty(count, fraction):
-    assert 1 <= len(split_subjects(NAMES[:count], fraction, 0)) <= count - 1
-
-
-@given(old=st.integers(2, 30), added=st.integers(0, 10), seed=st.integers(0, 1000))
-def test_adding_subjects_moves_nobody_past_another(old, added, seed):
-    before = set(split_subjects(NAMES[:old], 0.2, seed))
-    after = set(split_subjects(NAMES[: old + added], 0.2, seed)) & set(NAMES[:old])
-    assert before <= after or after <= before
-
-
-def test_the_same_number_of_validating_subjects_changes_by_at_most_the_added_one():
-    before = set(split_subjects(NAMES[:10], 0.2, 3))
-    after = set(split_subjects(NAMES[:11], 0.2, 3))
-    assert len(before) == len(after) == 2
-    assert after - before <= {NAMES[10]}
-
-
-def test_another_seed_is_another_split():
-    splits = {tuple(split_subjects(NAMES, 0.2, seed)) for seed in range(20)}
-    assert len(splits) == 20
-
-
-def test_everybody_validates_under_some_seed():
-    chosen = {name for seed in range(60) for name in split_subjects(NAMES[:10], 0.2, seed)}
-    assert chosen == set(NAMES[:10])
-
-
-def test_a_split_never_changes_between_versions():
-    # sha256sum gives the two smallest digests of "0:a" to "0:f" to f and d.
-    assert split_subjects(["a", "b", "c", "d", "e", "f"], 0.34, 0) == ["d", "f"]
-
-
-@pytest.mark.parametrize("subjects", [[], ["alone"]])
-def test_fewer_than_two_subjects_cannot_be_split(subjects):
-    with pytest.raises(DataError, match=rf"{len(subjects)} subject.*at least two"):
-        split_subjects(subjects, 0.2, 0)
-
-
-@pytest.mark.parametrize(
-    ("scale", "expected"),
-    [(2.7, Fraction(27, 10)), (1.1, Fraction(11, 10)), (4.0, Fraction(4)), (1.5, Fraction(3, 2)), (1, Fraction(1))],
-)
-def test_scales_are_read_as_the_fraction_they_were_meant_as(scale, expected):
-    assert scale_fraction(scale, 240) == expected
-
-
 @pytest.mark.parametrize("tenths", range(11, 161))
-def test_every_tenth_is_exact(tenths):
-    assert scale_fraction(tenths / 10, 240) == Fraction(tenths, 10)
+def test_a_slice_is_evaluated_at_exactly_every_tenth(tenths):
+    hr, lr = slice_lengths(240, tenths / 10)
+    assert Fraction(hr, lr) == Fraction(tenths, 10)
+    assert 240 - tenths < hr <= 240
 
 
-@given(st.floats(1, 16))
-def test_other_scales_become_the_nearest_small_fraction(scale):
-    fraction = scale_fraction(scale, 240)
-    assert fraction.denominator <= 100
-    assert fraction.numerator <= 240
-    assert abs(float(fraction) - scale) <= 1 / (2 * min(100, int(240 / scale)))
+@given(length=st.integers(16, 600), scale=st.floats(1, 16))
+def test_other_scales_are_met_to_half_a_pixel_on_nearly_the_whole_slice(length, scale):
+    hr, lr = slice_lengths(length, scale)
+    assert lr >= 1
+    assert hr <= length
+    assert abs(hr - lr * scale) <= 0.5 + 1e-9
+    is_small_fraction = any(abs(scale * q - round(scale * q)) < 1e-6 for q in range(1, 11))
+    assert is_small_fraction or hr > length - scale - 1
+
+
+@pytest.mark.parametrize("scale", [1, 1.25, 4.0])
+def test_scales_that_are_small_fractions_are_exact(scale):
+    hr, lr = slice_lengths(58, scale)
+    assert hr == lr * scale
 
 
 @given(length=st.integers(1, 600), tenths=st.integers(11, 160))
@@ -196,10 +149,10 @@ def test_the_patch_of_the_paper_at_2_7():
 
 
 @pytest.mark.parametrize("scale", [1.1, 1.5, 2.7, 4, math.sqrt(2), math.e, math.pi, 5, 6, 8])
-def test_every_scale_of_the_protocol_fits_a_brats_slice(scale):
-    hr, lr = exact_sizes(240, scale_fraction(scale, 240))
+def test_every_scale_of_the_protocol_uses_most_of_a_brats_slice(scale):
+    hr, lr = slice_lengths(240, scale)
     assert hr / lr == pytest.approx(scale, rel=0.005)
-    assert hr > 120
+    assert hr > 210
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 3), (9, 8), (1, 1)])

@@ -1,0 +1,19 @@
+"""How models are evaluated: the protocol, its statistics, its tables, and what a method costs."""
+
+from metasr.evaluation.methods import BICUBIC, LANCZOS, Method
+from metasr.evaluation.protocol import Comparison, Evaluation, HeldOutSlice, Score, evaluate
+from metasr.evaluation.statistics import Mean, differences, mean_by_scale
+
+__all__ = [
+    "BICUBIC",
+    "LANCZOS",
+    "Comparison",
+    "Evaluation",
+    "HeldOutSlice",
+    "Mean",
+    "Method",
+    "Score",
+    "differences",
+    "evaluate",
+    "mean_by_scale",
+]

@@ -1,0 +1,62 @@
+"""What a method costs: parameters, multiplications, seconds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from metasr.data.slices import slice_lengths
+from metasr.evaluation.methods import Method
+from metasr.evaluation.protocol import Evaluation
+from metasr.models import SuperResolver, evaluating
+from metasr.scale import Scale
+
+SLICE_PX = 240
+VOLUME_SLICES = 155
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method costs at a scale.
+
+    Attributes:
+        parameters: Of the network; None for interpolation.
+        macs: Multiply-accumulates for one slice of 240 x 240 HR pixels; None for interpolation.
+        seconds_per_slice: Median over the slices that were evaluated.
+        seconds_per_volume: 155 times that.
+    """
+
+    method: str
+    scale: Scale
+    parameters: int | None
+    macs: int | None
+    seconds_per_slice: float
+    seconds_per_volume: float
+
+
+def costs(methods: Sequence[Method], result: Evaluation) -> list[Cost]:
+    """Return what each method cost at each scale of an evaluation."""
+    rows = []
+    for method in methods:
+        network = method.network
+        for scale, name in sorted(result.seconds):
+            if name == method.name:
+                seconds = median(result.seconds[scale, name])
+                macs = None if network is None else count_macs(network, scale)
+                rows.append(Cost(name, scale, method.parameters, macs, seconds, seconds * VOLUME_SLICES))
+    return rows
+
+
+def count_macs(network: SuperResolver, scale: Scale) -> int:
+    """Return the multiply-accumulates for one gray slice of (about) 240 x 240 HR pixels.
+
+    Convolutions and matrix products are counted, half of the FLOPs that `torch.utils.flop_counter` counts;
+    interpolation, activations and normalisation are not.
+    """
+    (height, lr_height), (width, lr_width) = (slice_lengths(SLICE_PX, axis) for axis in (scale.rows, scale.columns))
+    lr = torch.zeros(1, 1, lr_height, lr_width, device=next(network.parameters()).device)
+    with FlopCounterMode(display=False) as counter, evaluating(network):
+        network(lr, (height, width))
+    return int(counter.get_total_flops()) // 2

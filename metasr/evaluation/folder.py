@@ -1,0 +1,46 @@
+"""The folder that an evaluation leaves behind: tables, scores and pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from metasr.data.degrade import Degradation
+from metasr.evaluation.cost import costs
+from metasr.evaluation.methods import BICUBIC, Method
+from metasr.evaluation.paper import TABLE_SCALE, paper_table, zoom
+from metasr.evaluation.protocol import Evaluation, HeldOutSlice
+from metasr.evaluation.report import Circumstances, report, summary
+from metasr.evaluation.tables import to_csv
+from metasr.pictures import comparison_panel, scales_panel
+
+TABLE, PAPER_TABLE = "table.txt", "paper_table.txt"
+
+
+def write_results(folder: Path, result: Evaluation, methods: Sequence[Method], about: Circumstances) -> str:
+    """Write `table.txt`, `scores.csv`, `scores.json` and, of the slices kept, `comparison.png`; return the table."""
+    spent = costs(methods, result)
+    text = report(result, spent, about)
+    (folder / TABLE).write_text(text + "\n")
+    (folder / "scores.csv").write_text(to_csv(result.scores))
+    (folder / "scores.json").write_text(summary(result, spent, about))
+    comparison_panel(result.comparisons).save(folder / "comparison.png")
+    return text
+
+
+def write_paper(
+    folder: Path, result: Evaluation, methods: Sequence[Method], held_out: HeldOutSlice, degrade: Degradation
+) -> str:
+    """Write `paper_table.txt` (Table 1) and `paper_scales.png` (Fig. 8, of one slice); return the table.
+
+    Args:
+        folder: Where to.
+        result: Scale 2 is among its scales, or the model's only one.
+        methods: Bicubic first, the model last.
+        held_out: The slice of the picture.
+        degrade: Makes LR from HR.
+    """
+    parameters = {method.name: method.parameters for method in methods}
+    text = paper_table(result.scores, parameters, methods[-1].only_scale or TABLE_SCALE)
+    (folder / PAPER_TABLE).write_text(text + "\n")
+    shown = [BICUBIC, methods[-1]]
+    scales_panel(zoom(shown, held_out, degrade)).save(folder / "paper_scales.png")
+    return text

@@ -1,0 +1,200 @@
+"""The protocol: slices x scales x methods, every score a row."""
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from metasr.data.degrade import Degradation
+from metasr.data.slices import slice_lengths
+from metasr.errors import ScaleError
+from metasr.evaluation.methods import BICUBIC, MODEL_NAME, Method
+from metasr.evaluation.regions import RegionName, regions_of
+from metasr.metrics import SSIM_WINDOW, border_px, crop_border, psnr, ssim_map
+from metasr.models import SuperResolver
+from metasr.scale import Scale
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+BICUBIC_DEGRADATION = Degradation()
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutSlice:
+    """A whole slice of a subject that was not trained on.
+
+    Attributes:
+        subject: Whose.
+        number: Which slice, counted from the feet.
+        image: Intensities in about [0, 1], `[1, 1, H, W]`.
+    """
+
+    subject: str
+    number: int
+    image: Tensor
+
+    @property
+    def seed(self) -> int:
+        """From which the noise of its LR image follows: the same in every evaluation."""
+        return int.from_bytes(hashlib.sha256(f"{self.subject}:{self.number}".encode()).digest()[:6])
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How close one method came to one slice at one scale, in one region.
+
+    Attributes:
+        consistency: PSNR of the degraded SR image against the LR image; for the whole slice alone.
+        perceptual: Distance in the features of a network; for the whole slice alone, and where one was given.
+    """
+
+    subject: str
+    slice: int
+    scale: Scale
+    method: str
+    region: RegionName
+    psnr: float
+    ssim: float
+    nrmse: float
+    consistency: float | None = None
+    perceptual: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The images behind the scores of a slice at a scale, each `[1, 1, ., .]` on the CPU.
+
+    Attributes:
+        images: What each method made of `lr`, by its name.
+        seconds: How long each took.
+    """
+
+    slice: HeldOutSlice
+    scale: Scale
+    lr: Tensor
+    hr: Tensor
+    images: Mapping[str, Tensor]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        scores: A row per subject, slice, scale, method and region.
+        comparisons: The images of the slices that were to be pictured.
+        seconds: How long each call took, by scale and method.
+    """
+
+    scores: list[Score]
+    comparisons: list[Comparison]
+    seconds: Mapping[tuple[Scale, str], list[float]]
+
+
+def evaluate(
+    generator: SuperResolver,
+    slices: Sequence[HeldOutSlice],
+    scales: Sequence[Scale],
+    degrade: Degradation = BICUBIC_DEGRADATION,
+    *,
+    rivals: Sequence[Method] = (),
+    distance: Distance | None = None,
+    pictured: Sequence[HeldOutSlice] | None = None,
+) -> Evaluation:
+    """Degrade whole slices, enlarge them and score the model, bicubic interpolation and rivals against the originals.
+
+    Conventions: `metasr/README.md`, "How models are evaluated".
+
+    Args:
+        generator: Left in the mode it was in.
+        slices: What to evaluate on.
+        scales: A slice is cropped to sizes whose ratio is the scale, see `slice_lengths`.
+        degrade: Makes LR from HR.
+        rivals: Compared as well; networks of one scale at that scale alone.
+        distance: Perceptual distance of images `[N, 1, H, W]` in [0, 1] on the CPU, `[N]`; see
+            `metasr.perceptual_distance`.
+        pictured: Slices whose images are kept; all, if not given.
+
+    Raises:
+        ScaleError: The generator cannot do a scale, or a slice is too small for it.
+    """
+    model = Method(MODEL_NAME, generator)
+    methods = [BICUBIC, *rivals, model]
+    for scale in scales:
+        if model.only_scale not in (None, scale):
+            raise ScaleError(f"scale {scale}", f"the model is for scale {model.only_scale} alone", "Ask for that one")
+    result = Evaluation([], [], defaultdict(list))
+    for held_out in slices:
+        for scale in scales:
+            able = [method for method in methods if method.only_scale in (None, scale)]
+            comparison = compare(able, held_out, scale, degrade)
+            result.scores.extend(_scores(comparison, degrade, distance))
+            for method, seconds in comparison.seconds.items():
+                result.seconds[scale, method].append(seconds)
+            if pictured is None or held_out in pictured:
+                result.comparisons.append(comparison)
+    return result
+
+
+def compare(methods: Sequence[Method], held_out: HeldOutSlice, scale: Scale, degrade: Degradation) -> Comparison:
+    """Make the LR image of a slice and enlarge it again with each method.
+
+    Raises:
+        ScaleError: The slice is too small.
+    """
+    hr, lr_size = _exact_crop(held_out, scale)
+    return enlarge_with(methods, held_out, scale, degrade(hr, lr_size, [held_out.seed]), hr)
+
+
+def enlarge_with(
+    methods: Sequence[Method], held_out: HeldOutSlice, scale: Scale, lr: Tensor, hr: Tensor
+) -> Comparison:
+    """Enlarge an LR image to the size of `hr` with each method."""
+    height, width = hr.shape[-2:]
+    images, seconds = {}, {}
+    for method in methods:
+        started = time.perf_counter()
+        images[method.name] = method(lr, (height, width))
+        seconds[method.name] = time.perf_counter() - started
+    return Comparison(held_out, scale, lr, hr, images, seconds)
+
+
+def _exact_crop(held_out: HeldOutSlice, scale: Scale) -> tuple[Tensor, tuple[int, int]]:
+    """Return the middle of a slice, as large as its ratio to an LR size is the scale, and that size."""
+    rows, columns = held_out.image.shape[-2:]
+    (height, lr_height), (width, lr_width) = slice_lengths(rows, scale.rows), slice_lengths(columns, scale.columns)
+    border = border_px(scale)
+    if min(height - 2 * border[0], width - 2 * border[1]) < SSIM_WINDOW:
+        raise ScaleError(
+            f"scale {scale}",
+            f"slice {held_out.number} of {held_out.subject}, {rows} x {columns} pixels, is too small for it",
+            "Give smaller scales",
+        )
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return held_out.image[..., top : top + height, left : left + width], (lr_height, lr_width)
+
+
+def _scores(comparison: Comparison, degrade: Degradation, distance: Distance | None) -> Iterator[Score]:
+    """Yield a score for each method and region."""
+    held_out, scale = comparison.slice, comparison.scale
+    lr, border = comparison.lr, border_px(comparison.scale)
+    regions, hr = regions_of(comparison.hr, border), crop_border(comparison.hr, border)
+    for method, image in comparison.images.items():
+        again = degrade(image, (lr.shape[2], lr.shape[3]), [held_out.seed])
+        sr = crop_border(image, border)
+        consistency = psnr(again, lr).item()
+        perceptual = None if distance is None else distance(sr.clamp(0, 1), hr.clamp(0, 1)).item()
+        similarity = ssim_map(sr, hr)
+        for region in regions:
+            score = Score(
+                held_out.subject,
+                held_out.number,
+                scale,
+                method,
+                region.name,
+                *region.measure(sr, hr, similarity),
+            )
+            yield replace(score, consistency=consistency, perceptual=perceptual) if region.name == "whole" else score

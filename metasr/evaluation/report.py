@@ -1,0 +1,159 @@
+"""The whole result of an evaluation, as text and as JSON."""
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from metasr import __version__
+from metasr.data.subjects import patient_of
+from metasr.evaluation import tables
+from metasr.evaluation.cost import SLICE_PX, VOLUME_SLICES, Cost
+from metasr.evaluation.methods import LANCZOS_NAME, MODEL_NAME
+from metasr.evaluation.protocol import Evaluation, Score
+from metasr.evaluation.regions import REGIONS
+from metasr.evaluation.statistics import MIN_PATIENTS_FOR_TEST, NUM_RESAMPLES, differences, mean_by_scale
+from metasr.scale import Scale
+
+CONVENTIONS = {
+    "psnr": "dB, data range 1",
+    "ssim": "Wang et al. 2004: 11 x 11 Gaussian window, sigma 1.5, population covariance, range 1, full windows",
+    "nrmse": "norm of the error / norm of HR",
+    "consistency": "PSNR of the SR image, degraded as HR was, against LR",
+    "border": "ceil(r) rows and columns are left out on each side",
+    "whole": "all of the slice",
+    "brain": "pixels where HR is not background (0), SSIM windows around them",
+    "crop128": "the 128 x 128 window of HR with the most brain",
+    "mean": "over patients, of each patient's mean over slices",
+    "interval": f"95 %, percentile bootstrap over patients, {NUM_RESAMPLES} resamples, seed 0",
+    "test": f"Wilcoxon signed-rank, two-sided, Holm over the scales, from {MIN_PATIENTS_FOR_TEST} patients",
+    "macs": f"convolutions and matrix products for {SLICE_PX} x {SLICE_PX} HR pixels (PyTorch's FLOPs / 2)",
+    "seconds": f"median over the slices evaluated; a volume has {VOLUME_SLICES}",
+}
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What was evaluated, on what, and where.
+
+    Attributes:
+        model: How the model was asked for.
+        bundle_sha256: The bundle's identity.
+        trained_scales: Smallest and largest.
+        data: The store.
+        data_sha256: The data's identity.
+        degradation: How LR was made from HR.
+        noise: Standard deviation of the noise on LR.
+        min_brain: Slices with a smaller part of brain were left out when the data was prepared; None if not known.
+        num_slices: Slices evaluated.
+        perceptual_network: What the perceptual distance is measured with; empty if it is not.
+        device: What it was computed on, see `device_name`.
+        date: ISO 8601.
+    """
+
+    model: str
+    bundle_sha256: str
+    trained_scales: tuple[float, float]
+    data: str
+    data_sha256: str
+    degradation: str
+    noise: float
+    min_brain: float | None
+    num_slices: int
+    perceptual_network: str
+    device: str
+    date: str
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the kind of CPU and how many threads PyTorch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def report(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> str:
+    """Return everything that a person wants to read, 110 columns wide."""
+    scores = result.scores
+    parts = [_head(result, about)]
+    for rival in rivals_of(scores):
+        parts.append(f"Whole slices, PSNR (dB) / SSIM, and what the model gains over {rival}:")
+        parts[-1] += f"\n{tables.comparison_table(scores, rival)}"
+        if own := tables.patients_table(scores, rival):
+            parts.append(f"What it gains over {rival} for each patient:\n{own}")
+    named = f", perceptual distance in {about.perceptual_network}" if about.perceptual_network else ""
+    parts += [
+        f"Inside the brain, and on the 128 x 128 crop with the most brain:\n{tables.regions_table(scores)}",
+        f"NRMSE, and PSNR of the degraded output against LR (dB){named}:\n{tables.measures_table(scores)}",
+        f"Cost for {SLICE_PX} x {SLICE_PX} HR pixels, seconds on {about.device}:\n{tables.cost_table(costs)}",
+    ]
+    return "\n\n".join(parts)
+
+
+def summary(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> str:
+    """Return the means, statistics and costs as JSON, with everything they depend on."""
+    scores = result.scores
+    means = [
+        {"scale": str(scale), "method": method, "region": region, **mean._asdict()}
+        for region in REGIONS
+        for (scale, method), mean in mean_by_scale(scores, region).items()
+    ]
+    gains = [
+        asdict(difference) | {"scale": str(difference.scale)}
+        for rival in rivals_of(scores)
+        for measure in ("psnr", "ssim")
+        for difference in differences(scores, rival, measure)
+    ]
+    content = {
+        **asdict(about),
+        "versions": {"metasr": __version__, "python": platform.python_version(), "torch": torch.__version__},
+        "conventions": CONVENTIONS,
+        "means": means,
+        "differences": gains,
+        "cost": [asdict(cost) | {"scale": str(cost.scale)} for cost in costs],
+    }
+    return json.dumps(_finite(content), indent=1) + "\n"
+
+
+def rivals_of(scores: Sequence[Score]) -> list[str]:
+    """Return what the model is compared with by statistics: bicubic first, Lanczos not."""
+    methods = dict.fromkeys(score.method for score in scores)
+    return [name for name in methods if name not in (LANCZOS_NAME, MODEL_NAME)]
+
+
+def _head(result: Evaluation, about: Circumstances) -> str:
+    """Return what was evaluated on what, and what the numbers are worth."""
+    patients = sorted({patient_of(score.subject) for score in result.scores})
+    low, high = about.trained_scales
+    lines = [
+        f"model {about.model}, data {about.data}, degradation {about.degradation}, noise {about.noise:g}",
+        f"{about.num_slices} slices of {len(patients)} patients; means are over patients",
+    ]
+    if len(patients) < MIN_PATIENTS_FOR_TEST:
+        lines[-1] += f" ({', '.join(patients)}), too few for a test: {MIN_PATIENTS_FOR_TEST} are needed"
+    else:
+        lines[-1] += "; * p < 0.05 (Wilcoxon signed-rank, Holm over the scales)"
+    if len(patients) > 1:
+        lines.append("[ ] 95 % interval of the mean gain, bootstrap over patients")
+    beyond = [scale for scale in sorted({s.scale for s in result.scores}) if not _within(scale, low, high)]
+    if beyond:
+        lines.append(f"outside the scales it was trained on ({low:g} to {high:g}): {', '.join(map(str, beyond))}")
+    return "\n".join(lines)
+
+
+def _within(scale: Scale, low: float, high: float) -> bool:
+    """Return whether every axis that is enlarged has a trained scale."""
+    return all(axis == 1 or low <= axis <= high for axis in (scale.rows, scale.columns))
+
+
+def _finite(value: Any) -> Any:
+    """Return a JSON value without infinity and NaN, which are no JSON: as texts."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

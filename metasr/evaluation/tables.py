@@ -1,0 +1,129 @@
+"""Scores as text: the tables that people read, and the rows that programs read."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from io import StringIO
+from math import isnan
+
+from metasr.evaluation.cost import Cost
+from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
+from metasr.evaluation.protocol import Score
+from metasr.evaluation.statistics import MIN_PATIENTS_FOR_TEST, Difference, differences, mean_by_scale
+
+SIGNIFICANT = 0.05
+LONGEST_NAME = 24
+
+
+def comparison_table(scores: Sequence[Score], rival: str = BICUBIC_NAME) -> str:
+    """Return a row per scale: a rival, the model, and their difference with its 95 % interval, on whole slices.
+
+    A star says that Wilcoxon's test finds a difference (p < 0.05 after Holm's correction).
+    """
+    means = mean_by_scale(scores)
+    gains = {measure: differences(scores, rival, measure) for measure in ("psnr", "ssim")}
+    methods = [rival, LANCZOS_NAME, MODEL_NAME] if rival == BICUBIC_NAME else [rival, MODEL_NAME]
+    methods = [method for method in methods if any(method == name for _, name in means)]
+    rows = [["scale", *(shortened(method) for method in methods), "PSNR gain", "SSIM gain"]]
+    for psnr, ssim in zip(gains["psnr"], gains["ssim"], strict=True):
+        cells = [means[psnr.scale, method] for method in methods]
+        rows.append(
+            [
+                str(psnr.scale),
+                *(f"{mean.psnr:.2f} / {mean.ssim:.4f}" for mean in cells),
+                _gain(psnr, 2),
+                _gain(ssim, 4),
+            ]
+        )
+    return grid(rows)
+
+
+def patients_table(scores: Sequence[Score], rival: str = BICUBIC_NAME) -> str:
+    """Return a row per scale with each patient's difference, PSNR / SSIM; empty for one patient and for many."""
+    pairs = list(zip(*(differences(scores, rival, measure) for measure in ("psnr", "ssim")), strict=True))
+    patients = sorted({name for psnr, _ in pairs for name in psnr.by_patient})
+    if not 1 < len(patients) < MIN_PATIENTS_FOR_TEST:
+        return ""
+    rows = [["scale", *(shortened(name) for name in patients)]]
+    for psnr, ssim in pairs:
+        gains = [f"{psnr.by_patient[name]:+.2f} / {ssim.by_patient[name]:+.4f}" for name in patients]
+        rows.append([str(psnr.scale), *gains])
+    return grid(rows)
+
+
+def regions_table(scores: Sequence[Score]) -> str:
+    """Return a row per scale: bicubic and the model inside the brain and on the 128 x 128 crop, PSNR / SSIM."""
+    means = [mean_by_scale(scores, region) for region in ("brain", "crop128")]
+    methods = BICUBIC_NAME, MODEL_NAME
+    rows = [["scale", *(f"{region} {method}" for region in ("brain", "crop128") for method in methods)]]
+    for scale in sorted({scale for of_region in means for scale, _ in of_region}):
+        cells = [of_region.get((scale, method)) for of_region in means for method in methods]
+        rows.append([str(scale), *(f"{cell.psnr:.2f} / {cell.ssim:.4f}" if cell else "-" for cell in cells)])
+    return grid(rows)
+
+
+def measures_table(scores: Sequence[Score]) -> str:
+    """Return a row per scale: the secondary measures of bicubic and the model on whole slices."""
+    means = mean_by_scale(scores)
+    formats = {"nrmse": ("NRMSE", ".4f"), "consistency": ("consistency", ".2f"), "perceptual": ("perceptual", ".4f")}
+    names = [name for name in formats if not all(isnan(getattr(mean, name)) for mean in means.values())]
+    methods = BICUBIC_NAME, MODEL_NAME
+    rows = [["scale", *(f"{formats[name][0]} {method}" for name in names for method in methods)]]
+    for scale in sorted({scale for scale, _ in means}):
+        cells = [(getattr(means[scale, method], name), formats[name][1]) for name in names for method in methods]
+        rows.append([str(scale), *(format(value, form) for value, form in cells)])
+    return grid(rows)
+
+
+def cost_table(costs: Sequence[Cost]) -> str:
+    """Return a row per scale: seconds of each method, and what networks multiply and take for a volume."""
+    found = {(cost.scale, cost.method): cost for cost in costs}
+    networks = {cost.method: cost.parameters is not None for cost in costs}
+    names = ("s",), ("GMAC", "s", "s a volume")
+    rows = [["scale", *(f"{shortened(method)} {name}" for method in networks for name in names[networks[method]])]]
+    for scale in sorted({scale for scale, _ in found}):
+        cells: list[str] = []
+        for method, is_network in networks.items():
+            cost = found.get((scale, method))
+            if cost is None:
+                cells += ["-"] * len(names[is_network])
+                continue
+            cells.append(f"{cost.seconds_per_slice:.3g}")
+            if cost.macs is not None:
+                cells = [*cells[:-1], f"{cost.macs / 1e9:.2f}", cells[-1], f"{cost.seconds_per_volume:.3g}"]
+        rows.append([str(scale), *cells])
+    return grid(rows)
+
+
+def to_csv(scores: Sequence[Score]) -> str:
+    """Return the scores as tidy CSV, a row per subject, slice, scale, method and region; empty: not measured."""
+    text = StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Score)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(score) | {"scale": str(score.scale)} for score in scores)
+    return text.getvalue()
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as lines, the first column flush left, the others flush right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *others = zip(row, widths, strict=True)
+        lines.append("  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip())
+    return "\n".join(lines)
+
+
+def shortened(name: str) -> str:
+    """Return the end of a name that is too long for a column."""
+    return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"
+
+
+def _gain(difference: Difference, digits: int) -> str:
+    text = f"{difference.mean:+.{digits}f}"
+    if difference.interval:
+        low, high = difference.interval
+        text += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    if difference.p_value is not None:
+        text += "*" if difference.p_value < SIGNIFICANT else " "
+    return text
