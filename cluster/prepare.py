@@ -156,7 +156,7 @@ def _slices(subject: Subject, options: PrepareConfig, *, crop: bool) -> Iterator
     intensities = IntensityScale.fit(volume.data)
     if intensities is None:
         raise DataError(str(subject.file), "all its voxels are the same", "Leave it out")
-    axial = intensities.to_unit(volume.axial())
+    axial = intensities.to_unit(volume.slices())
     numbers = brain_slices(axial, options.min_brain)[:: options.slice_step]
     if not len(numbers):
         raise DataError(str(subject.file), f"no slice has {options.min_brain:.0%} of brain", "Lower --min-brain")

@@ -97,6 +97,6 @@ def write_subjects(
 def write_low_resolution(volume: Path, result: Path, scale: float) -> None:
     """Write a volume with its axial slices shrunk by `scale`, antialiased, in the same field of view."""
     original = load_volume(volume)
-    axial = torch.from_numpy(original.axial().copy()).float()[:, None]
+    axial = torch.from_numpy(original.slices().copy()).float()[:, None]
     size = round(axial.shape[2] / scale), round(axial.shape[3] / scale)
-    save_volume(result, original.from_axial(resize_bicubic(axial, size)[:, 0].numpy()), original)
+    save_volume(result, original.from_slices(resize_bicubic(axial, size)[:, 0].numpy()), original)

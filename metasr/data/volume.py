@@ -6,6 +6,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -17,11 +18,13 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from metasr.data.planes import PLANES, Plane
 from metasr.errors import DataError
 
 MAX_VOXELS = 2**31
 CHUNK_BYTES = 2**20
 RAS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation code of right-anterior-superior
+Number = TypeVar("Number", bound=np.number)
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,36 @@ class Volume:
         affine: NDArray[np.float64] = self.header.get_best_affine()
         return affine
 
-    def axial(self) -> NDArray[np.float64]:
-        """Return a view `[slices, rows, columns]`: feet to head, front at the top, patient's left on the left.
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Size of a voxel along the three axes of the array."""
+        millimetres = {1: 1000.0, 3: 0.001}.get(int(self.header["xyzt_units"]) & 7, 1.0)  # metres, microns
+        i, j, k = (float(size) * millimetres for size in voxel_sizes(self.affine))
+        return i, j, k
 
-        The slices are those closest to axial where the volume is oblique.
+    def axes(self, plane: Plane) -> tuple[int, int, int]:
+        """Return the axes of the array that run across the slices, the rows and the columns of `slices(plane)`."""
+        world = io_orientation(self.affine)[:, 0].tolist()
+        across, rows, columns = (world.index(axis) for axis in PLANES[plane])
+        return across, rows, columns
+
+    def slices(self, plane: Plane = "axial", data: NDArray[Number] | None = None) -> NDArray[Number]:
+        """Return a view `[slices, rows, columns]` of the volume, or of `data`: any array along the same axes.
+
+        The slices are those closest to the plane where the volume is oblique.
+
+        - axial: feet to head; front at the top, patient's left on the left
+        - coronal: back to front; head at the top, patient's left on the left
+        - sagittal: left to right; head at the top, back on the left
         """
-        view: NDArray[np.float64] = apply_orientation(self.data, io_orientation(self.affine)).transpose(2, 1, 0)
-        return view[:, ::-1]
+        canonical = apply_orientation(self.data if data is None else data, io_orientation(self.affine))
+        view: NDArray[Number] = canonical.transpose(PLANES[plane])[:, ::-1]
+        return view
 
-    def from_axial(self, axial: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return an array in the orientation of `axial()`, of any size, in the volume's own orientation."""
-        canonical = axial[:, ::-1].transpose(2, 1, 0)
-        back = ornt_transform(RAS, io_orientation(self.affine))
-        own: NDArray[np.floating] = apply_orientation(canonical, back)
+    def from_slices(self, slices: NDArray[Number], plane: Plane = "axial") -> NDArray[Number]:
+        """Undo `slices(plane)` for an array of any size: return a view along the volume's own axes."""
+        canonical = slices[:, ::-1].transpose(np.argsort(PLANES[plane]))
+        own: NDArray[Number] = apply_orientation(canonical, ornt_transform(RAS, io_orientation(self.affine)))
         return own
 
 
@@ -169,23 +189,7 @@ def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    header = like.header.copy()
-    dtype = header.get_data_dtype()
-    if dtype.kind in "iu":
-        data = _to_integers(data, dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_max"] = header["cal_min"] = 0
-    old, new = like.data.shape, data.shape
-    header.set_data_shape(new)
-    header.set_zooms(np.array(old) / np.array(new) * voxel_sizes(like.affine))
-    image = nib.Nifti1Image(data.astype(dtype), None, header)
-    qform, qcode = like.header.get_qform(coded=True)
-    sform, scode = like.header.get_sform(coded=True)
-    if qcode or not scode:
-        base = qform if qform is not None else like.affine
-        image.set_qform(scaled_affine(base, old, new), int(qcode))
-    if scode:
-        image.set_sform(scaled_affine(sform, old, new), int(scode))
+    image = nib.Nifti1Image(_converted(data, like.header.get_data_dtype()), None, _header(data.shape, like))
     partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,10 +204,34 @@ def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _to_integers(data: NDArray[np.floating], dtype: np.dtype) -> NDArray[np.float64]:
-    """Round, and clip to the values of `dtype` that float64 can hold."""
+def _header(shape: tuple[int, ...], like: Volume) -> nib.Nifti1Header:
+    """Return the header of a grid of `shape` voxels in the field of view of `like`."""
+    header: nib.Nifti1Header = like.header.copy()
+    old = like.data.shape
+    header.set_data_shape(shape)
+    header.set_slope_inter(1, 0)
+    header["cal_max"] = header["cal_min"] = 0
+    qform, qcode = like.header.get_qform(coded=True)
+    sform, scode = like.header.get_sform(coded=True)
+    zooms = voxel_sizes(like.affine) if scode and not qcode else like.header.get_zooms()[:3]
+    header.set_zooms(np.array(old) / np.array(shape) * zooms)
+    if qcode:  # its rotation stays as it is stored
+        offset = scaled_affine(qform, old, shape)[:3, 3]
+        header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = offset
+    if scode:
+        header.set_sform(scaled_affine(sform, old, shape), int(scode))
+    return header
+
+
+def _converted(data: NDArray[np.floating], dtype: np.dtype) -> NDArray[np.number]:
+    """Return `data` as `dtype`; for integers rounded, and clipped to the values of it that float64 can hold."""
+    if dtype.kind == "f":
+        return data.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
     highest = float(limits.max)
     if int(highest) > limits.max:  # 2^63 - 1 becomes 2^63
         highest = np.nextafter(highest, 0.0)
-    return np.clip(np.rint(data.astype(np.float64)), limits.min, highest)
+    result = np.empty(data.shape, dtype)
+    for plane, values in zip(result, data, strict=True):  # one by one, to hold little in float64
+        plane[...] = np.clip(np.rint(values.astype(np.float64)), limits.min, highest)
+    return result

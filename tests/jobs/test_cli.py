@@ -227,6 +227,13 @@ MISTAKES = {
     "scale too large": ([*UPSCALE, *THIS, "--scale", "16.1"], "scale 16.1", "from 1 to 16"),
     "scale no number": ([*UPSCALE, *THIS, "--scale", "abc"], "--scale", "'abc'", "`metasr upscale --help`"),
     "folder as model": ([*UPSCALE, *THIS, "--scale", "2", "--model", "{places}/empty"], "bundle", "Give the folder"),
+    "scale of three axes": ([*UPSCALE, *THIS, "--scale", "2x2x2"], "'2x2x2'", "ROWSxCOLUMNS"),
+    "no scale": ([*UPSCALE, *THIS], "--scale --spacing is required", "`metasr upscale --help`"),
+    "scale and spacing": ([*UPSCALE, *THIS, "--scale", "2", "--spacing", "1", "1", "1"], "--spacing: not allowed"),
+    "spacing of one axis": ([*UPSCALE, *THIS, "--spacing", "1"], "--spacing: expected 3 arguments"),
+    "spacing coarser": ([*UPSCALE, *THIS, "--spacing", "1", "1", "3.5"], "3.5 mm along k, which has 3 mm", "at most 3"),
+    "spacing negative": ([*UPSCALE, *THIS, "--spacing", "1", "-1", "1"], "-1 mm along j", "above 0"),
+    "plane": ([*UPSCALE, *THIS, "--scale", "2", "--plane", "top"], "--plane", "'top'", "axial"),
     "ending of the output": ([*UPSCALE, *THIS, "--scale", "2", "-o", "{tmp}/x.png"], "x.png", ".nii or .nii.gz"),
 }
 
@@ -364,7 +371,8 @@ def test_upscale_with_a_folder_gives_more_voxels_in_the_same_place(places, tmp_p
     given = ["-i", places / "volume.nii.gz", "-o", result, "--scale", "2.5", "--model", places / "bundle"]
     outcome = start(METASR, "upscale", *given, folder=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out == f"{result}: 10 x 12 x 4 -> 25 x 30 x 4 voxels\n"
+    made_of = "voxels of 0.402 x 0.4866 x 3 mm; axial slices (across k, 3 mm)"
+    assert outcome.out == f"{result}: 10 x 12 x 4 -> 25 x 30 x 4 {made_of}\n"
     made, original = nib.load(result), nib.load(places / "volume.nii.gz")
     assert made.shape == (25, 30, 4)
     assert made.get_data_dtype() == original.get_data_dtype()
@@ -377,6 +385,29 @@ def test_upscale_with_a_folder_gives_more_voxels_in_the_same_place(places, tmp_p
     assert not (tmp_path / "home" / "metasr").exists(), "a folder needs no registry"
 
 
+def test_upscale_to_a_spacing_goes_through_the_thick_slices_and_says_so(metasr, places, tmp_path):
+    result = tmp_path / "out.nii"
+    given = ["-i", places / "volume.nii.gz", "-o", result, "--model", places / "bundle"]
+    outcome = metasr("upscale", *given, "--spacing", "0.5", "0.6", "1")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "10 x 12 x 4 -> 20 x 24 x 12 voxels of 0.5025 x 0.6083 x 1 mm; " in outcome.out
+    assert outcome.out.endswith("axial slices (across k, 3 mm), and through them\n")
+    made, original = nib.load(result), nib.load(places / "volume.nii.gz")
+    assert made.shape == (20, 24, 12)
+    np.testing.assert_allclose(
+        outer_corners(made.affine, made.shape), outer_corners(original.affine, original.shape), atol=1e-4
+    )
+
+
+def test_upscale_takes_a_plane_and_a_scale_for_each_of_its_axes(metasr, places, tmp_path):
+    result = tmp_path / "out.nii"
+    given = ["-i", places / "volume.nii.gz", "-o", result, "--model", places / "bundle"]
+    outcome = metasr("upscale", *given, "--scale", "2x3.3", "--plane", "sagittal")
+    assert outcome.code == 0
+    assert outcome.out.endswith("sagittal slices (across i, 1.005 mm)\n")
+    assert nib.load(result).shape == (10, 40, 8)
+
+
 @pytest.mark.parametrize(("scale", "warned"), [("4", False), ("4.5", True), ("1", False)])
 def test_upscale_warns_outside_the_trained_scales(metasr, places, tmp_path, scale, warned):
     result = tmp_path / "out.nii"
@@ -384,5 +415,5 @@ def test_upscale_warns_outside_the_trained_scales(metasr, places, tmp_path, scal
         "upscale", "-i", places / "volume.nii.gz", "-o", result, "--scale", scale, "--model", places / "bundle"
     )
     assert outcome.code == 0
-    assert ("warning: the model was trained on scales 1.1 to 4.0; 4.5 is outside" in outcome.out) is warned
+    assert ("warning: outside the scales that the model was trained on, 1.1 to 4.0: 4.5" in outcome.out) is warned
     assert nib.load(result).shape == (int(10 * float(scale)), int(12 * float(scale)), 4)

@@ -14,6 +14,7 @@ from cluster.store import open_store
 from cluster.stream import training_crops
 from metasr.data.subjects import find_subjects
 from metasr.data.volume import load_volume, save_volume
+from metasr.inference.target import Target
 from metasr.inference.upscale import upscale_volume
 from metasr.models import Generator
 
@@ -41,7 +42,8 @@ def test_a_patient_upscaled_lies_where_it_lay(tmp_path, number):
     part = load_volume(tmp_path / "part.nii.gz")
     torch.manual_seed(0)
     untrained = Generator(norm="none", skip="bicubic", num_features=8, num_blocks=1)
-    save_volume(tmp_path / "out.nii.gz", upscale_volume(part, untrained, 2.5), part)
+    target = Target.of_scale(part, (2.5, 2.5))
+    save_volume(tmp_path / "out.nii.gz", upscale_volume(part, untrained, target), part)
     result = nib.load(tmp_path / "out.nii.gz")
     assert result.shape == (100, 125, 3)
     assert result.get_data_dtype() == original.get_data_dtype()

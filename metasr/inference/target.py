@@ -1,0 +1,96 @@
+"""What to make of a volume: from a scale or a spacing to voxels along each axis, or why that cannot be made."""
+
+import math
+from dataclasses import dataclass
+
+from metasr.data.planes import PLANES, Plane
+from metasr.data.volume import MAX_VOXELS, Volume
+from metasr.errors import ScaleError
+from metasr.scale import MAX_SCALE
+
+TOLERANCE = 1e-3  # headers hold spacings in float32, often made from rounded numbers
+AXES = "ijk"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The result to make.
+
+    Attributes:
+        scales: HR size / LR size asked for along the axes of the volume's array; 1 leaves an axis as it is.
+        shape: Voxels along those axes: the field of view stays, so an axis of n gets round(n * scale).
+        plane: Of the slices that are super-resolved first.
+    """
+
+    scales: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    plane: Plane
+
+    @classmethod
+    def of_scale(cls, volume: Volume, scale: tuple[float, float], plane: Plane = "axial") -> "Target":
+        """Enlarge the slices of a plane: their rows and columns by `scale`, the distance between them stays.
+
+        Raises:
+            ScaleError: A scale is outside 1 to 16, or the result would be too large.
+        """
+        for factor in scale:
+            if not 1 <= factor <= MAX_SCALE:  # nan is not, either
+                raise ScaleError(
+                    f"scale {factor:g}", "super-resolution enlarges", f"Give a scale from 1 to {MAX_SCALE:g}"
+                )
+        _, rows, columns = volume.axes(plane)
+        scales = [1.0, 1.0, 1.0]
+        scales[rows], scales[columns] = scale
+        return cls._sized(volume, scales, plane)
+
+    @classmethod
+    def of_spacing(
+        cls, volume: Volume, spacing_mm: tuple[float, float, float], plane: Plane | None = None
+    ) -> "Target":
+        """Give the voxels a size along the axes i, j, k of the volume's array.
+
+        Args:
+            volume: What is to be enlarged.
+            spacing_mm: Size wanted; where the field of view is no multiple of it, the nearest that fits.
+            plane: Of the slices that were acquired. If None, they lie across the axis with the largest spacing; of
+                several, across one that stays as it is, and rather axial than coronal than sagittal.
+
+        Raises:
+            ScaleError: An axis would get coarser or more than 16 times finer, or the result would be too large.
+        """
+        scales = [_axis_scale(*axis) for axis in zip(AXES, volume.spacing_mm, spacing_mm, strict=True)]
+        return cls._sized(volume, scales, plane or _acquired(volume, scales))
+
+    @classmethod
+    def _sized(cls, volume: Volume, scales: list[float], plane: Plane) -> "Target":
+        i, j, k = (math.floor(n * scale + 0.5) for n, scale in zip(volume.data.shape, scales, strict=True))
+        if i * j * k > MAX_VOXELS:
+            raise ScaleError(
+                f"{i} x {j} x {k} voxels", f"a volume has at most {MAX_VOXELS:,}", "Give a smaller scale"
+            )
+        return cls((scales[0], scales[1], scales[2]), (i, j, k), plane)
+
+
+def _axis_scale(axis: str, old_mm: float, new_mm: float) -> float:
+    """Return the scale of an axis; 1 where the spacings are the same but for rounding."""
+    what = f"spacing {new_mm:g} mm along {axis}, which has {old_mm:.4g} mm"
+    if not (math.isfinite(new_mm) and new_mm > 0):
+        raise ScaleError(what, "a voxel has a size", "Give numbers above 0")
+    scale = old_mm / new_mm
+    if abs(scale - 1) <= TOLERANCE:
+        return 1.0
+    if scale < 1:
+        raise ScaleError(what, "super-resolution makes no axis coarser", f"Give at most {old_mm:.4g}")
+    if scale > MAX_SCALE * (1 + TOLERANCE):
+        raise ScaleError(
+            what, f"that is scale {scale:.4g}, above {MAX_SCALE:g}", f"Give at least {old_mm / MAX_SCALE:.4g}"
+        )
+    return scale
+
+
+def _acquired(volume: Volume, scales: list[float]) -> Plane:
+    """Return the plane that the slices were most likely acquired in: across the axis with the largest spacing."""
+    thickest = max(volume.spacing_mm) * (1 - TOLERANCE)
+    across = {plane: volume.axes(plane)[0] for plane in PLANES}
+    candidates = [plane for plane in PLANES if volume.spacing_mm[across[plane]] >= thickest]
+    return next((plane for plane in candidates if scales[across[plane]] == 1), candidates[0])
