@@ -32,9 +32,9 @@ from metasr.errors import ConfigError, MetaSRError, TrainingError
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import Bundle, load_bundle
 from metasr.perceptual import check_perceptual
+from metasr.training.loop import SELECTION_METRIC
 
 VERSION_TAG = "metasr.version"
-SELECTION_METRIC = "val_psnr_gain"
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class Tracker:
         elif "loss_total" in metrics:
             text = f"loss {metrics['loss_total']:.4f}  {metrics['steps_per_s']:.2f} steps/s"
         else:
-            text = f"validation: {metrics[SELECTION_METRIC]:+.2f} dB over bicubic; checkpoint"
+            text = f"validation: {metrics['val_psnr_gain']:+.2f} dB over bicubic; checkpoint"
         self._lines.append(f"step {step}/{self._num_steps}  {text}")
 
     def take_lines(self) -> list[str]:

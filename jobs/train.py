@@ -13,14 +13,16 @@ cluster; without, it starts Ray on this machine.
   metasr train --recipe smoke --data.url ~/data/t1ce
   metasr train --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 8 --resources.gpu true
   metasr train --recipe photos --data.url ~/data/photos      (then, on MRI, from what that learned:)
-  metasr train --recipe default --data.url ~/data/t1ce --init-from challenger
+  metasr train --recipe brats --data.url ~/data/t1ce --init-from challenger
   metasr train --recipe smoke --train.steps 500 --print-config"""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Train."""
     parser = Parser(prog="metasr train", description=DESCRIPTION)
-    parser.add_argument("--recipe", default="smoke", help="name of a recipe in jobs/recipes, or a YAML file [smoke]")
+    parser.add_argument(
+        "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
+    )
     parser.add_argument(
         "--init-from",
         default="",

@@ -114,6 +114,9 @@ class TrainConfig(Section):
     """Steps between checkpoints, each with a validation; work lost to a fault is at most this much."""
     keep_checkpoints: int = Field(3, ge=1)
     """Checkpoints kept: the best by validation, and the newest in any case."""
+    keep_best_by: Literal["psnr", "perceptual", "newest"] = "psnr"
+    """What makes a checkpoint the best, the one registered at the end: its mean gain over bicubic in PSNR (which
+    adversarial training gives away) or in perceptual distance, or the number of its steps."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the convolutions; weights, losses, meta-upscale and optimiser stay float32."""
     log_every_steps: int = Field(50, ge=1)
@@ -170,6 +173,12 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"data.patch_px {self.data.patch_px} cannot hold scale {self.train.scale_max}: needs {needed}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _distance_needs_its_network(self) -> Self:
+        if self.train.keep_best_by == "perceptual" and not self.loss.perceptual:
+            raise ValueError("train.keep_best_by perceptual measures with the network of a loss.perceptual above 0")
         return self
 
     @model_validator(mode="after")

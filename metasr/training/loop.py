@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -15,9 +16,12 @@ from metasr.evaluation import HeldOutSlice, evaluate, mean_by_scale
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import save_bundle
 from metasr.perceptual import load_perceptual
+from metasr.perceptual_distance import PerceptualDistance, load_perceptual_distance
 from metasr.pictures import comparison_panel, png_bytes
 from metasr.training.state import TrainingState
 from metasr.training.steps import Networks, discriminator_step, generator_step
+
+SELECTION_METRIC = "selection_score"
 
 
 def fit(
@@ -57,6 +61,9 @@ def fit(
         perceptual.to(context.device) if perceptual else None,
         half_precision=train.precision == "bfloat16",
     )
+    distance = None
+    if train.keep_best_by == "perceptual":
+        distance = load_perceptual_distance(config.loss.vgg_network, config.loss.vgg_weights)
     crops = crops.to(context.device)
     part = context.part(train.batch_size)
     degrade = Degradation(config.data.degradation, config.data.noise)
@@ -71,7 +78,7 @@ def fit(
             elapsed, clock = time.perf_counter() - clock, time.perf_counter()
             context.log(state.step, metrics | {"steps_per_s": train.log_every_steps / elapsed})
         if state.step % train.checkpoint_every_steps == 0 or state.step == train.steps:
-            _look_and_save(config, state, validation, identity, context)
+            _look_and_save(config, state, validation, distance, identity, context)
             clock = time.perf_counter()
     return state
 
@@ -100,19 +107,24 @@ def _look_and_save(
     config: ExperimentConfig,
     state: TrainingState,
     validation: Sequence[HeldOutSlice],
+    distance: PerceptualDistance | None,
     identity: RunIdentity,
     context: WorkerContext,
 ) -> None:
     """Validate the generator, record metrics and pictures, and keep a checkpoint with its bundle."""
     degradation = Degradation(config.data.degradation, config.data.noise)
-    result = evaluate(state.best_generator, validation, config.eval.scales, degradation)
+    result = evaluate(state.best_generator, validation, config.eval.scales, degradation, distance=distance)
     means = mean_by_scale(result.scores)
     metrics = {"step": float(state.step)}
     for (scale, method), mean in means.items():
         metrics[f"val_psnr_{method}_x{scale}"] = mean.psnr
         metrics[f"val_ssim_{method}_x{scale}"] = mean.ssim
-    gains = [means[scale, "model"].psnr - means[scale, "bicubic"].psnr for scale in config.eval.scales]
-    metrics["val_psnr_gain"] = sum(gains) / len(gains)
+    pairs = [(means[scale, "model"], means[scale, "bicubic"]) for scale in config.eval.scales]
+    metrics["val_psnr_gain"] = fmean(model.psnr - bicubic.psnr for model, bicubic in pairs)
+    if distance is not None:
+        metrics["val_perceptual_gain"] = fmean(bicubic.perceptual - model.perceptual for model, bicubic in pairs)
+    best_by = {"psnr": "val_psnr_gain", "perceptual": "val_perceptual_gain", "newest": "step"}
+    metrics[SELECTION_METRIC] = metrics[best_by[config.train.keep_best_by]]
     panel = comparison_panel(result.comparisons)
     context.log(state.step, metrics, {"validation": png_bytes(panel)})
 

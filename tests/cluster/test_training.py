@@ -209,6 +209,34 @@ def test_two_workers_on_s3_compute_the_same_as_one_process_on_a_folder(tmp_path,
         torch.testing.assert_close(value, reference[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
+def another_run(home, store_url):
+    """A bundle of another run, and its folder."""
+    train_locally(home, store_url, {"train.steps": 2, "train.pixel_only_steps": 2})
+    folder = home / "local" / "step-2" / "bundle"
+    return load_bundle(folder, torch.device("cpu")), folder
+
+
+def test_a_run_can_start_from_the_weights_of_another(tmp_path, store_url):
+    bundle, folder = another_run(tmp_path, store_url)
+    one_short_step = {"train.steps": 1, "train.pixel_only_steps": 1, "optim.generator_lr": 1e-6}
+    output = train_to_end(tmp_path, store_url, {**one_short_step, "resources.num_workers": 1, "init-from": folder})
+    assert f"starting from the weights of {folder}, run local" in output
+    before = dict(bundle.generator.named_parameters())
+    for name, value in registered(tmp_path).generator.named_parameters():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=2e-6, msg=name)
+    _, run = only_run(tmp_path)
+    assert run.data.tags["metasr.initial_bundle"] == bundle.digest
+
+
+def test_a_run_cannot_start_from_the_weights_of_another_network(tmp_path, store_url):
+    _, folder = another_run(tmp_path, store_url)
+    settings = {"train.steps": 1, "model.skip": "none", "init-from": folder}
+    process = start_training(tmp_path, store_url, settings)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert f"error: cannot start from {folder}: its model.skip is bicubic, not none" in output
+
+
 def test_an_error_in_a_worker_is_one_line_and_marks_the_run_as_failed(tmp_path, store_url):
     settings = {
         "train.steps": 20,

@@ -34,6 +34,13 @@ PAPER = {
     "train.scale_min": 1.1,
     "train.scale_max": 4.0,
     "train.pixel_only_steps": 0,
+    "optim.schedule": "step",
+    "optim.clip_norm": 0,
+    "optim.ema_decay": 0,
+    "data.noise": 0,
+    "data.contrast": 0,
+    "data.min_brain": 0,
+    "train.precision": "float32",
 }
 OUT_OF_BOUNDS = {
     "model.channels": [0, 2, 4],
@@ -46,6 +53,9 @@ OUT_OF_BOUNDS = {
     "model.residual_scale": [0, -0.1],
     "data.patch_px": [15, 0, -96],
     "data.degradation": ["nearest", ""],
+    "data.noise": [-0.01, 1.01],
+    "data.contrast": [-0.1, 1],
+    "data.min_brain": [-0.1, 1.01],
     "loss.pixel": [-1e-9],
     "loss.adversarial": [-1],
     "loss.perceptual": [-0.006],
@@ -55,6 +65,9 @@ OUT_OF_BOUNDS = {
     "optim.discriminator_lr": [0, -1e-4],
     "optim.decay_every_steps": [0],
     "optim.decay_factor": [0, -0.5, 1.01],
+    "optim.schedule": ["linear", ""],
+    "optim.clip_norm": [-1],
+    "optim.ema_decay": [-0.1, 1],
     "train.steps": [0, -1],
     "train.batch_size": [0],
     "train.scale_min": [1.0, 0.9, 0, -2],
@@ -62,6 +75,8 @@ OUT_OF_BOUNDS = {
     "train.pixel_only_steps": [-1],
     "train.checkpoint_every_steps": [0],
     "train.keep_checkpoints": [0],
+    "train.keep_best_by": ["ssim", ""],
+    "train.precision": ["float16", ""],
     "train.log_every_steps": [0],
     "train.seed": [-1],
     "eval.scales": [(), (1.0,), (2.0, 0.5), (2.0, 16.5), (-2.0,)],
@@ -238,3 +253,11 @@ def test_an_experiment_survives_json():
     )
     assert ExperimentConfig.model_validate_json(config.model_dump_json()) == config
     assert ExperimentConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_the_perceptual_distance_needs_a_perceptual_loss():
+    with pytest.raises(
+        ValidationError, match=r"keep_best_by perceptual measures with the network of a loss\.perceptual"
+    ):
+        ExperimentConfig.model_validate({"train": {"keep_best_by": "perceptual"}, "loss": {"perceptual": 0}})
+    ExperimentConfig.model_validate({"train": {"keep_best_by": "perceptual"}, "loss": {"perceptual": 0.006}})

@@ -2,6 +2,7 @@ import math
 import shutil
 
 import pytest
+import safetensors.torch
 import torch
 
 from metasr.config import (
@@ -16,9 +17,10 @@ from metasr.config import (
 from metasr.context import LocalContext
 from metasr.data.degrade import resize_bicubic
 from metasr.errors import CheckpointError, TrainingError
-from metasr.evaluation import HeldOutSlice
+from metasr.evaluation import HeldOutSlice, evaluate
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import load_bundle
+from metasr.perceptual_distance import load_perceptual_distance
 from metasr.training.loop import fit
 from metasr.training.state import TrainingState
 
@@ -409,3 +411,42 @@ def test_what_is_logged_and_kept_follows_the_settings(tmp_path):
     for _, metrics in validations:
         gain = metrics["val_psnr_model_x2"] - metrics["val_psnr_bicubic_x2"]
         assert metrics["val_psnr_gain"] == pytest.approx(gain)
+
+
+@pytest.fixture(scope="module")
+def vgg_weights(tmp_path_factory):
+    """A VGG-16 that has learnt nothing."""
+    file = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
+    torch.manual_seed(0)
+    weights, index, inputs = {}, 0, 3
+    for widths in ([64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3):
+        for outputs in widths:
+            weights[f"features.{index}.weight"] = torch.randn(outputs, inputs, 3, 3) * (2 / (9 * inputs)) ** 0.5
+            weights[f"features.{index}.bias"] = torch.zeros(outputs)
+            index, inputs = index + 2, outputs
+        index += 1  # the pooling
+    safetensors.torch.save_file(weights, file)
+    return file
+
+
+@pytest.mark.parametrize("keep_best_by", ["psnr", "perceptual", "newest"])
+def test_what_makes_a_checkpoint_the_best_is_a_setting(tmp_path, vgg_weights, keep_best_by):
+    loss = LossConfig(
+        adversarial=0, perceptual=0.01, vgg_network="vgg16", vgg_layer="relu1_2", vgg_weights=vgg_weights
+    )
+    settings = experiment(steps=1, pixel_only_steps=1, keep_best_by="newest")
+    config = settings.model_copy(
+        update={"loss": loss, "train": settings.train.model_copy(update={"keep_best_by": keep_best_by})}
+    )
+    _, history = train(tmp_path, config)
+    metrics = history[-1][1]
+    expected = {"psnr": "val_psnr_gain", "perceptual": "val_perceptual_gain", "newest": "step"}[keep_best_by]
+    assert metrics["selection_score"] == metrics[expected]
+    assert ("val_perceptual_gain" in metrics) == (keep_best_by == "perceptual")
+    if keep_best_by == "perceptual":
+        held_out = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
+        bundle = load_bundle(tmp_path / "step-1" / "bundle", torch.device("cpu"))
+        distance = load_perceptual_distance("vgg16", vgg_weights)
+        scores = evaluate(bundle.generator, held_out, config.eval.scales, distance=distance).scores
+        whole = {score.method: score.perceptual for score in scores if score.region == "whole"}
+        assert metrics["selection_score"] == pytest.approx(whole["bicubic"] - whole["model"], rel=1e-4)
