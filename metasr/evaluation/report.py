@@ -128,13 +128,14 @@ def rivals_of(scores: Sequence[Score]) -> list[str]:
 def _head(result: Evaluation, about: Circumstances) -> str:
     """Return what was evaluated on what, and what the numbers are worth."""
     patients = sorted({patient_of(score.subject) for score in result.scores})
+    who = f"{len(patients)} patients" if len(patients) > 1 else f"1 patient ({patients[0]})"
     low, high = about.trained_scales
     lines = [
         f"model {about.model}, data {about.data}, degradation {about.degradation}, noise {about.noise:g}",
-        f"{about.num_slices} slices of {len(patients)} patients; means are over patients",
+        f"{about.num_slices} slices of {who}; means are over patients",
     ]
     if len(patients) < MIN_PATIENTS_FOR_TEST:
-        lines[-1] += f" ({', '.join(patients)}), too few for a test: {MIN_PATIENTS_FOR_TEST} are needed"
+        lines[-1] += f", too few for a test: {MIN_PATIENTS_FOR_TEST} are needed"
     else:
         lines[-1] += "; * p < 0.05 (Wilcoxon signed-rank, Holm over the scales)"
     if len(patients) > 1:

@@ -39,7 +39,7 @@ class Difference:
 
     Attributes:
         by_patient: Each patient's own difference.
-        interval: 95 % interval of the mean; None for a single patient.
+        interval: 95 % interval of the mean; None for a single patient, and where a difference is not finite.
         p_value: Wilcoxon signed-rank, two-sided, after Holm's correction over the scales; None for fewer than 6.
     """
 
@@ -91,7 +91,7 @@ def differences(scores: Sequence[Score], rival: str, measure: Measure, *, seed: 
             measure,
             gain,
             float(values.mean()),
-            bootstrap_interval(values, seed) if len(values) > 1 else None,
+            bootstrap_interval(values, seed) if len(values) > 1 and np.isfinite(values).all() else None,
             next(p_values) if len(values) >= MIN_PATIENTS_FOR_TEST else None,
         )
         for scale, gain, values in zip(scales, gains, arrays, strict=True)
