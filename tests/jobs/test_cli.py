@@ -231,7 +231,11 @@ MISTAKES = {
     "no scale": ([*UPSCALE, *THIS], "--scale --spacing is required", "`metasr upscale --help`"),
     "scale and spacing": ([*UPSCALE, *THIS, "--scale", "2", "--spacing", "1", "1", "1"], "--spacing: not allowed"),
     "spacing of one axis": ([*UPSCALE, *THIS, "--spacing", "1"], "--spacing: expected 3 arguments"),
-    "spacing coarser": ([*UPSCALE, *THIS, "--spacing", "1", "1", "3.5"], "3.5 mm along k, which has 3 mm", "at most 3"),
+    "spacing coarser": (
+        [*UPSCALE, *THIS, "--spacing", "1", "1", "3.5"],
+        "3.5 mm along k, which has 3 mm",
+        "at most 3",
+    ),
     "spacing negative": ([*UPSCALE, *THIS, "--spacing", "1", "-1", "1"], "-1 mm along j", "above 0"),
     "plane": ([*UPSCALE, *THIS, "--scale", "2", "--plane", "top"], "--plane", "'top'", "axial"),
     "ending of the output": ([*UPSCALE, *THIS, "--scale", "2", "-o", "{tmp}/x.png"], "x.png", ".nii or .nii.gz"),
