@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parent / "recipes"
 VERBS = {
     "prepare": "turn a folder of NIfTI volumes into training shards",
     "train": "train a generator, or go on with it, and register the best",
-    "evaluate": "compare a model with bicubic interpolation on the validation subjects",
+    "evaluate": "compare a model with interpolation and other models on the validation subjects",
     "promote": "make an evaluated model the champion",
     "upscale": "super-resolve a NIfTI volume",
     "demo": "all of the above on one healthy brain, in minutes",

@@ -7,7 +7,8 @@ from jobs.cli import Parser, add_settings, run, say, settings
 
 DESCRIPTION = """Make an evaluated model the champion, which `metasr upscale` uses.
 
-The model's own evaluation must show that it is not below bicubic at any evaluated scale.
+The model's own evaluation must show that neither its PSNR nor its SSIM is below that of bicubic at any
+evaluated scale.
 
   metasr promote
   metasr promote --model 3

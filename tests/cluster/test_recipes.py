@@ -173,6 +173,8 @@ def test_a_key_like_no_other_is_sent_to_the_help():
         ("data.url", 5),
         ("eval.scales", 2),
         ("eval.scales", [2, "three"]),
+        ("eval.scales", [2, "0x4"]),
+        ("eval.scales", [17]),
         ("model.norm", "layer"),
     ],
 )
@@ -300,6 +302,7 @@ def test_a_missing_recipe_file_is_named(tmp_path):
         ("eval.scales", "2", [2.0]),
         ("eval.scales", "1.1, 2,4", [1.1, 2.0, 4.0]),
         ("eval.scales", "[2, 3]", [2.0, 3.0]),
+        ("eval.scales", "1x4, 2x3.3,1.4142135", ["1x4", "2x3.3", 1.4142135]),
         ("loss.vgg_weights", "/data/vgg.safetensors", "/data/vgg.safetensors"),
         ("loss.vgg_weights", "null", None),
     ],

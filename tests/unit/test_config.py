@@ -51,6 +51,7 @@ OUT_OF_BOUNDS = {
     "model.norm": ["layer", ""],
     "model.skip": ["nearest"],
     "model.residual_scale": [0, -0.1],
+    "data.shuffle_shards": [0],
     "data.patch_px": [15, 0, -96],
     "data.degradation": ["nearest", ""],
     "data.noise": [-0.01, 1.01],
@@ -79,7 +80,7 @@ OUT_OF_BOUNDS = {
     "train.precision": ["float16", ""],
     "train.log_every_steps": [0],
     "train.seed": [-1],
-    "eval.scales": [(), (1.0,), (2.0, 0.5), (2.0, 16.5), (-2.0,)],
+    "eval.scales": [(), (1.0,), (2.0, 0.5), (2.0, 16.5), (-2.0,), ("1x1",), ("1x17",)],
     "eval.validation_slices": [0],
     "eval.slices_per_subject": [-1],
 }
@@ -249,7 +250,7 @@ def test_every_section_of_an_experiment_is_tested_here():
 
 def test_an_experiment_survives_json():
     config = ExperimentConfig.model_validate(
-        {"model": {"norm": "batch"}, "loss": {"vgg_weights": "a/b.safetensors"}, "eval": {"scales": [1.5, 3.1]}}
+        {"model": {"norm": "batch"}, "loss": {"vgg_weights": "a/b.safetensors"}, "eval": {"scales": [1.5, "1x4", 3.1]}}
     )
     assert ExperimentConfig.model_validate_json(config.model_dump_json()) == config
     assert ExperimentConfig.model_validate(config.model_dump(mode="json")) == config
