@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cluster.config import JobConfig
 from cluster.store import open_store
 from cluster.stream import held_out_slices, read_index, training_crops
+from metasr.data.crops import MemoryCrops
 from metasr.identity import RunIdentity
 from metasr.training.loop import fit
 
@@ -93,7 +94,7 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
     step = max(1, len(validation) // config.eval.validation_slices)
     fit(
         config,
-        training_crops(store, index),
+        MemoryCrops(training_crops(store, index)),
         (index.mean, index.std),
         validation[step // 2 :: step][: config.eval.validation_slices],
         RunIdentity(**arguments["identity"]),

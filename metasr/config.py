@@ -42,6 +42,8 @@ class DataConfig(Section):
 
     url: str = ""
     """Store that `metasr prepare` wrote: a folder or s3://bucket/prefix."""
+    shuffle_shards: int = Field(8, ge=1)
+    """Shards whose samples are mixed with each other; a worker holds about two times as many in memory."""
     patch_px: int = Field(96, ge=16)
     """Largest side of a training patch in HR pixels (paper: 96); it is cut to a multiple of p for scale p/q."""
     degradation: Literal["bicubic", "kspace", "thick_slices", "bilinear8"] = "bicubic"

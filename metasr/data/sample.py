@@ -1,8 +1,7 @@
-"""Which patches make step n: a pure function of the seed and n, so that a run can stop and go on anywhere."""
+"""How patches are cut and varied at step n: a pure function of the seed and n, so that a run can go on anywhere."""
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +33,6 @@ class StepPlan:
     Attributes:
         scale: The one scale of the step.
         hr_px, lr_px: Side of the patches.
-        crops: Index of the crop of each patch, `[B]`.
         corners: Top and left of the places to try for each patch in its crop, in [0, 1], `[B, places, 2]`.
         flips: Flip rows, flip columns, transpose, `[B, 3]`.
         gains: Factor on the intensities of each patch, `[B]`.
@@ -44,43 +42,30 @@ class StepPlan:
     scale: Fraction
     hr_px: int
     lr_px: int
-    crops: NDArray[np.int64]
     corners: NDArray[np.float64]
     flips: NDArray[np.bool_]
     gains: NDArray[np.float64]
     noise_seeds: NDArray[np.int64]
 
 
-def plan_step(config: ExperimentConfig, step: int, num_crops: int) -> StepPlan:
-    """Return the plan of step `step` (from 0). Every crop comes once an epoch, in an order of the epoch's own."""
+def plan_step(config: ExperimentConfig, step: int) -> StepPlan:
+    """Return the plan of step `step` (from 0)."""
     train, data = config.train, config.data
     random = np.random.default_rng([train.seed, 1, step])
     tenths = int(random.integers(round(train.scale_min * 10), round(train.scale_max * 10) + 1))
     scale = Fraction(tenths, 10)
     hr_px, lr_px = exact_sizes(data.patch_px, scale)
-    first = step * train.batch_size
     flips = random.integers(0, 2, (train.batch_size, 3), dtype=np.int8).astype(bool)
     places = PLACES_TRIED if data.min_brain else 1
     return StepPlan(
         scale=scale,
         hr_px=hr_px,
         lr_px=lr_px,
-        crops=np.array(
-            [
-                _epoch_order(train.seed, p // num_crops, num_crops)[p % num_crops]
-                for p in range(first, first + train.batch_size)
-            ]
-        ),
         corners=random.random((train.batch_size, places, 2)),
         flips=flips & data.flips,
         gains=1 + data.contrast * random.uniform(-1, 1, train.batch_size),
         noise_seeds=random.integers(0, 2**31, train.batch_size),
     )
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, num_crops: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, 2, epoch]).permutation(num_crops)
 
 
 def make_batch(
@@ -89,7 +74,7 @@ def make_batch(
     """Cut, vary and degrade the patches of a worker's part of a step, all at once on the device of the crops.
 
     Args:
-        crops: All training crops, `[num_crops, C, side, side]`; the background is 0.
+        crops: The crops of the part, `[B, C, side, side]`; the background is 0.
         plan: The plan of the step.
         part: The worker's patches within the batch.
         degrade: Makes LR from HR.
@@ -99,11 +84,11 @@ def make_batch(
     def on_device(values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(values[part]).to(crops.device)
 
-    chosen = crops[on_device(plan.crops)].float()
-    room = torch.tensor([side - plan.hr_px + 1 for side in chosen.shape[2:]], device=crops.device)
+    crops = crops.float()
+    room = torch.tensor([side - plan.hr_px + 1 for side in crops.shape[2:]], device=crops.device)
     corners = (on_device(plan.corners) * room).long()
-    corner = corners[:, 0] if corners.shape[1] == 1 else _with_brain(chosen, corners, plan.hr_px, min_brain)
-    patches = _cut(chosen, corner, plan.hr_px, on_device(plan.flips))
+    corner = corners[:, 0] if corners.shape[1] == 1 else _with_brain(crops, corners, plan.hr_px, min_brain)
+    patches = _cut(crops, corner, plan.hr_px, on_device(plan.flips))
     hr = patches * on_device(plan.gains).float()[:, None, None, None]
     lr = degrade(hr, (plan.lr_px, plan.lr_px), plan.noise_seeds[part].tolist())
     return Batch(lr, hr, plan.scale)

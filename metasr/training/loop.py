@@ -10,7 +10,9 @@ from torch import Tensor
 
 from metasr.config import ExperimentConfig
 from metasr.context import WorkerContext
+from metasr.data.crops import CropSource
 from metasr.data.degrade import Degradation
+from metasr.data.order import SampleOrder
 from metasr.data.sample import Batch, make_batch, plan_step
 from metasr.evaluation import HeldOutSlice, evaluate, mean_by_scale
 from metasr.identity import RunIdentity
@@ -26,7 +28,7 @@ SELECTION_METRIC = "selection_score"
 
 def fit(
     config: ExperimentConfig,
-    crops: Tensor,
+    crops: CropSource,
     statistics: tuple[float, float],
     validation: Sequence[HeldOutSlice],
     identity: RunIdentity,
@@ -37,7 +39,7 @@ def fit(
 
     Args:
         config: The experiment.
-        crops: Training crops `[N, C, side, side]`, intensities in about [0, 1].
+        crops: Training crops, intensities in about [0, 1].
         statistics: Mean and standard deviation of the training crops.
         validation: Slices of subjects that are not trained on.
         identity: What the run is made from.
@@ -64,13 +66,14 @@ def fit(
     distance = None
     if train.keep_best_by == "perceptual":
         distance = load_perceptual_distance(config.loss.vgg_network, config.loss.vgg_weights)
-    crops = crops.to(context.device)
     part = context.part(train.batch_size)
+    order = SampleOrder(crops.shard_sizes, config.data.shuffle_shards, train.seed)
+    stream = crops.stream(order, first_step=state.step, batch_size=train.batch_size, part=part)
     degrade = Degradation(config.data.degradation, config.data.noise)
     clock = time.perf_counter()
     while state.step < train.steps:
-        plan = plan_step(config, state.step, len(crops))
-        batch = make_batch(crops, plan, part, degrade, min_brain=config.data.min_brain)
+        plan = plan_step(config, state.step)
+        batch = make_batch(next(stream).to(context.device), plan, part, degrade, min_brain=config.data.min_brain)
         losses = _step(config, state, networks, batch)
         state.step += 1
         if state.step % train.log_every_steps == 0:

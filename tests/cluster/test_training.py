@@ -25,6 +25,7 @@ from cluster.registry import Registry
 from cluster.store import open_store
 from cluster.stream import held_out_slices, read_index, training_crops
 from metasr.context import LocalContext
+from metasr.data.crops import MemoryCrops
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import load_bundle
 from metasr.training.loop import fit
@@ -94,7 +95,7 @@ def train_locally(home, store_url, settings):
     try:
         return fit(
             config,
-            training_crops(store, index),
+            MemoryCrops(training_crops(store, index)),
             (index.mean, index.std),
             held_out_slices(store, index, 1),
             RunIdentity("local", "", store_url, index.digest()),

@@ -250,7 +250,11 @@ def test_every_section_of_an_experiment_is_tested_here():
 
 def test_an_experiment_survives_json():
     config = ExperimentConfig.model_validate(
-        {"model": {"norm": "batch"}, "loss": {"vgg_weights": "a/b.safetensors"}, "eval": {"scales": [1.5, "1x4", 3.1]}}
+        {
+            "model": {"norm": "batch"},
+            "loss": {"vgg_weights": "a/b.safetensors"},
+            "eval": {"scales": [1.5, "1x4", 3.1]},
+        }
     )
     assert ExperimentConfig.model_validate_json(config.model_dump_json()) == config
     assert ExperimentConfig.model_validate(config.model_dump(mode="json")) == config

@@ -1,6 +1,5 @@
 from collections import Counter
 from fractions import Fraction
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,13 +19,12 @@ def experiment(*, patch_px=96, flips=True, min_brain=0.0, contrast=0.0, **train)
 def same_plan(one, other):
     return (
         (one.scale, one.hr_px, one.lr_px) == (other.scale, other.hr_px, other.lr_px)
-        and np.array_equal(one.crops, other.crops)
         and np.array_equal(one.corners, other.corners)
         and np.array_equal(one.flips, other.flips)
     )
 
 
-def numbered_crops(num_crops=5, channels=1, side=50):
+def numbered_crops(num_crops=4, channels=1, side=50):
     """Every pixel says where it comes from: 10,000 for each crop, 100 for each row, 1 for each column."""
     crop, channel, row, column = np.ogrid[:num_crops, :channels, :side, :side]
     return torch.from_numpy(crop * 10_000 + channel * 1_000_000 + row * 100 + column).float()
@@ -34,46 +32,29 @@ def numbered_crops(num_crops=5, channels=1, side=50):
 
 def test_plan_follows_from_seed_and_step_alone():
     config = experiment(seed=7)
-    plans = [plan_step(config, step, 20) for step in range(12)]
+    plans = [plan_step(config, step) for step in range(12)]
     np.random.seed(3)
     torch.manual_seed(3)
     for step in reversed(range(12)):
-        assert same_plan(plan_step(config, step, 20), plans[step])
+        assert same_plan(plan_step(config, step), plans[step])
 
 
 def test_plans_do_not_depend_on_how_long_the_run_is_or_how_it_learns():
     config = experiment(steps=100)
     longer = config.model_copy(update={"train": TrainConfig(steps=5000, checkpoint_every_steps=7)})
-    assert all(same_plan(plan_step(config, step, 9), plan_step(longer, step, 9)) for step in range(10))
+    assert all(same_plan(plan_step(config, step), plan_step(longer, step)) for step in range(10))
 
 
 def test_other_steps_and_other_seeds_give_other_plans():
-    plans = [plan_step(experiment(seed=seed), step, 100) for seed in range(3) for step in range(3)]
+    plans = [plan_step(experiment(seed=seed), step) for seed in range(3) for step in range(3)]
     assert len({plan.corners.tobytes() for plan in plans}) == 9
-    assert len({plan.crops.tobytes() for plan in plans}) == 9
-
-
-@pytest.mark.parametrize(("batch_size", "num_crops"), [(4, 12), (4, 10), (8, 3), (1, 7), (5, 5)])
-def test_every_crop_comes_once_an_epoch(batch_size, num_crops):
-    config = experiment(batch_size=batch_size)
-    steps = 6 * num_crops
-    order = np.concatenate([plan_step(config, step, num_crops).crops for step in range(steps)])
-    epochs = order[: len(order) // num_crops * num_crops].reshape(-1, num_crops)
-    assert len(epochs) >= 6
-    assert (np.sort(epochs, axis=1) == np.arange(num_crops)).all()
-
-
-def test_epochs_differ_in_their_order():
-    config = experiment(batch_size=10)
-    epochs = [plan_step(config, step, 40).crops for step in range(0, 40, 4)]
-    assert all(not np.array_equal(one, other) for one, other in pairwise(epochs))
 
 
 @pytest.mark.parametrize("patch_px", [40, 96, 128])
 @pytest.mark.parametrize("tenths", range(11, 41))
 def test_ratio_of_patch_sizes_is_exactly_the_scale(tenths, patch_px):
     scale = tenths / 10
-    plan = plan_step(experiment(patch_px=patch_px, scale_min=scale, scale_max=scale), 0, 4)
+    plan = plan_step(experiment(patch_px=patch_px, scale_min=scale, scale_max=scale), 0)
     assert plan.scale == Fraction(plan.hr_px, plan.lr_px) == Fraction(tenths, 10)
     assert plan.hr_px <= patch_px
     assert plan.hr_px + plan.scale.numerator > patch_px  # one more period would not fit
@@ -92,7 +73,7 @@ def test_a_patch_that_cannot_hold_the_scale_is_refused():
 
 def test_scales_are_uniform_over_the_range():
     config = experiment(batch_size=1)
-    count = Counter(plan_step(config, step, 4).scale for step in range(3000))
+    count = Counter(plan_step(config, step).scale for step in range(3000))
     assert set(count) == {Fraction(tenths, 10) for tenths in range(11, 41)}
     chi_squared = sum((n - 100) ** 2 / 100 for n in count.values())
     assert chi_squared < 58.3  # 29 degrees of freedom, p = 0.001
@@ -100,17 +81,17 @@ def test_scales_are_uniform_over_the_range():
 
 def test_scales_stay_between_the_smallest_and_the_largest():
     config = experiment(scale_min=1.9, scale_max=2.2, batch_size=1)
-    scales = {plan_step(config, step, 4).scale for step in range(60)}
+    scales = {plan_step(config, step).scale for step in range(60)}
     assert scales == {Fraction(tenths, 10) for tenths in (19, 20, 21, 22)}
 
 
 @pytest.mark.parametrize("parts", [[8], [4, 4], [3, 3, 2], [1] * 8])
 def test_parts_of_the_workers_make_up_the_batch(parts):
-    crops = numbered_crops()
-    plan = plan_step(experiment(patch_px=40, batch_size=8), 3, len(crops))
+    crops = numbered_crops(num_crops=8)
+    plan = plan_step(experiment(patch_px=40, batch_size=8), 3)
     whole = make_batch(crops, plan, slice(0, 8))
-    stops = np.cumsum(parts)
-    batches = [make_batch(crops, plan, slice(stop - n, stop)) for n, stop in zip(parts, stops, strict=True)]
+    slices = [slice(stop - n, stop) for n, stop in zip(parts, np.cumsum(parts).tolist(), strict=True)]
+    batches = [make_batch(crops[part], plan, part) for part in slices]
     assert torch.equal(torch.cat([batch.hr for batch in batches]), whole.hr)
     torch.testing.assert_close(torch.cat([batch.lr for batch in batches]), whole.lr, rtol=1e-6, atol=0.01)
     assert {batch.scale for batch in batches} == {plan.scale}
@@ -125,30 +106,30 @@ def undo_flips(patch, rows, columns, transpose):
 @pytest.mark.parametrize("step", range(12))
 def test_patches_are_what_the_plan_says(step):
     crops = numbered_crops()
-    plan = plan_step(experiment(patch_px=40, batch_size=4), step, len(crops))
+    plan = plan_step(experiment(patch_px=40, batch_size=4), step)
     batch = make_batch(crops, plan, slice(0, 4))
     assert batch.hr.shape == (4, 1, plan.hr_px, plan.hr_px)
     places = 50 - plan.hr_px + 1
-    for patch, crop, corner, flips in zip(batch.hr[:, 0].numpy(), plan.crops, plan.corners, plan.flips, strict=True):
+    for patch, crop, corner, flips in zip(batch.hr[:, 0].numpy(), crops, plan.corners, plan.flips, strict=True):
         top, left = (int(c * places) for c in corner[0])
-        expected = crops[crop, 0, top : top + plan.hr_px, left : left + plan.hr_px].numpy()
+        expected = crop[0, top : top + plan.hr_px, left : left + plan.hr_px].numpy()
         np.testing.assert_array_equal(undo_flips(patch, *flips), expected)
 
 
 def test_low_resolution_is_the_bicubic_degradation_of_the_patch():
     crops = numbered_crops(channels=3)
-    plan = plan_step(experiment(patch_px=40, batch_size=4), 1, len(crops))
+    plan = plan_step(experiment(patch_px=40, batch_size=4), 1)
     batch = make_batch(crops, plan, slice(0, 4))
     assert batch.lr.shape == (4, 3, plan.lr_px, plan.lr_px)
     assert torch.equal(batch.lr, resize_bicubic(batch.hr, (plan.lr_px, plan.lr_px)))
 
 
 def test_patches_reach_every_place_of_a_crop():
-    crops = numbered_crops(num_crops=1, side=42)
+    crops = numbered_crops(num_crops=1, side=42).expand(8, -1, -1, -1)
     config = experiment(patch_px=40, scale_min=2.0, scale_max=2.0, batch_size=8, flips=False)
     corners = set()
     for step in range(20):
-        hr = make_batch(crops, plan_step(config, step, 1), slice(0, 8)).hr
+        hr = make_batch(crops, plan_step(config, step), slice(0, 8)).hr
         corners |= {divmod(int(value), 100) for value in hr[:, 0, 0, 0]}
     assert corners == {(top, left) for top in range(3) for left in range(3)}
 
@@ -156,13 +137,13 @@ def test_patches_reach_every_place_of_a_crop():
 def test_a_crop_of_the_size_of_the_patch_is_taken_whole():
     crops = numbered_crops(num_crops=2, side=40)
     config = experiment(patch_px=40, scale_min=4.0, scale_max=4.0, batch_size=2, flips=False)
-    plan = plan_step(config, 0, 2)
-    assert torch.equal(make_batch(crops, plan, slice(0, 2)).hr, crops[plan.crops.tolist()])
+    plan = plan_step(config, 0)
+    assert torch.equal(make_batch(crops, plan, slice(0, 2)).hr, crops)
 
 
 def test_flips_and_transposition_come_independently_half_of_the_time():
     config = experiment(batch_size=8)
-    flips = np.concatenate([plan_step(config, step, 4).flips for step in range(200)])
+    flips = np.concatenate([plan_step(config, step).flips for step in range(200)])
     assert len({tuple(row) for row in flips.tolist()}) == 8
     np.testing.assert_allclose(flips.mean(axis=0), 0.5, atol=0.05)
 
@@ -171,7 +152,7 @@ def test_without_flips_patches_keep_their_orientation():
     crops = numbered_crops()
     config = experiment(patch_px=40, batch_size=4, flips=False)
     for step in range(5):
-        plan = plan_step(config, step, len(crops))
+        plan = plan_step(config, step)
         assert not plan.flips.any()
         hr = make_batch(crops, plan, slice(0, 4)).hr
         assert (hr.diff(dim=2) == 100).all()
@@ -180,21 +161,20 @@ def test_without_flips_patches_keep_their_orientation():
 
 def test_switching_flips_off_changes_nothing_else():
     for step in range(5):
-        with_flips, without = (plan_step(experiment(flips=flips), step, 9) for flips in (True, False))
+        with_flips, without = (plan_step(experiment(flips=flips), step) for flips in (True, False))
         assert with_flips.scale == without.scale
-        assert np.array_equal(with_flips.crops, without.crops)
         assert np.array_equal(with_flips.corners, without.corners)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_batches_are_float32_whatever_the_crops_are(dtype):
     crops = torch.rand(2, 1, 40, 40).to(dtype)
-    plan = plan_step(experiment(patch_px=40, batch_size=2), 0, 2)
+    plan = plan_step(experiment(patch_px=40, batch_size=2), 0)
     batch = make_batch(crops, plan, slice(0, 2))
     assert batch.hr.dtype == batch.lr.dtype == torch.float32
 
 
-def half_dark_crops(num_crops=4, side=60):
+def half_dark_crops(num_crops=8, side=60):
     """Brain in the right third alone."""
     crops = torch.zeros(num_crops, 1, side, side)
     crops[..., 2 * side // 3 :] = 0.5
@@ -206,20 +186,17 @@ def test_patches_with_too_little_brain_are_cut_elsewhere():
     parts = {}
     for min_brain in (0.0, 0.5):
         config = experiment(patch_px=20, scale_max=2.0, batch_size=8, min_brain=min_brain)
-        batches = [
-            make_batch(crops, plan_step(config, step, len(crops)), slice(0, 8), min_brain=min_brain)
-            for step in range(20)
-        ]
+        batches = [make_batch(crops, plan_step(config, step), slice(0, 8), min_brain=min_brain) for step in range(20)]
         parts[min_brain] = torch.cat([(batch.hr != 0).float().mean(dim=(1, 2, 3)) for batch in batches])
     assert (parts[0.0] < 0.5).float().mean() > 0.4
     assert (parts[0.5] >= 0.5).float().mean() > 0.9
 
 
 def test_the_first_place_with_enough_brain_is_taken_and_else_the_one_with_most():
-    crops = half_dark_crops(num_crops=1)
+    crops = half_dark_crops()
     config = experiment(patch_px=20, scale_min=2.0, scale_max=2.0, batch_size=8, min_brain=0.3, flips=False)
     for min_brain in (0.3, 1.0):
-        plan = plan_step(config, 4, 1)
+        plan = plan_step(config, 4)
         batch = make_batch(crops, plan, slice(0, 8), min_brain=min_brain)
         for patch, corners in zip(batch.hr[:, 0], plan.corners, strict=True):
             cut = [
@@ -232,7 +209,7 @@ def test_the_first_place_with_enough_brain_is_taken_and_else_the_one_with_most()
 
 def test_contrast_multiplies_each_patch_by_a_factor_of_its_own():
     crops = torch.ones(8, 1, 40, 40)
-    plan = plan_step(experiment(patch_px=40, batch_size=8, contrast=0.2), 0, 8)
+    plan = plan_step(experiment(patch_px=40, batch_size=8, contrast=0.2), 0)
     gains = make_batch(crops, plan, slice(0, 8)).hr.mean(dim=(1, 2, 3))
     np.testing.assert_allclose(gains, plan.gains, rtol=1e-6)
     assert len(set(gains.tolist())) == 8
@@ -242,12 +219,12 @@ def test_contrast_multiplies_each_patch_by_a_factor_of_its_own():
 
 def test_noise_falls_on_lr_alone_and_does_not_depend_on_the_parts():
     crops = torch.full((8, 1, 40, 40), 0.5)
-    plan = plan_step(experiment(patch_px=40, batch_size=8), 2, 8)
+    plan = plan_step(experiment(patch_px=40, batch_size=8), 2)
     noisy = Degradation("bicubic", noise=0.1)
     whole = make_batch(crops, plan, slice(0, 8), noisy)
-    halves = [make_batch(crops, plan, part, noisy) for part in (slice(0, 4), slice(4, 8))]
+    halves = [make_batch(crops[part], plan, part, noisy) for part in (slice(0, 4), slice(4, 8))]
     assert (whole.hr == 0.5).all()
     assert whole.lr.std() == pytest.approx(0.1, rel=0.1)
     torch.testing.assert_close(torch.cat([batch.lr for batch in halves]), whole.lr)
-    next_step = plan_step(experiment(patch_px=40, batch_size=8), 3, 8)
+    next_step = plan_step(experiment(patch_px=40, batch_size=8), 3)
     assert not set(next_step.noise_seeds) & set(plan.noise_seeds)

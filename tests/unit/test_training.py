@@ -15,6 +15,7 @@ from metasr.config import (
     TrainConfig,
 )
 from metasr.context import LocalContext
+from metasr.data.crops import MemoryCrops
 from metasr.data.degrade import resize_bicubic
 from metasr.errors import CheckpointError, TrainingError
 from metasr.evaluation import HeldOutSlice, evaluate
@@ -76,7 +77,7 @@ def train(folder, config, crops=None):
     validation = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
     context = LocalContext(folder)
     statistics = crops.mean().item(), crops.std().item()
-    return fit(config, crops, statistics, validation, IDENTITY, context), context.history
+    return fit(config, MemoryCrops(crops), statistics, validation, IDENTITY, context), context.history
 
 
 def losses_of(history):
@@ -345,7 +346,8 @@ def test_training_can_start_from_the_weights_of_another_run_but_keeps_its_own_st
     config = experiment(steps=1, adversarial=0)
     context = LocalContext(tmp_path / "second")
     mean, std = brighter.mean().item(), brighter.std().item()
-    second = fit(config, brighter, (mean, std), [HeldOutSlice("a", 0, brighter[:1])], IDENTITY, context, weights)
+    held_out = [HeldOutSlice("a", 0, brighter[:1])]
+    second = fit(config, MemoryCrops(brighter), (mean, std), held_out, IDENTITY, context, weights)
     assert second.generator.mean.item() == pytest.approx(mean)
     assert second.generator.std.item() == pytest.approx(std)
     moved = (second.generator.upscale.kernel.weight - first.generator.upscale.kernel.weight).abs().max()
@@ -358,7 +360,7 @@ def test_initial_weights_do_not_undo_a_resumption(tmp_path):
     state, _ = train(tmp_path / "run", config)
     crops = smooth_images(4, 48, seed=0)
     context = LocalContext(tmp_path / "run")
-    again = fit(config, crops, (0.5, 0.2), [], IDENTITY, context, other.generator.state_dict())
+    again = fit(config, MemoryCrops(crops), (0.5, 0.2), [], IDENTITY, context, other.generator.state_dict())
     assert_same_weights(again.generator, state.generator)
 
 

@@ -1,0 +1,78 @@
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from metasr.data.crops import MemoryCrops
+from metasr.data.order import SampleOrder
+
+SIZES = (7, 1, 12, 5, 3, 9)
+
+
+def epochs_of(order, number):
+    return order.samples(0, number * len(order)).reshape(number, len(order))
+
+
+def shard_of(sample, sizes):
+    return int(np.searchsorted(np.cumsum(sizes), sample, side="right"))
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 100])
+def test_every_sample_comes_once_an_epoch(window):
+    epochs = epochs_of(SampleOrder(SIZES, window, seed=0), 5)
+    assert (np.sort(epochs, axis=1) == np.arange(sum(SIZES))).all()
+
+
+@pytest.mark.parametrize("sizes", [(40,), SIZES])
+def test_epochs_and_seeds_differ_in_their_order(sizes):
+    epochs = [epoch for seed in range(3) for epoch in epochs_of(SampleOrder(sizes, 2, seed), 4)]
+    assert len({epoch.tobytes() for epoch in epochs}) == 12
+
+
+@pytest.mark.parametrize("batch", [1, 4, 10, 37, 90])
+def test_any_position_can_be_asked_for_at_once(batch):
+    order = SampleOrder(SIZES, 2, seed=3)
+    run = order.samples(0, 9 * len(order))
+    for first in reversed(range(0, len(run) - batch, batch)):
+        np.testing.assert_array_equal(order.samples(first, batch), run[first : first + batch])
+
+
+def test_samples_of_a_window_are_mixed_and_those_of_others_wait():
+    order = SampleOrder((20,) * 6, 2, seed=1)
+    for epoch in epochs_of(order, 3):
+        windows = [[shard_of(sample, order.shard_sizes) for sample in part] for part in epoch.reshape(3, 40)]
+        assert all(len(set(window)) == 2 for window in windows)
+        assert len({shard for window in windows for shard in window}) == 6
+        assert all(sum(a != b for a, b in pairwise(window)) > 10 for window in windows)
+
+
+def test_with_one_window_an_epoch_is_a_random_permutation_of_all():
+    order = SampleOrder((10,) * 8, 8, seed=0)
+    firsts = [epoch[:10].mean() for epoch in epochs_of(order, 200)]
+    assert np.mean(firsts) == pytest.approx(39.5, abs=2)
+
+
+@pytest.mark.parametrize("first", [0, 5, 37, 200])
+def test_the_shards_ahead_are_those_of_the_samples_ahead(first):
+    order = SampleOrder(SIZES, 2, seed=2)
+    seen = []
+    for sample in order.samples(first, 3 * len(order)):
+        shard = shard_of(sample, SIZES)
+        if shard not in seen[-2:]:
+            seen.append(shard)
+    ahead = list(islice(order.shards(first), len(seen)))
+    # Within a window of two shards, which of them is seen first is up to the samples.
+    assert [set(seen[i : i + 2]) for i in range(0, 12, 2)] == [set(ahead[i : i + 2]) for i in range(0, 12, 2)]
+
+
+def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch():
+    crops = torch.arange(10.0).view(10, 1, 1, 1)
+    order = SampleOrder((10,), 1, seed=0)
+    source = MemoryCrops(crops)
+    whole = list(islice(source.stream(order, first_step=0, batch_size=4, part=slice(0, 4)), 8))
+    later = next(source.stream(order, first_step=5, batch_size=4, part=slice(0, 4)))
+    assert torch.equal(later, whole[5])
+    halves = [next(source.stream(order, first_step=5, batch_size=4, part=p)) for p in (slice(0, 2), slice(2, 4))]
+    assert torch.equal(torch.cat(halves), whole[5])
+    assert sorted(torch.cat(whole[:5]).flatten().tolist()) == sorted([*range(10)] * 2)
