@@ -20,6 +20,7 @@ from metasr.data.volume import load_volume
 from metasr.errors import DataError, MetaSRError
 
 MAX_UNIT = 10.0
+MAX_INTENSITY = 1e30  # far beyond any scanner, and far from what float32 can hold
 
 
 @dataclass
@@ -153,6 +154,8 @@ def _validation_subjects(subjects: Sequence[Subject], options: PrepareConfig) ->
 def _slices(subject: Subject, options: PrepareConfig, *, crop: bool) -> Iterator[Sample]:
     """Yield the slices of a subject that show enough brain, from feet to head."""
     volume = load_volume(subject.file)
+    if np.abs(volume.data).max() > MAX_INTENSITY:
+        raise DataError(str(subject.file), f"its intensities go beyond {MAX_INTENSITY:g}", "Repair or leave it out")
     intensities = IntensityScale.fit(volume.data)
     if intensities is None:
         raise DataError(str(subject.file), "all its voxels are the same", "Leave it out")

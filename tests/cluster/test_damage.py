@@ -142,6 +142,11 @@ def test_a_subject_in_both_splits_is_refused(damaged):
     assert_refused(damaged, SUBJECTS[0], "in training and in validation")
 
 
+def test_a_subject_taken_out_of_the_index_is_missed(damaged):
+    edit_index(damaged, lambda index: index["subjects"]["train"].remove(SUBJECTS[0]))
+    assert_refused(damaged, "the train split", "not those it was made with")
+
+
 def test_a_shard_moved_to_the_other_split_is_refused(damaged):
     edit_index(damaged, lambda index: index["shards"][0].update(split="val"))
     assert_refused(damaged, "train-000000.tar")

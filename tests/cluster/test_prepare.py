@@ -1,17 +1,23 @@
 """Preparing: what is taken, what is left out and why, and who validates."""
 
 import hashlib
+import json
 import os
 
 import numpy as np
 import pytest
+import torch
 
 from cluster.config import PrepareConfig
 from cluster.prepare import prepare
 from cluster.shards import INDEX, Index
 from cluster.store import FolderStore, open_store
-from cluster.stream import read_samples
+from cluster.stream import read_index, read_samples, training_crops
+from metasr.config import ExperimentConfig, ModelConfig
 from metasr.errors import DataError, StoreError
+from metasr.identity import RunIdentity
+from metasr.inference.bundle import load_bundle, save_bundle
+from metasr.models import build_generator
 from tests.cluster.patients import (
     OPTIONS,
     SHAPE,
@@ -59,6 +65,10 @@ BROKEN = {
     "not finite": lambda path: write_volume(path, np.where(brain(0) > 0, np.nan, 0).astype(np.float32)),
     "constant": lambda path: write_volume(path, np.ones(SHAPE, np.int16)),
     "no brain": lambda path: write_volume(path, brain(0) * (np.indices(SHAPE).sum(0) < 26)),
+    "complex": lambda path: write_volume(path, brain(0).astype(np.complex64)),
+    "beyond all scanners": lambda path: write_volume(
+        path, brain(0) * np.where(np.indices(SHAPE)[0] % 2, 1e305, -1e305)
+    ),
     "four dimensions": lambda path: write_volume(path, np.stack([brain(0)] * 2, axis=-1)),
 }
 
@@ -116,6 +126,60 @@ def test_validating_on_everyone_leaves_nobody_to_train_on(volumes, tmp_path):
         run_prepare(volumes, open_store(str(tmp_path)), OPTIONS.model_copy(update={"val_subjects": tuple(SUBJECTS)}))
 
 
+def test_the_same_seed_makes_the_same_split_of_other_files_of_the_same_patients(volumes, tmp_path):
+    options = PrepareConfig(modality="t1ce", crop_px=32, val_fraction=0.5)
+    elsewhere = tmp_path / "elsewhere"
+    for seed, subject in enumerate(SUBJECTS):
+        write_volume(elsewhere / f"{subject}-t1c.nii", brain(seed + 10))
+    one, two = (run_prepare(f, open_store(str(tmp_path / f.name)), options).index for f in (volumes, elsewhere))
+    assert one.split_sha256 == two.split_sha256
+    assert one.digest() != two.digest()
+    other = run_prepare(volumes, open_store(str(tmp_path / "other")), options.model_copy(update={"seed": 2})).index
+    assert other.split_sha256 != one.split_sha256
+
+
+def test_high_and_low_grades_validate_in_proportion(tmp_path):
+    grades = {f"patient-{n}": "HGG" if n < 8 else "LGG" for n in range(12)}
+    for name, grade in grades.items():
+        write_volume(tmp_path / "volumes" / grade / name / f"{name}_t1ce.nii", brain(0))
+    for seed in range(3):
+        options = PrepareConfig(modality="t1ce", crop_px=32, slice_step=100, val_fraction=0.25, seed=seed)
+        index = run_prepare(tmp_path / "volumes", open_store(str(tmp_path / f"store-{seed}")), options).index
+        assert sorted(grades[name] for name in index.subjects["val"]) == ["HGG", "HGG", "LGG"]
+
+
+def test_contrasts_of_one_patient_are_refused_before_anything_is_written(tmp_path):
+    for subject in SUBJECTS:
+        for contrast in ("flair", "t1", "t1ce", "t2", "seg"):
+            write_volume(tmp_path / "volumes" / subject / f"{subject}_{contrast}.nii", brain(0))
+    with pytest.raises(DataError, match=r"found: flair, t1, t1ce, t2\. Choose one, such as --modality t1ce"):
+        run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "store")), PrepareConfig(crop_px=32))
+    assert not (tmp_path / "store").exists()
+
+
+def test_validating_on_one_visit_of_a_patient_who_trains_is_refused(tmp_path):
+    for visit in ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000"):
+        write_volume(tmp_path / "volumes" / f"{visit}-t1c.nii", brain(0))
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(DataError, match="BraTS-GLI-00001: it is in training and in validation"):
+        run_prepare(
+            tmp_path / "volumes",
+            store,
+            PrepareConfig(modality="t1c", crop_px=32, val_subjects=("BraTS-GLI-00001-001",)),
+        )
+    assert not store.exists(INDEX)
+
+
+def test_training_crops_of_one_value_are_refused(tmp_path):
+    mask = (brain(0) > 0).astype(np.uint8)
+    mask[4:36, 4:40] = 1
+    mask[..., :2] = mask[..., -2:] = 0
+    for name in ("a", "b"):
+        write_volume(tmp_path / "volumes" / f"{name}.nii", mask)
+    with pytest.raises(DataError, match="training crops: all their values are the same"):
+        run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "store")), PrepareConfig(crop_px=32))
+
+
 def test_visits_of_one_patient_are_not_divided_between_the_splits(tmp_path):
     """BraTS names a patient's visits BraTS-GLI-<patient>-<visit>."""
     patients = [f"BraTS-GLI-{number:05d}" for number in range(6)]
@@ -140,3 +204,36 @@ def test_the_index_keeps_how_it_was_prepared(original):
     assert PrepareConfig.model_validate(index.options) == OPTIONS.model_copy(update={"shard_mb": 0.03})
     assert index.to_bytes() == (original / INDEX).read_bytes()
     assert index.digest() == hashlib.sha256((original / INDEX).read_bytes()).hexdigest()
+
+
+def test_an_index_from_before_there_were_photographs_is_read_and_keeps_its_identity(original):
+    index = json.loads((original / INDEX).read_text())
+    for name in ("kind", "modality", "split_sha256"):
+        del index[name]
+    old = (json.dumps(index, indent=1, sort_keys=True) + "\n").encode()
+    read = Index.model_validate_json(old)
+    read.check()
+    assert read.kind == "volumes"
+    assert read.digest() == hashlib.sha256(old).hexdigest()
+
+
+def test_the_index_says_what_it_is_made_of_and_who_is_in_which_split(original):
+    index = json.loads((original / INDEX).read_text())
+    assert (index["kind"], index["modality"]) == ("volumes", "t1ce")
+    for split, names in (("train", [SUBJECTS[0], *SUBJECTS[2:]]), ("val", [SUBJECTS[1]])):
+        lines = "".join(f"{name}\n" for name in sorted(names))
+        assert index["split_sha256"][split] == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_the_generator_in_a_bundle_has_the_mean_and_deviation_of_the_crops(volumes, tmp_path):
+    store = open_store(str(tmp_path / "store"))
+    run_prepare(volumes, store)
+    index = read_index(store)
+    config = ExperimentConfig(model=ModelConfig(num_features=4, num_blocks=1))
+    generator = build_generator(config.model, mean=index.mean, std=index.std)
+    identity = RunIdentity("run", "code", store.url, index.digest())
+    save_bundle(tmp_path / "bundle", generator, config, identity, step=1, metrics={})
+    loaded = load_bundle(tmp_path / "bundle", torch.device("cpu")).generator
+    crops = training_crops(store, index).numpy().astype(np.float64)
+    assert float(loaded.mean) == pytest.approx(crops.mean(), rel=1e-6)
+    assert float(loaded.std) == pytest.approx(crops.std(), rel=1e-6)

@@ -1,0 +1,82 @@
+"""Preparing photographs: Pillow and numpy are the independent references."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster.config import PrepareConfig
+from cluster.store import open_store
+from cluster.stream import held_out_slices, read_samples
+from tests.cluster.patients import run_prepare
+
+PHOTOS = PrepareConfig(kind="photos", crop_px=32, val_subjects=("b/1",))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with three photographs of 70 x 100 pixels: `a`, `b/1` and `b/2`."""
+    for seed, name in enumerate(("a.png", "b/1.png", "b/2.bmp")):
+        save_photo(tmp_path / "photos" / name, np.random.default_rng(seed).integers(0, 256, (70, 100, 3), np.uint8))
+    return tmp_path / "photos"
+
+
+def save_photo(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def luminance(path):
+    return np.asarray(Image.open(path), np.float64) @ [0.299, 0.587, 0.114] / 255
+
+
+def test_photographs_train_in_tiles_and_validate_whole(photos, tmp_path):
+    store = open_store(str(tmp_path / "store"))
+    index = run_prepare(photos, store, PHOTOS).index
+    assert (index.kind, index.modality) == ("photos", "")
+    assert index.subjects == {"train": ("a", "b/2"), "val": ("b/1",)}
+    samples = list(read_samples(store, index, "train"))
+    assert [(sample.subject, sample.slice) for sample in samples] == [(s, n) for s in ("a", "b/2") for n in range(6)]
+    for place, name in ((0, "a.png"), (6, "b/2.bmp")):
+        grid = np.block([[samples[place + 3 * row + column].image for column in range(3)] for row in range(2)])
+        np.testing.assert_allclose(grid, luminance(photos / name)[3:67, 2:98], atol=5e-4)
+    pixels = np.stack([sample.image for sample in samples]).astype(np.float64)
+    assert (index.mean, index.std) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-9)
+    (whole,) = held_out_slices(store, index, 0)
+    np.testing.assert_allclose(whole.image[0, 0].numpy(), luminance(photos / "b" / "1.png"), atol=5e-4)
+
+
+def test_photographs_split_by_seed_and_are_the_same_bytes_again(photos, tmp_path):
+    options = PHOTOS.model_copy(update={"val_subjects": ()})
+    for name in ("one", "two"):
+        run_prepare(photos, open_store(str(tmp_path / name)), options)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == ["index.json", "train-000000.tar", "val-000000.tar"]
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+
+
+BAD_PHOTOS = {
+    "no image": (lambda path: path.write_text("a text file"), "not a readable photograph"),
+    "cut short": (lambda path: os.truncate(path, path.stat().st_size // 2), "not a readable photograph"),
+    "too small": (lambda path: save_photo(path, np.eye(31, 90, dtype=np.uint8)), "its 90 x 31 pixels hold no tile"),
+    "one colour": (lambda path: save_photo(path, np.full((40, 40), 7, np.uint8)), "all its pixels are the same"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PHOTOS)
+def test_a_photograph_that_cannot_be_used_is_named_and_the_others_go_on(photos, tmp_path, kind):
+    spoil, reason = BAD_PHOTOS[kind]
+    spoil(photos / "a.png")
+    report = run_prepare(photos, open_store(str(tmp_path / "store")), PHOTOS)
+    assert list(report.refused) == ["a"]
+    assert str(photos / "a.png") in report.refused["a"]
+    assert reason in report.refused["a"]
+    assert report.index.subjects["train"] == ("b/2",)
+
+
+@pytest.mark.parametrize("setting", [{"modality": "t1ce"}, {"min_brain": 0.2}, {"slice_step": 2}])
+def test_settings_of_volumes_are_not_taken_for_photographs(setting):
+    PrepareConfig(**setting)
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} is for volumes"):
+        PrepareConfig(kind="photos", **setting)
