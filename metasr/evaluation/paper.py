@@ -8,7 +8,7 @@ from metasr.data.degrade import Degradation, resize_bicubic
 from metasr.data.slices import exact_sizes
 from metasr.errors import ScaleError
 from metasr.evaluation.methods import Method
-from metasr.evaluation.protocol import Comparison, HeldOutSlice, Score, enlarge_with
+from metasr.evaluation.protocol import Comparison, HeldOutSlice, Score, enlarge_with, require_size
 from metasr.evaluation.tables import grid, shortened
 from metasr.scale import Scale
 
@@ -52,6 +52,9 @@ def zoom(methods: Sequence[Method], held_out: HeldOutSlice, degrade: Degradation
 
     Each is compared with the slice resized to the same size by antialiased bicubic interpolation; at scale 4 that is
     the slice itself. Methods for one scale are shown at that scale.
+
+    Raises:
+        ScaleError: The slice is too small.
     """
     (height, lr_height), (width, lr_width) = (
         exact_sizes(length, Fraction(ZOOM_DOWN)) for length in held_out.image.shape[-2:]
@@ -61,7 +64,9 @@ def zoom(methods: Sequence[Method], held_out: HeldOutSlice, degrade: Degradation
     comparisons = []
     for scale in ZOOM_SCALES:
         able = [method for method in methods if method.only_scale in (None, scale)]
-        target = resize_bicubic(hr, (round(lr_height * scale.rows), round(lr_width * scale.columns)))
+        size = round(lr_height * scale.rows), round(lr_width * scale.columns)
+        require_size(held_out, scale, size)
+        target = resize_bicubic(hr, size)
         comparisons.append(enlarge_with(able, held_out, scale, lr, target))
     return comparisons
 

@@ -166,15 +166,21 @@ def _exact_crop(held_out: HeldOutSlice, scale: Scale) -> tuple[Tensor, tuple[int
     """Return the middle of a slice, as large as its ratio to an LR size is the scale, and that size."""
     rows, columns = held_out.image.shape[-2:]
     (height, lr_height), (width, lr_width) = slice_lengths(rows, scale.rows), slice_lengths(columns, scale.columns)
-    border = border_px(scale)
-    if min(height - 2 * border[0], width - 2 * border[1]) < SSIM_WINDOW:
+    require_size(held_out, scale, (height, width))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return held_out.image[..., top : top + height, left : left + width], (lr_height, lr_width)
+
+
+def require_size(held_out: HeldOutSlice, scale: Scale, size: tuple[int, int]) -> None:
+    """Raise ScaleError unless an HR image of this size can be scored."""
+    inside = (length - 2 * border for length, border in zip(size, border_px(scale), strict=True))
+    if min(inside) < SSIM_WINDOW:
+        rows, columns = held_out.image.shape[-2:]
         raise ScaleError(
             f"scale {scale}",
             f"slice {held_out.number} of {held_out.subject}, {rows} x {columns} pixels, is too small for it",
-            "Give smaller scales",
+            "Leave it out, or use larger images",
         )
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return held_out.image[..., top : top + height, left : left + width], (lr_height, lr_width)
 
 
 def _scores(comparison: Comparison, degrade: Degradation, distance: Distance | None) -> Iterator[Score]:

@@ -205,6 +205,12 @@ def test_table_1_needs_its_scale(evaluation):
         paper_table(evaluation[0].scores, {"bicubic": None}, Scale(3, 3))
 
 
+def test_figure_8_needs_a_slice_that_is_large_enough():
+    small = HeldOutSlice("anna", 5, torch.rand(1, 1, 40, 92))
+    with pytest.raises(ScaleError, match=r"scale 1\.1: slice 5 of anna, 40 x 92 pixels, is too small"):
+        zoom([BICUBIC], small, Degradation())
+
+
 def test_figure_8_enlarges_one_quarter_image_to_growing_sizes(evaluation):
     _, methods, held = evaluation
     found = zoom(methods, held[0], Degradation())
