@@ -18,7 +18,7 @@ from metasr.errors import ConfigError, MetaSRError
 
 RECIPES = Path(__file__).parent / "recipes"
 VERBS = {
-    "prepare": "turn a folder of NIfTI volumes into training shards",
+    "prepare": "turn a folder of NIfTI volumes, or photographs, into training shards",
     "train": "train a generator, or go on with it, and register the best",
     "evaluate": "compare a model with interpolation and other models on the validation subjects",
     "promote": "make an evaluated model the champion",
