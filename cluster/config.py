@@ -24,10 +24,14 @@ class ResourcesConfig(Section):
 
 
 class StorageConfig(Section):
-    """Where runs keep their checkpoints."""
+    """Where runs keep their checkpoints, and nodes their copies of shards."""
 
     url: str = "~/metasr/runs"
     """Folder or s3://bucket/prefix for checkpoints; all nodes must reach it."""
+    cache: str = "~/.cache/metasr/shards"
+    """Folder on each node's own disk for copies of the shards that come from a bucket; empty keeps none."""
+    cache_gb: float = Field(20, gt=0)
+    """Size of those copies, in GB, from which on the least recently used are removed."""
 
 
 class TrackingConfig(Section):

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from cluster.config import JobConfig
 from cluster.store import open_store
-from cluster.stream import held_out_slices, read_index, training_crops
-from metasr.data.crops import MemoryCrops
+from cluster.stream import ShardCrops, read_index, shard_cache, validation_slices
 from metasr.identity import RunIdentity
 from metasr.training.loop import fit
 
@@ -90,13 +89,12 @@ def train_worker(arguments: Mapping[str, Any]) -> None:
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     store = open_store(config.data.url)
     index = read_index(store)
-    validation = held_out_slices(store, index, 0)
-    step = max(1, len(validation) // config.eval.validation_slices)
+    cache = shard_cache(store, config.storage.cache, config.storage.cache_gb)
     fit(
         config,
-        MemoryCrops(training_crops(store, index)),
+        ShardCrops(store, index, cache),
         (index.mean, index.std),
-        validation[step // 2 :: step][: config.eval.validation_slices],
+        validation_slices(store, index, config.eval.validation_slices, cache),
         RunIdentity(**arguments["identity"]),
         RayContext(arguments["tracker"]),
         ray.get(arguments["initial_weights"]),

@@ -35,7 +35,7 @@ class SampleOrder:
     def samples(self, first: int, number: int) -> NDArray[np.int64]:
         """Return which samples are seen at the positions `first` to `first + number - 1` of the run."""
         found = np.empty(number, np.int64)
-        for window in self._windows(first):
+        for window in self.windows(first):
             if window.start >= first + number:
                 return found
             low, high = max(window.start, first), min(window.stop, first + number)
@@ -43,20 +43,15 @@ class SampleOrder:
             found[low - first : high - first] = mixed[low - window.start : high - window.start]
         raise AssertionError  # windows have no end
 
-    def shards(self, first: int) -> Iterator[int]:
-        """Yield the shards in the order in which they are needed from position `first` on, without end."""
-        for window in self._windows(first):
-            yield from window.shards
-
-    def _windows(self, first: int) -> "Iterator[_Window]":
-        """Yield the windows from the one that holds position `first` on, placed in the run."""
+    def windows(self, first: int) -> "Iterator[Window]":
+        """Yield the windows in which shards are needed, from the one that holds position `first` on, without end."""
         for epoch in count(first // len(self)):
             for window in _windows(self, epoch):
                 if window.stop > first:
                     yield window
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """Shards that are mixed, and the positions in the run that their samples take."""
 
     epoch: int
@@ -66,13 +61,13 @@ class _Window(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _windows(order: SampleOrder, epoch: int) -> tuple[_Window, ...]:
+def _windows(order: SampleOrder, epoch: int) -> tuple[Window, ...]:
     shuffled = np.random.default_rng([order.seed, 3, epoch]).permutation(len(order.shard_sizes)).tolist()
     windows, start = [], epoch * len(order)
     for i in range(0, len(shuffled), order.window):
         shards = tuple(shuffled[i : i + order.window])
         stop = start + sum(order.shard_sizes[shard] for shard in shards)
-        windows.append(_Window(epoch, start, stop, shards))
+        windows.append(Window(epoch, start, stop, shards))
         start = stop
     return tuple(windows)
 

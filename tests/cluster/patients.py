@@ -2,10 +2,12 @@
 
 import nibabel as nib
 import numpy as np
+import torch
 
 from cluster.config import PrepareConfig
 from cluster.prepare import prepare
-from cluster.stream import held_out_slices, read_index, training_crops
+from cluster.stream import ShardCrops, held_out_slices, read_index
+from metasr.data.order import SampleOrder
 
 SHAPE = (40, 44, 12)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # how BraTS stores its voxels
@@ -37,6 +39,14 @@ def make_volumes(folder):
 
 def run_prepare(folder, store, options=OPTIONS):
     return prepare(folder, store, options, lambda line: None)
+
+
+def training_crops(store, index):
+    """Return all training crops in the order of the index, `[N, 1, side, side]`, read as in training."""
+    source = ShardCrops(store, index)
+    order = SampleOrder(source.shard_sizes, window=1, seed=0)
+    epoch = next(source.stream(order, first_step=0, batch_size=len(order), part=slice(0, len(order))))
+    return epoch[torch.from_numpy(order.samples(0, len(order)).argsort())]
 
 
 def read_all(store):

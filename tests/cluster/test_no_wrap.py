@@ -13,9 +13,8 @@ from PIL import Image
 from cluster.config import PrepareConfig
 from cluster.prepare import MAX_UNIT
 from cluster.store import open_store
-from cluster.stream import training_crops
 from metasr.data.intensity import find_background
-from tests.cluster.patients import brain, run_prepare, write_volume
+from tests.cluster.patients import brain, run_prepare, training_crops, write_volume
 
 SIDE = 32
 SLOPE_OFFSET = 112  # of scl_slope and scl_inter in a NIfTI-1 header

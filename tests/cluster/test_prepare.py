@@ -12,7 +12,7 @@ from cluster.config import PrepareConfig
 from cluster.prepare import prepare
 from cluster.shards import INDEX, Index
 from cluster.store import FolderStore, open_store
-from cluster.stream import read_index, read_samples, training_crops
+from cluster.stream import read_index, read_samples
 from metasr.config import ExperimentConfig, ModelConfig
 from metasr.errors import DataError, StoreError
 from metasr.identity import RunIdentity
@@ -25,6 +25,7 @@ from tests.cluster.patients import (
     brain,
     make_volumes,
     run_prepare,
+    training_crops,
     volume_file,
     write_volume,
 )

@@ -17,13 +17,14 @@ import webdataset
 from cluster.config import PrepareConfig
 from cluster.shards import INDEX
 from cluster.store import open_store
-from cluster.stream import held_out_slices, read_index, read_samples, training_crops
+from cluster.stream import held_out_slices, read_index, read_samples
 from tests.cluster.patients import (
     SUBJECTS,
     brain,
     make_volumes,
     read_all,
     run_prepare,
+    training_crops,
     volume_file,
     write_volume,
 )

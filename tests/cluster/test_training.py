@@ -23,9 +23,8 @@ from cluster.config import JobConfig, TrackingConfig
 from cluster.recipes import Layer, resolve
 from cluster.registry import Registry
 from cluster.store import open_store
-from cluster.stream import held_out_slices, read_index, training_crops
+from cluster.stream import ShardCrops, held_out_slices, read_index
 from metasr.context import LocalContext
-from metasr.data.crops import MemoryCrops
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import load_bundle
 from metasr.training.loop import fit
@@ -53,6 +52,7 @@ def flags(values):
 def places(home):
     return {
         "storage.url": home / "runs",
+        "storage.cache": home / "cache",
         "tracking.uri": f"sqlite:///{home}/mlflow.db",
         "tracking.artifacts": home / "artifacts",
     }
@@ -95,7 +95,7 @@ def train_locally(home, store_url, settings):
     try:
         return fit(
             config,
-            MemoryCrops(training_crops(store, index)),
+            ShardCrops(store, index),
             (index.mean, index.std),
             held_out_slices(store, index, 1),
             RunIdentity("local", "", store_url, index.digest()),

@@ -11,12 +11,12 @@ import torch
 from cluster.config import PrepareConfig
 from cluster.prepare import prepare
 from cluster.store import open_store
-from cluster.stream import training_crops
 from metasr.data.subjects import find_subjects
 from metasr.data.volume import load_volume, save_volume
 from metasr.inference.target import Target
 from metasr.inference.upscale import upscale_volume
 from metasr.models import Generator
+from tests.cluster.patients import training_crops
 
 FOLDER = os.environ.get("METASR_TEST_DATA", "")
 pytestmark = [pytest.mark.data, pytest.mark.skipif(not FOLDER, reason="METASR_TEST_DATA names no folder of patients")]

@@ -1,0 +1,16 @@
+"""Reading shards: every byte is verified, and nothing in them is executed."""
+
+from cluster.stream.cache import ShardCache, shard_cache
+from cluster.stream.source import ShardCrops
+from cluster.stream.validation import held_out_slices, validation_slices
+from cluster.stream.verified import read_index, read_samples
+
+__all__ = [
+    "ShardCache",
+    "ShardCrops",
+    "held_out_slices",
+    "read_index",
+    "read_samples",
+    "shard_cache",
+    "validation_slices",
+]

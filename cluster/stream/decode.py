@@ -1,0 +1,90 @@
+"""From the bytes of a tar to samples, without copying an image."""
+
+import io
+import json
+import re
+import tarfile
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.shards import TAR_BLOCK_BYTES, Sample
+
+# What decode() raises where the bytes are not a shard's; RecursionError is JSON's, for lists in lists in lists.
+NOT_A_SHARD = (tarfile.TarError, KeyError, ValueError, TypeError, OverflowError, OSError, EOFError, RecursionError)
+
+_OCTAL = re.compile(rb"0*([0-7]{1,11})[\0 ]*")
+_NPY_MAGIC = b"\x93NUMPY\x01\x00"
+
+
+def decode(data: bytes) -> list[Sample]:
+    """Return the samples of a tar; it is nobody's program, and neither are its members.
+
+    The images are views of `data`, which stays in memory for as long as one of them does.
+
+    Raises:
+        *NOT_A_SHARD: It is anything but pairs of `<key>.npy` and `<key>.json` side by side, each key once.
+    """
+    members, content = _members(data), memoryview(data)
+    samples, keys = [], set()
+    for (name, start, stop), (other, other_start, other_stop) in zip(members[::2], members[1::2], strict=True):
+        key = name.partition(".")[0]
+        files = {name: content[start:stop], other: content[other_start:other_stop]}
+        if not key or "/" in key or files.keys() != {f"{key}.npy", f"{key}.json"}:
+            raise ValueError(f"{name} and {other} are not an image with its description")
+        if key in keys:
+            raise ValueError(f"{key} is there twice")
+        keys.add(key)
+        meta = json.loads(bytes(files[f"{key}.json"]))
+        samples.append(Sample(str(meta["subject"]), int(meta["slice"]), _image(key, files[f"{key}.npy"])))
+    return samples
+
+
+def _members(data: bytes) -> list[tuple[str, int, int]]:
+    """Return name, start and stop of the files in a tar.
+
+    tarfile takes longer for a header than it takes to copy an image. Therefore it is asked only where a header is not
+    of the plain kind that `metasr prepare` writes, unless a name is long or not ASCII.
+    """
+    if (plain := _plain_members(data)) is not None:
+        return plain
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        for member in tar:
+            if not member.isreg() or member.issparse():
+                raise ValueError("it holds more than files")
+            found.append((member.name, member.offset_data, member.offset_data + member.size))
+    return found
+
+
+def _plain_members(data: bytes) -> list[tuple[str, int, int]] | None:
+    """Return what `_members` does if all headers are plain: a short ASCII name, an octal size, a regular file."""
+    found, offset, end = [], 0, bytes(TAR_BLOCK_BYTES)
+    while (header := data[offset : offset + TAR_BLOCK_BYTES]) != end:
+        name, size, prefix = header[:100].rstrip(b"\0"), _OCTAL.fullmatch(header[124:136]), header[345:346]
+        start = offset + TAR_BLOCK_BYTES
+        if not (name and name.isascii() and size and header[156:157] in (b"0", b"\0") and prefix == b"\0"):
+            return None
+        stop = start + int(size[1], 8)
+        found.append((name.decode(), start, stop))
+        offset = stop + -stop % TAR_BLOCK_BYTES
+    return found
+
+
+def _image(key: str, file: memoryview) -> NDArray[np.float16]:
+    start = 10 + int.from_bytes(file[8:10], "little")
+    try:
+        return np.frombuffer(file, np.float16, offset=start).reshape(_shape(bytes(file[:start])))
+    except ValueError as error:
+        raise ValueError(f"{key} is not a float16 image: {error}") from None
+
+
+@lru_cache(maxsize=64)  # reading a header takes longer than copying an image, and most of them are the same
+def _shape(header: bytes) -> tuple[int, int]:
+    if not header.startswith(_NPY_MAGIC):
+        raise ValueError("no header of NumPy's")
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header[len(_NPY_MAGIC) :]))
+    if dtype != np.float16 or len(shape) != 2 or by_column:
+        raise ValueError(f"{dtype} {shape}{' by column' if by_column else ''}")
+    return shape

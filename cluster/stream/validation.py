@@ -1,0 +1,47 @@
+"""Slices of the validation split, for evaluation and for training to look at."""
+
+import numpy as np
+import torch
+
+from cluster.shards import Index, Sample
+from cluster.store import Store
+from cluster.stream.cache import ShardCache
+from cluster.stream.verified import read_samples, read_shard
+from metasr.evaluation import HeldOutSlice
+
+
+def held_out_slices(store: Store, index: Index, per_subject: int) -> list[HeldOutSlice]:
+    """Return validation slices, `per_subject` of each subject evenly spread from feet to head; 0 returns all."""
+    by_subject: dict[str, list[Sample]] = {}
+    for sample in read_samples(store, index, "val"):
+        by_subject.setdefault(sample.subject, []).append(sample)
+    chosen = []
+    for samples in by_subject.values():
+        chosen += samples if not per_subject else [samples[i] for i in spread(len(samples), per_subject)]
+    return [_held_out(sample) for sample in chosen]
+
+
+def validation_slices(store: Store, index: Index, number: int, cache: ShardCache | None = None) -> list[HeldOutSlice]:
+    """Return up to `number` slices, evenly spread over the validation split; only their shards are read."""
+    shards = [shard for shard in index.shards if shard.split == "val"]
+    total = sum(shard.num_samples for shard in shards)
+    step = max(1, total // number)
+    wanted = range(total)[step // 2 :: step][:number]
+    chosen, first = [], 0
+    for shard in shards:
+        here = [position - first for position in wanted if first <= position < first + shard.num_samples]
+        if here:
+            samples = read_shard(store, index, shard, cache)
+            chosen += [_held_out(samples[i]) for i in here]
+        first += shard.num_samples
+    return chosen
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Return up to `count` indices below `length`, evenly spaced, each in the middle of its part."""
+    count = min(length, count)
+    return [int((i + 0.5) * length / count) for i in range(count)]
+
+
+def _held_out(sample: Sample) -> HeldOutSlice:
+    return HeldOutSlice(sample.subject, sample.slice, torch.from_numpy(sample.image.astype(np.float32))[None, None])
