@@ -348,7 +348,7 @@ def test_the_settings_can_be_printed_and_used_as_a_recipe(metasr, tmp_path):
     first = metasr("train", "--train.steps", "7", "--optim.generator-lr", "1e-5", "--print-config")
     assert (first.code, first.err) == (0, "")
     assert re.search(r"^  steps: 7 +# command line$", first.out, re.MULTILINE)
-    assert re.search(r"^  norm: \"none\" +# recipe smoke$", first.out, re.MULTILINE)
+    assert re.search(r"^  norm: \"none\" +# recipe default$", first.out, re.MULTILINE)
     assert re.search(r"^  seed: 0 +# default$", first.out, re.MULTILINE)
     (tmp_path / "again.yaml").write_text(first.out)
     again = metasr("train", "--recipe", tmp_path / "again.yaml", "--print-config")
