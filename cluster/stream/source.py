@@ -26,8 +26,9 @@ _Crops = list[NDArray[np.float16]]
 class ShardCrops:
     """The training crops of a store, a `metasr.data.crops.CropSource`.
 
-    In memory are the shards of the current window and of the next: at most `2 * order.window` times the bytes of a
-    shard, or all of them if they are few. What is read, and from where, never changes what is yielded.
+    In memory are the shards of the current window and of the next, read or being read: at most `2 * order.window`
+    times the bytes of a shard (1 GB for the default 8 shards of 64 MB), or all of them if they are few. What is kept,
+    and where, never changes what is yielded.
 
     Args:
         store: Where the shards are.
@@ -93,13 +94,16 @@ class ShardCrops:
         numbers = samples - (self._ends - self.shard_sizes)[shards]
         crops = []
         for position, shard, number in zip(positions, shards.tolist(), numbers.tolist(), strict=True):
-            crops.append(self._wait(at_hand.shard(shard, position))[number])
+            # Copied, or a batch that reaches over several windows would keep the shards of all of them.
+            crops.append(self._wait(at_hand.shard(shard, position))[number].copy())
             self._crop_shape = self._crop_shape or crops[-1].shape
             if crops[-1].shape != self._crop_shape:
                 raise DataError("the training shards", "their crops differ in size", "Prepare the data again")
         return torch.from_numpy(np.stack(crops))[:, None]
 
     def _wait(self, future: Future[_Crops]) -> _Crops:
+        if future.done():
+            return future.result()
         began = time.perf_counter()
         try:
             return future.result()
