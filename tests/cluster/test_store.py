@@ -5,13 +5,12 @@ import os
 import re
 import subprocess
 import sys
-import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from cluster.store import open_store
+from cluster.store import DamagedError, NotThereError, Version, open_store
 from metasr.errors import StoreError
 
 KEY = "train/000001.tar"
@@ -30,13 +29,6 @@ BAD_KEYS = [
     "a\\b",
     "a\0b",
 ]
-
-
-@pytest.fixture(params=["folder", "s3"])
-def store(request, tmp_path):
-    if request.param == "folder":
-        return open_store(str(tmp_path / "store"))
-    return open_store(f"{request.getfixturevalue('s3_url')}/{uuid.uuid4().hex}")
 
 
 @pytest.fixture
@@ -70,6 +62,18 @@ def test_get_returns_what_was_put(store, data):
     assert store.get(KEY) == data
 
 
+def test_a_file_is_stored_like_its_bytes(store, tmp_path):
+    (tmp_path / "file").write_bytes(data := os.urandom(100_000))
+    assert store.put(KEY, tmp_path / "file") == store.put("copy", data)
+    assert store.get(KEY) == data
+
+
+def test_a_file_that_cannot_be_read_is_named(store, tmp_path):
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(StoreError, match=f"cannot read the file {path}"):
+            store.put(KEY, path)
+
+
 def test_put_replaces(store):
     store.put(KEY, b"a long first version")
     store.put(KEY, b"second")
@@ -87,6 +91,59 @@ def test_objects_exist_once_put(store):
     assert not store.exists(KEY)
     store.put(KEY, b"x")
     assert store.exists(KEY)
+
+
+def test_stat_tells_length_and_version(store):
+    assert store.stat(KEY) is None
+    version = store.put(KEY, b"twelve bytes")
+    assert store.stat(KEY) == (12, version)
+
+
+def test_deleting_is_done_once_and_for_all(store):
+    store.put(KEY, b"x")
+    store.put("train/other", b"y")
+    for _ in range(2):
+        store.delete(KEY)
+        assert not store.exists(KEY)
+    store.delete("train")
+    assert store.get("train/other") == b"y"
+
+
+def test_bytes_are_returned_if_they_are_those_expected(store):
+    store.put(KEY, b"right")
+    digest = hashlib.sha256(b"right").hexdigest()
+    assert store.get(KEY, sha256=digest, num_bytes=5) == b"right"
+    assert store.get(KEY, sha256=digest.upper()) == b"right"
+
+
+@pytest.mark.parametrize(
+    "expected", [{"num_bytes": 4}, {"num_bytes": 0}, {"sha256": hashlib.sha256(b"wrong").hexdigest()}]
+)
+def test_other_bytes_than_expected_are_not_returned(store, expected):
+    store.put(KEY, b"right")
+    with pytest.raises(DamagedError, match="expected") as caught:
+        store.get(KEY, **expected)
+    assert KEY in str(caught.value)
+    assert store.url in str(caught.value)
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 1), (0, 10), (3, 4), (9, 1)])
+def test_a_range_is_exactly_these_bytes(store, start, length):
+    store.put(KEY, b"0123456789")
+    assert store.get_range(KEY, start, length) == b"0123456789"[start : start + length]
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 11), (9, 2), (10, 1), (99, 5)])
+def test_a_range_that_is_not_there_is_an_error(store, start, length):
+    store.put(KEY, b"0123456789")
+    with pytest.raises(DamagedError, match="it ends before that"):
+        store.get_range(KEY, start, length)
+
+
+def test_a_range_of_a_missing_object_is_an_error(store):
+    store.put(KEY, b"x")
+    with pytest.raises(NotThereError, match="no such object"):
+        store.get_range("absent", 0, 1)
 
 
 def test_a_folder_of_objects_is_no_object(store):
@@ -110,7 +167,17 @@ def test_a_missing_object_is_named_with_its_store(store, key):
 @pytest.mark.parametrize("key", BAD_KEYS)
 def test_a_key_that_could_leave_the_store_is_refused(store, tmp_path, key):
     key = key.format(folder=tmp_path)
-    for use in (lambda: store.put(key, b"x"), lambda: store.get(key), lambda: store.exists(key)):
+    uses = (
+        lambda: store.put(key, b"x"),
+        lambda: store.put_new(key, b"x"),
+        lambda: store.replace(key, b"x", Version("any")),
+        lambda: store.get(key),
+        lambda: store.get_range(key, 0, 1),
+        lambda: store.exists(key),
+        lambda: store.stat(key),
+        lambda: store.delete(key),
+    )
+    for use in uses:
         with pytest.raises(StoreError, match="cannot use the key"):
             use()
     assert files_under(tmp_path) == []
@@ -247,9 +314,11 @@ def test_objects_are_readable_by_whom_the_umask_allows(folder_store, tmp_path):
     umask = os.umask(0o022)
     try:
         folder_store.put(KEY, b"x")
+        folder_store.put_new("new", b"x")
     finally:
         os.umask(umask)
-    assert (tmp_path / "store" / KEY).stat().st_mode & 0o777 == 0o644
+    for key in (KEY, "new"):
+        assert (tmp_path / "store" / key).stat().st_mode & 0o777 == 0o644
 
 
 def test_a_file_is_no_store(tmp_path):
@@ -267,54 +336,6 @@ def test_put_sends_a_sha256_that_the_server_keeps(s3_store):
     s3_store.put(KEY, b"checked")
     head = s3_store._client.head_object(**s3_store._object(KEY), ChecksumMode="ENABLED")
     assert head["ChecksumSHA256"] == base64.b64encode(hashlib.sha256(b"checked").digest()).decode()
-
-
-def test_bytes_damaged_on_the_way_are_not_returned(s3_store):
-    s3_store.put(KEY, b"as it was written")
-
-    def damage(parsed, **_):
-        parsed["Body"]._checksum.update(b"another byte")
-
-    s3_store._client.meta.events.register("after-call.s3.GetObject", damage)
-    with pytest.raises(StoreError, match="not those that were stored"):
-        s3_store.get(KEY)
-
-
-@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
-def test_wrong_credentials_are_refused_and_not_shown(s3_url, monkeypatch, name):
-    right = os.environ["AWS_SECRET_ACCESS_KEY"]
-    monkeypatch.setenv(name, "hush-wrong-value")
-    store = open_store(s3_url)
-    for use in (lambda: store.put(KEY, b"x"), lambda: store.get(KEY), lambda: store.exists(KEY), store.require):
-        with pytest.raises(StoreError, match="credentials are wrong") as caught:
-            use()
-        assert "hush" not in str(caught.value)
-        assert right not in str(caught.value)
-
-
-def test_missing_credentials_are_named(s3_url, tmp_path, monkeypatch):
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "absent"))
-    with pytest.raises(StoreError, match="no credentials were found"):
-        open_store(s3_url).get(KEY)
-
-
-def test_a_server_that_does_not_answer_is_named_soon(s3_url, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hush@127.0.0.1:9")
-    start = time.monotonic()
-    with pytest.raises(StoreError, match=r"no connection to 127\.0\.0\.1:9\. Check AWS_ENDPOINT_URL") as caught:
-        open_store(s3_url).require()
-    assert time.monotonic() - start < 8
-    assert "hush" not in str(caught.value)
-
-
-def test_an_endpoint_that_is_no_url_is_named(s3_url, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9")
-    with pytest.raises(StoreError, match="Check the AWS_"):
-        open_store(s3_url).require()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -1,0 +1,145 @@
+"""A store in a folder: on this machine, or on a file system that the machines share."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cluster.store.errors import NO_OBJECT, ConditionFailedError, NotThereError, Reason, WrongBodyError, wrong_body
+from cluster.store.interface import Stat, Store, Version, check_expected
+from cluster.store.retry import RetryPolicy
+
+LOCK_NAME = ".metasr.lock"
+_RIGHTS = "Give this user the right to it, or choose another folder"
+_ROOM = "Free some space, or choose another folder"
+_REASONS = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _RIGHTS),
+    errno.EROFS: "Mount it for writing, or choose another folder",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    errno.EOPNOTSUPP: "Choose a folder on a file system that has hard links and locks",
+}
+
+
+class FolderStore(Store):
+    """A store in a folder, which the first write makes.
+
+    A version is the SHA-256 of the content. Nothing is tried again: a file system does that itself.
+    """
+
+    def __init__(self, root: Path, policy: RetryPolicy | None = None) -> None:
+        super().__init__(policy or RetryPolicy())
+        self._root = root
+        self.url = root.as_uri()
+
+    def _put(self, key: str, data: bytes | Path) -> Version:
+        path = self._root / key
+        with self._complete(path, data) as (part, version):
+            os.replace(part, path)
+        return version
+
+    def _put_new(self, key: str, data: bytes | Path) -> Version:
+        path = self._root / key
+        with self._complete(path, data) as (part, version):
+            try:
+                os.link(part, path)  # unlike a rename, it fails where there is a file
+            except FileExistsError:
+                raise ConditionFailedError from None
+        return version
+
+    def _replace(self, key: str, data: bytes | Path, version: Version) -> Version:
+        path = self._root / key
+        if not path.is_file():
+            raise ConditionFailedError
+        with self._complete(path, data) as (part, new_version), (path.parent / LOCK_NAME).open("wb") as lock:
+            # Let go when the file is closed, also by the death of the process.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            stat = self._stat(key)
+            if stat is None or stat.version != version:
+                raise ConditionFailedError
+            os.replace(part, path)
+        return new_version
+
+    def _get(self, key: str, sha256: str, num_bytes: int | None) -> tuple[bytes, Version]:
+        data = self._file(key).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        check_expected(data, digest, sha256, num_bytes, again=False)
+        return data, Version(digest)
+
+    def _get_range(self, key: str, start: int, length: int) -> bytes:
+        with self._file(key).open("rb") as file:
+            file.seek(start)
+            data = file.read(length)
+        if len(data) != length:
+            raise WrongBodyError("it ends before that", again=False)
+        return data
+
+    def _exists(self, key: str) -> bool:
+        return (self._root / key).is_file()
+
+    def _stat(self, key: str) -> Stat | None:
+        if not self._exists(key):
+            return None
+        with (self._root / key).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return Stat(os.fstat(file.fileno()).st_size, Version(digest))
+
+    def _delete(self, key: str) -> None:
+        if self._exists(key):
+            (self._root / key).unlink(missing_ok=True)
+
+    def _require(self) -> None:
+        if not self._root.is_dir():
+            raise FileNotFoundError(self._root)
+
+    def _file(self, key: str) -> Path:
+        if not self._exists(key):
+            raise FileNotFoundError(key)
+        return self._root / key
+
+    @contextmanager
+    def _complete(self, path: Path, data: bytes | Path) -> Iterator[tuple[Path, Version]]:
+        """Yield a file with the whole content, safe on the disk, and its version. It is gone afterwards."""
+        # Beside its target, because a rename is atomic only within one file system.
+        part = path.parent / f".{uuid.uuid4().hex}.part"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("xb+") as file:
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                else:
+                    file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                file.seek(0)
+                version = hashlib.file_digest(file, "sha256").hexdigest()
+            yield part, Version(version)
+            with suppress(OSError):  # some file systems cannot; then the new name is safe a little later
+                _sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _reason(self, error: Exception) -> Reason | None:
+        if isinstance(error, WrongBodyError):
+            return wrong_body(error)
+        if isinstance(error, FileNotFoundError) and not self._root.is_dir():
+            return Reason("the folder does not exist", "Create it, mount it, or correct the URL", NotThereError)
+        if isinstance(error, FileNotFoundError):
+            return NO_OBJECT
+        if isinstance(error, OSError):
+            fix = _REASONS.get(error.errno or 0, "Check the folder's rights, free space and mount")
+            return Reason(error.strerror or type(error).__name__, fix)
+        return None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,191 @@
+"""What a store can do: whole objects under keys, behind one interface for buckets and folders."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NewType
+
+from cluster.store.errors import AlreadyThereError, ChangedError, ConditionFailedError, Reason, WrongBodyError
+from cluster.store.retry import Retries, RetryPolicy
+from metasr.errors import StoreError
+
+Version = NewType("Version", str)
+"""Stands for the content of an object: other bytes, another version. It means something to its own store only."""
+
+
+class Stat(NamedTuple):
+    """What is known of an object without reading it."""
+
+    num_bytes: int
+    version: Version
+
+
+class Store(ABC):
+    """Objects under keys such as `train/000001.tar`.
+
+    Every method raises StoreError or one of its kinds in `cluster.store.errors`, never the library's own error. What
+    may pass (a server that is busy, a connection that breaks, bytes damaged on the way) is tried again first, as the
+    policy says. There is no listing: what exists is written down in objects with known names.
+
+    Attributes:
+        url: Opens this store again, in any directory and on any machine.
+        retries: Counts what had to be tried again.
+    """
+
+    url: str
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self.retries = Retries(policy)
+
+    def put(self, key: str, data: bytes | Path) -> Version:
+        """Write an object, from bytes or a file, in place of the one that may be there. Nobody ever sees a part."""
+        with self._explained(f"cannot write {key!r} to {self.url}"):
+            return self._put(checked_key(key), _readable(data))
+
+    def put_new(self, key: str, data: bytes | Path) -> Version:
+        """Write an object where there is none: of all who try at once, one succeeds.
+
+        Raises:
+            AlreadyThereError: There is one.
+        """
+        with self._explained(what := f"cannot write {key!r} as a new object to {self.url}"):
+            try:
+                return self._put_new(checked_key(key), _readable(data))
+            except ConditionFailedError:
+                raise AlreadyThereError(what, "it is already there", "Choose another key, or replace it") from None
+
+    def replace(self, key: str, data: bytes | Path, version: Version) -> Version:
+        """Write an object in place of a version that was read before: nobody else's change is lost.
+
+        A version stands for content, so the contents of an object that is replaced should never repeat (put a number
+        into it that only grows), and nobody should `put` it.
+
+        Raises:
+            ChangedError: The object is not at that version any more, or gone.
+        """
+        with self._explained(what := f"cannot replace {key!r} in {self.url}"):
+            try:
+                return self._replace(checked_key(key), _readable(data), version)
+            except ConditionFailedError:
+                raise ChangedError(what, "it was changed or deleted by another", "Read it again first") from None
+
+    def get(self, key: str, *, sha256: str = "", num_bytes: int | None = None) -> bytes:
+        """Return the bytes of an object, verified.
+
+        Args:
+            key: Which object.
+            sha256: What the SHA-256 of the bytes must be, in hexadecimal.
+            num_bytes: How many bytes it must be.
+
+        Raises:
+            DamagedError: They are other bytes than were stored or are expected. They are never returned.
+        """
+        with self._explained(f"cannot read {key!r} from {self.url}"):
+            return self._get(checked_key(key), sha256, num_bytes)[0]
+
+    def get_with_version(self, key: str) -> tuple[bytes, Version]:
+        """Return the bytes of an object, verified, and the version that `replace` asks for."""
+        with self._explained(f"cannot read {key!r} from {self.url}"):
+            return self._get(checked_key(key), "", None)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return exactly `length` bytes of an object from `start` on. Nothing but their number is verified."""
+        if start < 0 or length < 1:
+            raise ValueError(f"no range: {length} bytes from {start} on")
+        with self._explained(f"cannot read {length} bytes from byte {start} of {key!r} in {self.url}"):
+            return self._get_range(checked_key(key), start, length)
+
+    def exists(self, key: str) -> bool:
+        """Return whether there is such an object: False also where the folder or the bucket is missing."""
+        with self._explained(f"cannot look for {key!r} in {self.url}"):
+            return self._exists(checked_key(key))
+
+    def stat(self, key: str) -> Stat | None:
+        """Return the length and version of an object, None if there is none."""
+        with self._explained(f"cannot look at {key!r} in {self.url}"):
+            return self._stat(checked_key(key))
+
+    def delete(self, key: str) -> None:
+        """Delete an object, if there is one."""
+        with self._explained(f"cannot delete {key!r} in {self.url}"):
+            self._delete(checked_key(key))
+
+    def require(self) -> None:
+        """Raise StoreError if the folder or the bucket is not there."""
+        with self._explained(f"cannot use {self.url}"):
+            self._require()
+
+    @abstractmethod
+    def _put(self, key: str, data: bytes | Path) -> Version: ...
+
+    @abstractmethod
+    def _put_new(self, key: str, data: bytes | Path) -> Version: ...
+
+    @abstractmethod
+    def _replace(self, key: str, data: bytes | Path, version: Version) -> Version: ...
+
+    @abstractmethod
+    def _get(self, key: str, sha256: str, num_bytes: int | None) -> tuple[bytes, Version]: ...
+
+    @abstractmethod
+    def _get_range(self, key: str, start: int, length: int) -> bytes: ...
+
+    @abstractmethod
+    def _exists(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def _stat(self, key: str) -> Stat | None: ...
+
+    @abstractmethod
+    def _delete(self, key: str) -> None: ...
+
+    @abstractmethod
+    def _require(self) -> None: ...
+
+    @abstractmethod
+    def _reason(self, error: Exception) -> Reason | None:
+        """Explain an error; None for one that is none of the store's own."""
+
+    # Pickled as its URL: a worker finds its own endpoint, credentials and connections.
+    def __reduce__(self) -> tuple[Any, ...]:
+        from cluster.store.url import open_store
+
+        return open_store, (self.url, self.retries.policy)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            if (reason := self._reason(error)) is None:
+                raise
+            why = ", ".join([reason.why, *getattr(error, "__notes__", ())])
+            # Without its cause, whose text may hold an endpoint's password.
+            raise reason.kind(what, why, reason.fix) from None
+
+
+def checked_key(key: str) -> str:
+    """Return a key, or a prefix, that cannot lead out of the store."""
+    if "\\" in key or not key.isprintable() or not {"", ".", ".."}.isdisjoint(key.split("/")):
+        raise StoreError(f"cannot use the key {key!r}", "it is not a plain relative path", "Use one like a/b.tar")
+    return key
+
+
+def check_expected(data: bytes, sha256: str, expected_sha256: str, num_bytes: int | None, *, again: bool) -> None:
+    """Raise WrongBodyError unless bytes, whose SHA-256 is given, are those that the caller expects."""
+    if num_bytes is not None and len(data) != num_bytes:
+        raise WrongBodyError(f"its {len(data)} bytes are not the {num_bytes} bytes expected", again)
+    if expected_sha256 and sha256 != expected_sha256.lower():
+        raise WrongBodyError(f"the SHA-256 of its {len(data)} bytes is not the one expected", again)
+
+
+def _readable(data: bytes | Path) -> bytes | Path:
+    if isinstance(data, Path):
+        try:
+            data.open("rb").close()
+        except OSError as error:
+            raise StoreError(f"cannot read the file {data}", error.strerror or "", "Check its path") from None
+    return data

@@ -1,0 +1,90 @@
+"""Uploading to S3: in one request, or in parts if it is large; every request carries the SHA-256 of its body."""
+
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from botocore.parsers import ResponseParserError
+
+from cluster.store.source import Part, Source
+
+PARALLEL_PARTS = 4  # in memory at a time
+Ask = Callable[[Callable[[Callable[[], None]], Any]], Any]
+
+
+def upload(
+    client: Any, ask: Ask, target: dict[str, str], source: Source, metadata: dict[str, str], condition: dict[str, str]
+) -> str:
+    """Upload an object and return its ETag. boto3's own transfers know no conditions and return no ETag.
+
+    Args:
+        client: Of boto3.
+        ask: Sends a request, again if that may help.
+        target: Bucket and key.
+        source: What to upload.
+        metadata: What the object carries.
+        condition: `IfNoneMatch` or `IfMatch`, checked at the moment the object appears.
+    """
+    if len(source.parts) > 1:
+        return _in_parts(client, ask, target, source, metadata, condition)
+    part = source.parts[0]
+    return ask(
+        lambda check: client.put_object(
+            **target, **condition, Metadata=metadata, Body=_Body(source, part, check), ChecksumSHA256=part.sha256
+        )
+    )["ETag"]
+
+
+def _in_parts(
+    client: Any, ask: Ask, target: dict[str, str], source: Source, metadata: dict[str, str], condition: dict[str, str]
+) -> str:
+    def begin(_: Callable[[], None]) -> str:
+        answer = client.create_multipart_upload(**target, Metadata=metadata, ChecksumAlgorithm="SHA256")
+        return _said(answer, "UploadId")
+
+    upload = {**target, "UploadId": ask(begin)}
+
+    def send(part: Part) -> dict[str, Any]:
+        answer = ask(
+            lambda check: client.upload_part(
+                **upload, PartNumber=part.number, Body=_Body(source, part, check), ChecksumSHA256=part.sha256
+            )
+        )
+        return {"PartNumber": part.number, "ETag": answer["ETag"], "ChecksumSHA256": part.sha256}
+
+    def complete(_: Callable[[], None]) -> str:
+        return _said(client.complete_multipart_upload(**upload, **condition, MultipartUpload={"Parts": sent}), "ETag")
+
+    try:
+        with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
+            sent = list(pool.map(send, source.parts))
+        return ask(complete)
+    except BaseException:
+        # Its parts would be kept, and paid for, for ever.
+        with suppress(Exception):
+            client.abort_multipart_upload(**upload)
+        raise
+
+
+def _said(answer: dict[str, Any], name: str) -> str:
+    """Return what an answer must contain: for botocore, one of which nothing has arrived is an answer too."""
+    if name not in answer:
+        raise ResponseParserError(f"no {name}")
+    return answer[name]
+
+
+class _Body(io.BytesIO):
+    """The bytes of a part, as a file.
+
+    Bytes as such would be sent in one go, for all of which there is `connect_s`; from a file they go in small pieces.
+    """
+
+    def __init__(self, source: Source, part: Part, check: Callable[[], None]) -> None:
+        super().__init__(source.read(part))
+        self._check = check
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._check()
+        return super().read(size)

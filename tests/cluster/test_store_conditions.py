@@ -1,0 +1,122 @@
+"""Objects that several write: of all who make one at once, one succeeds, and no change is lost."""
+
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import pytest
+
+from cluster.store import AlreadyThereError, ChangedError, Version, open_store
+
+KEY = "runs/lease.json"
+LARGE = os.urandom((16 << 20) + 1)  # more than is stored at once
+
+
+def make(store, barrier, number):
+    """Make an object together with others; return the number of the one that succeeded."""
+    barrier.wait(60)
+    try:
+        store.put_new(KEY, f"from {number}".encode())
+    except AlreadyThereError:
+        return None
+    return number
+
+
+@pytest.mark.parametrize("data", [b"", b"first", LARGE], ids=["empty", "small", "large"])
+def test_a_new_object_is_made_once(store, data):
+    version = store.put_new(KEY, data)
+    with pytest.raises(AlreadyThereError, match="already there") as caught:
+        store.put_new(KEY, b"second")
+    assert KEY in str(caught.value)
+    assert store.url in str(caught.value)
+    assert store.get_with_version(KEY) == (data, version)
+
+
+def test_a_large_object_does_not_take_the_place_of_another(store, tmp_path):
+    (tmp_path / "large").write_bytes(LARGE)
+    version = store.put_new(KEY, b"first")
+    with pytest.raises(AlreadyThereError):
+        store.put_new(KEY, tmp_path / "large")
+    with pytest.raises(ChangedError):
+        store.replace(KEY, tmp_path / "large", Version('"another"'))
+    assert store.get_with_version(KEY) == (b"first", version)
+    version = store.replace(KEY, tmp_path / "large", version)
+    assert store.get_with_version(KEY) == (LARGE, version)
+
+
+def test_a_deleted_object_can_be_made_anew(store):
+    store.put_new(KEY, b"first")
+    store.delete(KEY)
+    store.put_new(KEY, b"second")
+    assert store.get(KEY) == b"second"
+
+
+def test_a_version_is_replaced_once(store):
+    first = store.put_new(KEY, b"1")
+    second = store.replace(KEY, b"2", first)
+    assert first != second
+    with pytest.raises(ChangedError, match="changed or deleted") as caught:
+        store.replace(KEY, b"3", first)
+    assert KEY in str(caught.value)
+    assert store.get_with_version(KEY) == (b"2", second)
+    assert store.stat(KEY).version == second
+
+
+def test_what_is_gone_is_not_replaced(store):
+    version = store.put_new(KEY, b"1")
+    store.delete(KEY)
+    with pytest.raises(ChangedError):
+        store.replace(KEY, b"2", version)
+    assert not store.exists(KEY)
+
+
+@pytest.mark.parametrize("write", ["put", "put_new", "replace"])
+def test_each_way_of_writing_returns_the_version_that_can_be_replaced(store, write):
+    if write == "replace":
+        version = store.replace(KEY, b"1", store.put(KEY, b"0"))
+    else:
+        version = getattr(store, write)(KEY, b"1")
+    store.replace(KEY, b"2", version)
+    assert store.get(KEY) == b"2"
+
+
+def test_of_many_threads_that_make_an_object_one_succeeds(store):
+    for _ in range(5):
+        barrier = threading.Barrier(8)
+        with ThreadPoolExecutor(8) as threads:
+            made = [
+                number for number in threads.map(make, [store] * 8, [barrier] * 8, range(8)) if number is not None
+            ]
+        assert len(made) == 1
+        assert store.get(KEY) == f"from {made[0]}".encode()
+        store.delete(KEY)
+
+
+def test_of_two_processes_that_make_an_object_one_succeeds(store):
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Manager() as shared, ProcessPoolExecutor(2, mp_context=spawn) as processes:
+        for _ in range(5):
+            barrier = shared.Barrier(2)
+            made = [n for n in processes.map(make, [store] * 2, [barrier] * 2, range(2)) if n is not None]
+            assert len(made) == 1
+            assert store.get(KEY) == f"from {made[0]}".encode()
+            store.delete(KEY)
+
+
+def test_no_increment_of_a_counter_is_lost(store):
+    def increment(_):
+        own = open_store(store.url)
+        for _ in range(5):
+            while True:
+                count, version = own.get_with_version(KEY)
+                try:
+                    own.replace(KEY, str(int(count) + 1).encode(), version)
+                    break
+                except ChangedError:
+                    continue
+
+    store.put_new(KEY, b"0")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(increment, range(8)))
+    assert store.get(KEY) == b"40"
