@@ -73,9 +73,11 @@ class PrepareConfig(Section):
     val_subjects: tuple[str, ...] = ()
     """Subjects to validate on, by name; val_fraction is not used then."""
     shard_mb: float = Field(64, gt=0)
-    """Size at which a shard is closed, in MB."""
+    """Size in MB from which a shard ends, with the subject that reaches it; few subjects make smaller shards."""
     seed: int = Field(0, ge=0)
     """Decides which subjects validate."""
+    pseudonymise: bool = False
+    """Store keyed hashes of subjects' names; the key is METASR_PSEUDONYM_KEY. Voxels can still show a face."""
 
     @model_validator(mode="after")
     def _photos_have_no_brain(self) -> Self:

@@ -7,12 +7,12 @@ shard with its length and SHA-256 and is written last: a store without an index 
 import hashlib
 import io
 import json
+import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import webdataset
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -27,6 +27,7 @@ INDEX = "index.json"
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 TAR_BLOCK_BYTES = 512
+NPY_PREFIX_BYTES = 10  # magic, version, and the length of the header that follows
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Shard(Section):
     num_samples: int
     num_bytes: int
     sha256: str
+    subjects: tuple[str, ...] = ()
+    """Whose samples it holds, in their order: always all samples of a subject."""
+    array_offsets: tuple[int, ...] = ()
+    """Where in the tar the raw float16 values of each sample begin, after the header of its npy file."""
+    array_bytes: tuple[int, ...] = ()
+    """How many bytes they take."""
 
 
 class Index(Section):
@@ -69,6 +76,10 @@ class Index(Section):
     """Mean intensity of the training crops."""
     std: float = Field(gt=0)
     """Standard deviation of the training crops."""
+    spacing_mm: tuple[float, float] | None = None
+    """Smallest and largest distance of neighbouring pixels in the slices, before any degradation."""
+    recipe_sha256: str = ""
+    """SHA-256 of how the data was prepared: equal where tool version and options are."""
     subjects: dict[Split, tuple[str, ...]]
     split_sha256: dict[Split, str] = Field(default_factory=dict)
     """SHA-256 of the sorted names of each split: equal where two data sets have the same split."""
@@ -116,19 +127,31 @@ class Index(Section):
 
 
 class ShardWriter:
-    """Collect samples into tars of about `shard_bytes` and put each into the store when it is full.
+    """Collect the samples of subjects into tars and put each into the store when it is full.
 
-    The same samples in the same order give the same bytes.
+    A shard ends with a subject: the first with which it has `shard_bytes` or `shard_subjects`. The same subjects in
+    the same order give the same bytes.
+
+    Args:
+        store: Where the shards go.
+        split: Whose shards they are.
+        shard_bytes: Size from which a shard is full.
+        shard_subjects: Subjects with which a shard is full, whatever their size.
+        shards: Those that are in the store already.
     """
 
-    def __init__(self, store: Store, split: Split, shard_bytes: float) -> None:
-        self.store, self.split, self.shard_bytes = store, split, shard_bytes
-        self.shards: list[Shard] = []
+    def __init__(
+        self, store: Store, split: Split, *, shard_bytes: float, shard_subjects: int, shards: Iterable[Shard] = ()
+    ) -> None:
+        self.shards = list(shards)
+        self._store, self._split = store, split
+        self._shard_bytes, self._shard_subjects = shard_bytes, shard_subjects
         self._members: list[dict[str, Any]] = []
+        self._subjects: list[str] = []
         self._num_bytes = 0
 
-    def write_all(self, samples: Iterable[Sample]) -> None:
-        """Add samples; full shards are stored on the way."""
+    def write(self, subject: str, samples: Iterable[Sample]) -> Shard | None:
+        """Add all samples of a subject; return the shard that is full with them and in the store now."""
         for sample in samples:
             buffer = io.BytesIO()
             np.save(buffer, sample.image, allow_pickle=False)
@@ -138,33 +161,54 @@ class ShardWriter:
             }
             self._members.append({"__key__": _key(sample), **files})
             self._num_bytes += sum(_tar_bytes(content) for content in files.values())
-            if self._num_bytes >= self.shard_bytes:
-                self._finish()
+        self._subjects.append(subject)
+        is_full = self._num_bytes >= self._shard_bytes or len(self._subjects) >= self._shard_subjects
+        return self.close() if is_full else None
 
-    def close(self) -> list[Shard]:
-        """Store the last shard and return all of them."""
-        if self._members:
-            self._finish()
-        return self.shards
+    def close(self) -> Shard | None:
+        """Store what was collected since the last shard, and return the shard; None where that is nothing."""
+        if not self._members:
+            return None
+        import webdataset  # here, because it brings torch, for which those who write nothing need not wait
 
-    def _finish(self) -> None:
         buffer = io.BytesIO()
         with webdataset.TarWriter(buffer, encoder=False, mtime=0) as tar:
             for member in self._members:
                 tar.write(member)
         data = buffer.getvalue()
-        name = f"{self.split}-{len(self.shards):06d}.tar"
-        self.store.put(name, data)
-        self.shards.append(
-            Shard(
-                name=name,
-                split=self.split,
-                num_samples=len(self._members),
-                num_bytes=len(data),
-                sha256=hashlib.sha256(data).hexdigest(),
-            )
+        offsets, sizes = _arrays(data)
+        shard = Shard(
+            name=shard_name(self._split, len(self.shards)),
+            split=self._split,
+            num_samples=len(self._members),
+            num_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            subjects=tuple(self._subjects),
+            array_offsets=offsets,
+            array_bytes=sizes,
         )
-        self._members, self._num_bytes = [], 0
+        self._store.put(shard.name, data)
+        self.shards.append(shard)
+        self._members, self._subjects, self._num_bytes = [], [], 0
+        return shard
+
+
+def shard_name(split: Split, number: int) -> str:
+    """Return the key of a shard."""
+    return f"{split}-{number:06d}.tar"
+
+
+def _arrays(tar_bytes: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return where in a tar the raw values of its arrays begin, and how many bytes they take."""
+    offsets, sizes = [], []
+    with tarfile.open(fileobj=io.BytesIO(tar_bytes), mode="r:") as tar:
+        for member in tar:
+            if member.name.endswith(".npy"):
+                start = member.offset_data
+                header = NPY_PREFIX_BYTES + int.from_bytes(tar_bytes[start + 8 : start + 10], "little")
+                offsets.append(start + header)
+                sizes.append(member.size - header)
+    return tuple(offsets), tuple(sizes)
 
 
 def _key(sample: Sample) -> str:

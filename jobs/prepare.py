@@ -1,20 +1,23 @@
 """metasr prepare: turn a folder of NIfTI volumes, or of photographs, into training shards."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config import PrepareConfig
 from jobs.cli import Parser, add_settings, run, say, settings
+from metasr.errors import ConfigError
 
 DESCRIPTION = """Turn a folder of NIfTI volumes, or of photographs, into training shards.
 
 Finds one volume per subject (BraTS folders, or any folder of NIfTI files), scales its intensities, cuts its axial
 slices, splits the subjects into training and validation, and writes WebDataset shards and an index. Photographs
-(DIV2K, say) become luminance; those that train are cut into tiles.
+(DIV2K, say) become luminance; those that train are cut into tiles. The same command again continues.
 
   metasr prepare -i BraTS/ -o ~/data/t1ce --modality t1ce
   metasr prepare -i BraTS/ -o s3://bucket/t1ce --modality t1ce     (endpoint and keys: AWS_* variables)
   metasr prepare -i DIV2K/ -o ~/data/photos --kind photos"""
+CLEAR_LINE = "\r\x1b[K"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,19 +29,40 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="URL", help="folder or s3://bucket/prefix for the shards"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="subjects in hand at a time; 1 works without Ray [all CPUs of the cluster or machine; 1 if few]",
+    )
     add_settings(parser, PrepareConfig)
     known = parser.parse_known(arguments)
     options = settings(PrepareConfig, known).config
+    if known.workers is not None and known.workers < 1:
+        raise ConfigError(f"--workers {known.workers}", "nobody would work", "Give 1 or more")
 
     from cluster.prepare import prepare
     from cluster.store import open_store
 
     store = open_store(known.output)
-    report = prepare(known.input, store, options, say)
-    say(f"{store.url}: {report.index.summary()}")
+    report = prepare(known.input, store, options, _tell, workers=known.workers, progress=_show)
+    _tell(f"{store.url}: {report.index.summary()}")
     if report.refused:
         say(f"left out, see above: {', '.join(report.refused)}")
     say(f"next: metasr train --recipe smoke --data.url {known.output}")
+
+
+def _tell(line: str) -> None:
+    """Print a line that stays."""
+    say(f"{CLEAR_LINE if sys.stdout.isatty() else ''}{line}")
+
+
+def _show(line: str) -> None:
+    """Print a line of progress: on a terminal in place of the one before."""
+    if sys.stdout.isatty():
+        print(f"{CLEAR_LINE}{line}", end="", flush=True)
+    else:
+        say(line)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ def test_a_preparation_that_fails_leaves_no_index(volumes, tmp_path, room):
 def test_the_index_is_written_last(volumes, tmp_path):
     store = FailingStore(tmp_path / "store", room=99)
     run_prepare(volumes, store)
-    assert store.keys == ["train-000000.tar", "val-000000.tar", INDEX]
+    shards = ["val-000000.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar"]
+    assert [key for key in store.keys if not key.startswith("prepare/")] == [*shards, INDEX]
+    assert store.keys[-1] == INDEX
 
 
 BROKEN = {

@@ -33,7 +33,7 @@ CANARY = "Jane-Doe-1970"
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # What is in the shards
@@ -93,12 +93,39 @@ def test_plain_webdataset_reads_what_nibabel_sees(volumes, store, tmp_path):
 
 def test_the_index_names_every_shard_with_its_bytes_and_samples(original):
     index = json.loads((original / "index.json").read_text())
-    assert sorted(path.name for path in original.iterdir()) == sorted([INDEX, *(s["name"] for s in index["shards"])])
+    files = [path.name for path in original.iterdir() if path.is_file()]
+    assert sorted(files) == sorted([INDEX, *(s["name"] for s in index["shards"])])
     for shard in index["shards"]:
         data = (original / shard["name"]).read_bytes()
+        samples = read_with_webdataset([original / shard["name"]])
         assert shard["num_bytes"] == len(data)
         assert shard["sha256"] == hashlib.sha256(data).hexdigest()
-        assert shard["num_samples"] == len(read_with_webdataset([original / shard["name"]]))
+        assert shard["num_samples"] == len(samples)
+        assert shard["subjects"] == list(dict.fromkeys(subject for subject, _ in samples))
+
+
+@pytest.mark.parametrize("name", ["short", "été", "s" * 120])
+def test_the_index_says_where_in_a_shard_the_values_of_each_image_lie(tmp_path, name):
+    for seed, subject in enumerate((name, "val")):
+        write_volume(tmp_path / "volumes" / f"{subject}.nii.gz", brain(seed))
+    options = PrepareConfig(crop_px=32, val_subjects=("val",))
+    index = run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "store")), options).index
+    for shard in index.shards:
+        data = (tmp_path / "store" / shard.name).read_bytes()
+        images = read_with_webdataset([tmp_path / "store" / shard.name]).values()
+        extents = zip(images, shard.array_offsets, shard.array_bytes, strict=True)
+        assert all(image.tobytes() == data[offset : offset + size] for image, offset, size in extents)
+
+
+def test_the_index_has_the_range_of_pixel_sizes_and_what_identifies_the_recipe(tmp_path, volumes):
+    for name, size in (("a", (0.5, 0.75, 3)), ("b", (1, 1.25, 9)), ("c", (1, 1, 1))):
+        write_volume(tmp_path / "volumes" / f"{name}.nii", brain(0), np.diag([*size, 1]))
+    options = PrepareConfig(crop_px=32)
+    index = run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "store")), options).index
+    assert index.spacing_mm == (0.5, 1.25)
+    same = run_prepare(volumes, open_store(str(tmp_path / "same")), options).index
+    other = run_prepare(volumes, open_store(str(tmp_path / "other")), options.model_copy(update={"seed": 1})).index
+    assert index.recipe_sha256 == same.recipe_sha256 != other.recipe_sha256
 
 
 def test_preparing_again_another_day_gives_the_same_bytes(volumes, tmp_path, monkeypatch):
@@ -109,22 +136,23 @@ def test_preparing_again_another_day_gives_the_same_bytes(volumes, tmp_path, mon
     assert contents(tmp_path / "today") == contents(tmp_path / "tomorrow")
 
 
-def test_a_full_shard_is_closed_and_another_begun(original, volumes, tmp_path):
-    index = read_index(open_store(str(original)))
-    train = [shard for shard in index.shards if shard.split == "train"]
-    assert [shard.name for shard in train] == [f"train-{number:06d}.tar" for number in range(len(train))]
-    assert len(train) > 2
-    assert all(30_000 <= shard.num_bytes < 60_000 for shard in train[:-1])
-    report = run_prepare(volumes, open_store(str(tmp_path / "one")))
-    assert [shard.name for shard in report.index.shards] == ["train-000000.tar", "val-000000.tar"]
-    assert report.index.shards[0].num_samples == sum(shard.num_samples for shard in train)
+def number_of_subjects(index, split):
+    return [len(shard.subjects) for shard in index.shards if shard.split == split]
 
 
-def test_small_and_large_shards_hold_the_same_samples(original, volumes, tmp_path):
-    run_prepare(volumes, open_store(str(tmp_path / "one")))
-    several, one = (read_all(open_store(str(folder))) for folder in (original, tmp_path / "one"))
-    assert several[0].equal(one[0])
-    assert [s.number for s in several[1]] == [s.number for s in one[1]]
+def test_a_shard_ends_with_the_subject_that_fills_it_or_makes_four(tmp_path):
+    for seed in range(14):
+        write_volume(tmp_path / "volumes" / f"{seed:02}.nii", brain(seed))
+    options = PrepareConfig(crop_px=32, val_subjects=("00", "01"), slice_step=2)
+    index = run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "many")), options).index
+    assert number_of_subjects(index, "train") == [3, 3, 3, 3]
+    assert number_of_subjects(index, "val") == [1, 1]
+    small = options.model_copy(update={"shard_mb": 0.02})  # four crops of a subject take 16 KB
+    index = run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "small")), small).index
+    assert number_of_subjects(index, "train") == [2] * 6
+    assert [shard.name for shard in index.shards if shard.split == "train"] == [
+        f"train-{n:06d}.tar" for n in range(6)
+    ]
 
 
 def test_mean_and_deviation_are_those_of_all_training_crops(original):
@@ -176,8 +204,10 @@ def test_subjects_whose_names_differ_in_a_dot_have_keys_of_their_own(tmp_path):
         write_volume(tmp_path / "volumes" / f"{name}.nii.gz", brain(seed))
     options = PrepareConfig(crop_px=32, val_subjects=("c",), slice_step=100)
     run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "store")), options)
-    with tarfile.open(tmp_path / "store" / "train-000000.tar") as tar:
-        names = tar.getnames()
+    names = []
+    for number in range(2):
+        with tarfile.open(tmp_path / "store" / f"train-{number:06d}.tar") as tar:
+            names += tar.getnames()
     assert len(names) == len(set(names)) == 4
     assert len(read_all(open_store(str(tmp_path / "store")))[0]) == 2
 

@@ -1,0 +1,6 @@
+"""From a folder of volumes or photographs to shards in a store."""
+
+from cluster.prepare.build import Report, prepare
+from cluster.prepare.cut import MAX_UNIT
+
+__all__ = ["MAX_UNIT", "Report", "prepare"]

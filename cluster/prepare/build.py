@@ -1,0 +1,188 @@
+"""Preparing: subjects are read by many, and written into shards by one, in the order of the plan."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster.config import PrepareConfig
+from cluster.prepare.cut import Cut, Spacing, Statistics, cut, widest
+from cluster.prepare.in_order import InOrder, in_order
+from cluster.prepare.journal import Entry, Journal
+from cluster.prepare.plan import Plan, find, input_sha256, make_plan, recipe_sha256, said_options
+from cluster.prepare.pseudonyms import stored_names
+from cluster.shards import INDEX, SPLITS, Index, Sample, Shard, ShardWriter, Split
+from cluster.store import Store
+from metasr import __version__
+from metasr.data.split import digest_of_names
+from metasr.data.subjects import Subject
+from metasr.errors import DataError, MetaSRError
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Report:
+    """What `prepare` did: the index it wrote, and the subjects it had to leave out with the reason."""
+
+    index: Index
+    refused: dict[str, str]
+
+
+def prepare(
+    folder: Path,
+    store: Store,
+    options: PrepareConfig,
+    tell: Tell,
+    *,
+    workers: int | None = 1,
+    progress: Tell | None = None,
+) -> Report:
+    """Write the slices of all subjects of a folder, or its photographs, into shards, and the index last.
+
+    Training slices are cut to the crop with the most brain, training photographs into tiles; those that validate
+    are whole. A file that cannot be used is reported, and the others go on. What is written follows from the folder
+    and the options alone. Run again after it was killed, it goes on after the last finished shard.
+
+    Args:
+        folder: With a NIfTI volume per subject, or with photographs; all nodes must reach it.
+        store: Where the shards go.
+        options: See `PrepareConfig`.
+        tell: Called with a line for each subject that is left out.
+        workers: Subjects in hand at a time, see `in_order`.
+        progress: Called with a line for each subject that is taken; by default `tell`.
+
+    Raises:
+        ConfigError: Pseudonyms are asked for without a key.
+        DataError: There is nothing to prepare, or nothing that can be used.
+    """
+    folder = folder.absolute()  # the processes that read have working directories of their own
+    names = stored_names(options.pseudonymise)
+    subjects = find(folder, options)
+    plan = make_plan(subjects, options)
+    said = said_options(options, names)
+    recipe = recipe_sha256(said)
+    journal = Journal(store, input_sha256(recipe, subjects, names))
+    building = _Building(store, options, names, journal, tell, progress or tell)
+    building.resume()
+    with in_order(workers, len(subjects)) as map_in_order:
+        # Those who validate come first: where none of them can be used, others are chosen from those who wait.
+        while not building.take(plan, "val", folder, map_in_order):
+            if options.val_subjects or len(plan.train) < 2:
+                raise _too_few(folder)
+            plan = make_plan(plan.train, options)
+        if not building.take(plan, "train", folder, map_in_order):
+            raise _too_few(folder)
+    index = building.index(said, recipe)
+    index.check()
+    store.put(INDEX, index.to_bytes())
+    return Report(index, building.refused)
+
+
+def _too_few(folder: Path) -> DataError:
+    reason = "too few usable subjects: training and validation need one each"
+    return DataError(f"folder {folder}", reason, "See the reasons above")
+
+
+class _Building:
+    """The data set so far: shards and what the index will say of them, and who had to be left out."""
+
+    def __init__(
+        self,
+        store: Store,
+        options: PrepareConfig,
+        names: Callable[[str], str],
+        journal: Journal,
+        tell: Tell,
+        progress: Tell,
+    ) -> None:
+        self.refused: dict[str, str] = {}
+        self._store, self._options, self._names, self._journal = store, options, names, journal
+        self._tell, self._progress = tell, progress
+        self._subjects: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self._shards: dict[Split, list[Shard]] = {split: [] for split in SPLITS}
+        self._statistics = Statistics()
+        self._spacing_mm: Spacing | None = None
+
+    def resume(self) -> None:
+        """Take over the shards that were finished before."""
+        entries = self._journal.read()
+        for entry in entries:
+            self._shards[entry.shard.split].append(entry.shard)
+            self._subjects[entry.shard.split] += entry.shard.subjects
+            self._statistics, self._spacing_mm = entry.statistics, entry.spacing_mm
+        if entries:
+            done = sum(map(len, self._subjects.values()))
+            self._tell(f"{len(entries)} shards with {done} subjects are finished: going on after them")
+
+    def take(self, plan: Plan, split: Split, folder: Path, map_in_order: InOrder) -> bool:
+        """Take the subjects of a split, as far as they can be used, and return whether any could."""
+        writer = ShardWriter(
+            self._store,
+            split,
+            shard_bytes=self._options.shard_mb * 1e6,
+            shard_subjects=plan.shard_subjects(split),
+            shards=self._shards[split],
+        )
+        here = [subject for subject in plan.subjects(split) if self._names(subject.name) not in self._subjects[split]]
+        first = len(plan.subjects(split)) - len(here)
+        read = partial(_read, folder, self._options, split)
+        for number, (subject, outcome) in enumerate(zip(here, map_in_order(read, here), strict=True), first + 1):
+            of = f"{split}, {number} of {len(plan.subjects(split))}"
+            if isinstance(outcome, Cut):
+                self._add(writer, split, self._names(subject.name), outcome, of)
+            else:
+                self.refused[subject.name] = str(outcome)
+                self._tell(f"{subject.name}: left out. {outcome}")
+        self._finish(writer.close())
+        self._shards[split] = writer.shards
+        return bool(self._subjects[split])
+
+    def _add(self, writer: ShardWriter, split: Split, name: str, cut: Cut, of: str) -> None:
+        if split == "train":
+            self._statistics += cut.statistics
+        self._spacing_mm = widest(self._spacing_mm, cut.spacing_mm)
+        self._subjects[split].append(name)
+        self._finish(writer.write(name, [Sample(name, number, image) for number, image in cut.images]))
+        images = "images" if self._options.kind == "photos" else "slices"
+        self._progress(f"{name}: {len(cut.images)} {images}, {of}")
+
+    def _finish(self, shard: Shard | None) -> None:
+        if shard:
+            entry = Entry(shard=shard, statistics=self._statistics, spacing_mm=self._spacing_mm)
+            self._journal.write(entry)
+
+    def index(self, options: dict[str, Any], recipe_sha256: str) -> Index:
+        """Return the index of all shards.
+
+        Raises:
+            DataError: All training crops show one value.
+        """
+        if not self._statistics.std:
+            raise DataError("the training crops", "all their values are the same", "Give images that show something")
+        return Index(
+            tool_version=__version__,
+            options=options,
+            recipe_sha256=recipe_sha256,
+            kind=self._options.kind,
+            modality=self._options.modality,
+            mean=self._statistics.mean,
+            std=self._statistics.std,
+            spacing_mm=self._spacing_mm,
+            subjects={split: tuple(names) for split, names in self._subjects.items()},
+            split_sha256={split: digest_of_names(names) for split, names in self._subjects.items()},
+            shards=tuple(shard for split in SPLITS for shard in self._shards[split]),
+        )
+
+
+def _read(folder: Path, options: PrepareConfig, split: Split, subject: Subject) -> Cut | str:
+    """Return the images of a subject, or why it cannot be used. This runs on any node."""
+    if not folder.is_dir():
+        raise DataError(
+            f"folder {folder}", "a node of the cluster does not see it", "Mount it on all nodes, or give --workers 1"
+        )
+    try:
+        return cut(subject, options, crop=split == "train")
+    except (MetaSRError, MemoryError) as error:
+        return str(error) if isinstance(error, MetaSRError) else f"{subject.file}: memory does not hold it"

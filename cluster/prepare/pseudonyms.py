@@ -1,0 +1,45 @@
+"""What subjects are called in a store: their names, or keyed hashes of them."""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Callable, Mapping
+
+from metasr.data.subjects import patient_of
+from metasr.errors import ConfigError
+
+KEY_VARIABLE = "METASR_PSEUDONYM_KEY"
+NUM_DIGITS = 16
+
+Names = Callable[[str], str]
+"""From a subject's name to the one that is stored."""
+
+
+def stored_names(pseudonymise: bool, environment: Mapping[str, str] = os.environ) -> Names:
+    """Return how subjects are called in the store.
+
+    A pseudonym is `<hash of the patient>`, or `<hash of the patient>-<hash of the subject>` where the patient has
+    visits: HMAC-SHA256, 16 hexadecimal digits. Without the key nobody can compute it, or try names against it; with
+    the same key a patient has the same pseudonym in every data set.
+
+    Raises:
+        ConfigError: There is no key.
+    """
+    if not pseudonymise:
+        return str
+    key = environment.get(KEY_VARIABLE, "").encode()
+    if not key:
+        raise ConfigError(
+            f"{KEY_VARIABLE} is not set",
+            "pseudonyms are made with a secret key",
+            "Set it, for example to the output of `openssl rand -hex 32`, and keep it safe",
+        )
+
+    def keyed(text: str) -> str:
+        return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:NUM_DIGITS]
+
+    def pseudonym(subject: str) -> str:
+        patient = patient_of(subject)
+        return keyed(patient) if patient == subject else f"{keyed(patient)}-{keyed(subject)}"
+
+    return pseudonym
