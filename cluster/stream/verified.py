@@ -1,6 +1,5 @@
 """The index and the shards of a store, each checked before anything in it is used."""
 
-import hashlib
 from collections.abc import Iterator
 from functools import partial
 
@@ -55,7 +54,7 @@ def read_shard(store: Store, index: Index, shard: Shard, cache: ShardCache | Non
         StoreError: It cannot be read.
         DataError: It is not what the index says.
     """
-    fetch = partial(_fetch, store, shard)
+    fetch = partial(store.get, shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
     data = cache.get(shard.sha256, fetch) if cache else fetch()
     try:
         samples = decode(data)
@@ -76,14 +75,3 @@ def read_shard(store: Store, index: Index, shard: Shard, cache: ShardCache | Non
             f"shard {shard.name}", f"{len(samples)} samples instead of {shard.num_samples}", "Prepare the data again"
         )
     return samples
-
-
-def _fetch(store: Store, shard: Shard) -> bytes:
-    data = store.get(shard.name)
-    if len(data) != shard.num_bytes or hashlib.sha256(data).hexdigest() != shard.sha256:
-        raise DataError(
-            f"shard {shard.name} in {store.url}",
-            f"its {len(data)} bytes are not the {shard.num_bytes} bytes that the index names",
-            "Prepare the data again, or restore the shard from a copy",
-        )
-    return data

@@ -68,7 +68,7 @@ def test_two_shards_in_each_others_place_are_found(damaged):
     one.rename(damaged / "between")
     other.rename(one)
     (damaged / "between").rename(other)
-    assert_refused(damaged, "shard train-00000")  # whichever is read first
+    assert_refused(damaged, "train-00000")  # whichever is read first
 
 
 def test_a_missing_shard_is_named(damaged):

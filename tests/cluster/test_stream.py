@@ -1,5 +1,6 @@
 """Crops streamed from shards: the same as from memory, read ahead of need, no more at hand than is needed."""
 
+import hashlib
 import io
 import json
 import os
@@ -25,36 +26,63 @@ from cluster.stream.ahead import Ahead
 from metasr.data.crops import MemoryCrops
 from metasr.data.order import SampleOrder
 from metasr.errors import DataError, StoreError
-from tests.cluster.patients import OPTIONS, run_prepare
 
-SHARD_MB = 0.02  # five crops
+SIZES = (5, 5, 3, 5, 4)  # training crops in each shard
 IN_MEMORY = {"keep_bytes": 1e9}
 BY_WINDOW = {"keep_bytes": 0}
-DEADLINE_S = 60
+DEADLINE_S = 120
+
+
+def write_shard(folder, name, images, subject, first_slice=0):
+    """Write images as a shard, with nothing of ours, and return what the index says of it."""
+    with tarfile.open(folder / name, "w") as tar:
+        for number, image in enumerate(images, first_slice):
+            npy = io.BytesIO()
+            np.save(npy, image)
+            meta = json.dumps({"subject": subject, "slice": number}).encode()
+            for ending, content in (("json", meta), ("npy", npy.getvalue())):
+                info = tarfile.TarInfo(f"{subject}-{number:04d}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    data = (folder / name).read_bytes()
+    facts = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"name": name, "split": name.partition("-")[0], "num_samples": len(images), **facts}
+
+
+def write_index(folder, shards):
+    about = {"format": 1, "tool_version": "", "options": {}, "mean": 0.5, "std": 0.3}
+    subjects = {"train": ["one"], "val": ["two", "three"]}
+    (folder / INDEX).write_text(json.dumps({**about, "subjects": subjects, "shards": shards}))
 
 
 @pytest.fixture(scope="module")
-def folder(volumes, tmp_path_factory):
-    """A prepared store with training shards of 5, 5, 5, 5 and 4 crops."""
+def crops():
+    return np.random.default_rng(0).random((sum(SIZES), 9, 9)).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def memory(crops):
+    return MemoryCrops(torch.from_numpy(crops)[:, None])
+
+
+@pytest.fixture(scope="module")
+def folder(crops, tmp_path_factory):
+    """A store with the crops in shards of `SIZES`, and two subjects to validate on, whose slices differ in size."""
     folder = tmp_path_factory.mktemp("shards")
-    run_prepare(volumes, open_store(str(folder)), OPTIONS.model_copy(update={"shard_mb": SHARD_MB}))
+    shards, first = [], 0
+    for number, size in enumerate(SIZES):
+        shards.append(write_shard(folder, f"train-{number:06d}.tar", crops[first : first + size], "one", first))
+        first += size
+    for number, (subject, size) in enumerate((("two", 10), ("three", 12))):
+        slices = np.random.default_rng(number).random((4 + number, size, 11)).astype(np.float16)
+        shards.append(write_shard(folder, f"val-{number:06d}.tar", slices, subject))
+    write_index(folder, shards)
     return folder
 
 
 @pytest.fixture
 def index(folder):
     return read_index(open_store(str(folder)))
-
-
-def crops_of(folder, index):
-    """All training crops in the order of the index, read with nothing of ours."""
-    images = []
-    for shard in index.shards:
-        if shard.split == "train":
-            with tarfile.open(folder / shard.name) as tar:
-                files = [tar.extractfile(name).read() for name in tar.getnames() if name.endswith(".npy")]
-            images += [np.load(io.BytesIO(file)) for file in files]
-    return torch.from_numpy(np.stack(images))[:, None]
 
 
 class WatchedStore(FolderStore):
@@ -107,28 +135,26 @@ def names_in_order(index, order, number):
 # The same as from memory
 
 
-@pytest.mark.parametrize("memory", [IN_MEMORY, BY_WINDOW], ids=["in memory", "by window"])
+@pytest.mark.parametrize("kept", [IN_MEMORY, BY_WINDOW], ids=["in memory", "by window"])
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("batch", [4, 24, 64])
-def test_the_stream_is_that_of_the_same_crops_in_memory(folder, index, window, batch, memory):
-    source = ShardCrops(open_store(str(folder)), index, **memory)
-    assert source.shard_sizes == (5, 5, 5, 5, 4)
+def test_the_stream_is_that_of_the_same_crops_in_memory(folder, index, memory, window, batch, kept):
+    source = ShardCrops(open_store(str(folder)), index, **kept)
+    assert source.shard_sizes == SIZES
     order = SampleOrder(source.shard_sizes, window, seed=1)
     whole = {"batch_size": batch, "part": slice(0, batch)}
-    expected = list(islice(MemoryCrops(crops_of(folder, index)).stream(order, first_step=0, **whole), 20))
-    for step, (found, wanted) in enumerate(
-        zip(islice(source.stream(order, first_step=0, **whole), 20), expected, strict=True)
-    ):
-        assert found.dtype == torch.float16
-        assert torch.equal(found, wanted), step
+    found = islice(source.stream(order, first_step=0, **whole), 20)
+    expected = islice(memory.stream(order, first_step=0, **whole), 20)
+    for step, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        assert ours.dtype == torch.float16
+        assert torch.equal(ours, theirs), step
 
 
 @pytest.mark.parametrize("window", [1, 2, 8])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch(folder, index, window, workers):
+def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch(folder, index, memory, window, workers):
     source = ShardCrops(open_store(str(folder)), index, **BY_WINDOW)
     order = SampleOrder(source.shard_sizes, window, seed=2)
-    memory = MemoryCrops(crops_of(folder, index))
     parts = [slice(8 * rank // workers, 8 * (rank + 1) // workers) for rank in range(workers)]
     for first in range(8):
         wanted = next(memory.stream(order, first_step=first, batch_size=8, part=slice(0, 8)))
@@ -137,7 +163,7 @@ def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch(folder, inde
 
 
 def test_a_cache_changes_nothing_and_spares_the_store(folder, index, tmp_path):
-    order = SampleOrder((5, 5, 5, 5, 4), 2, seed=0)
+    order = SampleOrder(SIZES, 2, seed=0)
     whole = {"first_step": 3, "batch_size": 4, "part": slice(0, 4)}
     bucket = "s3://any/prefix"
     stores, streams = [WatchedStore(folder) for _ in range(2)], []
@@ -150,7 +176,7 @@ def test_a_cache_changes_nothing_and_spares_the_store(folder, index, tmp_path):
     assert stores[1].asked == []
 
 
-def test_shards_in_a_bucket_are_streamed_through_the_cache(folder, index, s3_url, tmp_path):
+def test_shards_in_a_bucket_are_streamed_through_the_cache(folder, index, memory, s3_url, tmp_path):
     bucket = open_store(f"{s3_url}/{uuid.uuid4().hex}")
     for path in folder.iterdir():
         bucket.put(path.name, path.read_bytes())
@@ -158,7 +184,7 @@ def test_shards_in_a_bucket_are_streamed_through_the_cache(folder, index, s3_url
     source = ShardCrops(bucket, read_index(bucket), cache, **BY_WINDOW)
     order = SampleOrder(source.shard_sizes, 2, seed=0)
     whole = {"first_step": 0, "batch_size": 4, "part": slice(0, 4)}
-    wanted = islice(MemoryCrops(crops_of(folder, index)).stream(order, **whole), 12)
+    wanted = islice(memory.stream(order, **whole), 12)
     for found, expected in zip(islice(source.stream(order, **whole), 12), wanted, strict=True):
         assert torch.equal(found, expected)
     shards = [shard for shard in index.shards if shard.split == "train"]
@@ -247,11 +273,11 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-@pytest.mark.parametrize("memory", [IN_MEMORY, BY_WINDOW], ids=["in memory", "by window"])
-def test_a_damaged_shard_is_named_when_it_is_needed_and_not_before(folder, tmp_path, index, kind, memory):
+@pytest.mark.parametrize("kept", [IN_MEMORY, BY_WINDOW], ids=["in memory", "by window"])
+def test_a_damaged_shard_is_named_when_it_is_needed_and_not_before(folder, tmp_path, index, kind, kept):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    source = ShardCrops(open_store(str(tmp_path)), index, **memory)
+    source = ShardCrops(open_store(str(tmp_path)), index, **kept)
     order = SampleOrder(source.shard_sizes, 1, seed=0)
     name = names_in_order(index, order, 3)[2]
     DAMAGE[kind](tmp_path / name)
@@ -262,13 +288,12 @@ def test_a_damaged_shard_is_named_when_it_is_needed_and_not_before(folder, tmp_p
         next(stream)
 
 
-def test_shards_whose_crops_differ_in_size_are_refused(folder, volumes, tmp_path):
-    run_prepare(volumes, open_store(str(tmp_path)), OPTIONS)
-    run_prepare(volumes, open_store(str(tmp_path / "larger")), OPTIONS.model_copy(update={"crop_px": 40}))
-    facts = json.loads((tmp_path / INDEX).read_text())
-    other = json.loads((tmp_path / "larger" / INDEX).read_text())["shards"][0]
-    facts["shards"].append(other | {"name": f"larger/{other['name']}"})
-    (tmp_path / INDEX).write_text(json.dumps(facts))
+def test_shards_whose_crops_differ_in_size_are_refused(crops, tmp_path):
+    sizes = {"train-0.tar": crops[:3], "train-1.tar": crops[:3, 1:], "val-0.tar": crops[:1]}
+    subjects = {"train": "one", "val": "two"}
+    write_index(
+        tmp_path, [write_shard(tmp_path, name, sizes[name], subjects[name.partition("-")[0]]) for name in sizes]
+    )
     store = open_store(str(tmp_path))
     source = ShardCrops(store, read_index(store))
     order = SampleOrder(source.shard_sizes, 1, seed=0)

@@ -14,7 +14,7 @@ from cluster.stream import ShardCache
 from metasr.errors import StoreError
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 60
+DEADLINE_S = 120
 A, B, C, D = (letter * 1000 for letter in (b"a", b"b", b"c", b"d"))
 
 
