@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageclasses import all_image_classes
 from nibabel.openers import Opener
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
@@ -22,6 +24,7 @@ from metasr.data.planes import PLANES, Plane
 from metasr.errors import DataError
 
 MAX_VOXELS = 2**31
+MAX_EXTENSION_BYTES = 2**22  # between header and voxels: notes, which nibabel keeps as many small objects
 CHUNK_BYTES = 2**20
 RAS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation code of right-anterior-superior
 Number = TypeVar("Number", bound=np.number)
@@ -90,62 +93,89 @@ def load_volume(path: Path) -> Volume:
     if not path.is_file():
         raise DataError(str(path), "there is no such file", "Check the path")
     try:
-        image = nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise _not_readable(path, error) from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise DataError(str(path), f"it is {type(image).__name__}, not NIfTI", "Convert it to .nii.gz")
-    _check_header(path, image.header)
-    try:
-        proxy = _proxy(image)
-        wanted = proxy.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
-        image = type(image).from_bytes(_read_exactly(path, wanted))
-        data = np.asarray(image.get_fdata(dtype=np.float64, caching="unchanged"))
-    except (OSError, EOFError, ValueError, HeaderDataError, zlib.error) as error:
-        raise _not_readable(path, error) from error
+        with warnings.catch_warnings(action="ignore"):  # of numbers out of range, which are refused or do no harm
+            return _read(path)
+    except MemoryError as error:
+        raise DataError(
+            str(path), "it takes more memory than there is", "Use a machine that has more, or a smaller volume"
+        ) from error
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            str(path), f"not a readable NIfTI volume ({reason})", "Give a .nii or .nii.gz file that is whole"
+        ) from error
+
+
+def _read(path: Path) -> Volume:
+    kind = _image_class(path)
+    with Opener(str(path), "rb") as file:
+        start = file.read(kind.header_class.template_dtype.itemsize)
+        header = kind.header_class(start)  # without extensions, whose lengths nibabel believes
+        _check_header(path, header)
+        wanted = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+        image = kind.from_bytes(_read_exactly(file, start, wanted))
+    data = np.asarray(image.get_fdata(dtype=np.float64, caching="unchanged"))
     data = data.reshape(data.shape[:3])
     if not np.isfinite(data).all():
         raise DataError(str(path), "it holds NaN or infinite voxels", "Repair or leave out the volume")
     header = image.header
-    if (proxy.slope, proxy.inter) != (1.0, 0.0):
-        header.set_data_dtype(np.float32)
+    if _is_scaled(image):
+        if header.get_data_dtype().kind != "f":
+            header.set_data_dtype(np.float32)
+        if max(data.max(), -data.min()) > np.finfo(header.get_data_dtype()).max:
+            raise DataError(str(path), "its slope gives intensities beyond its type", "Repair the header")
     return Volume(data, header, path)
 
 
-def _proxy(image: nib.Nifti1Image) -> ArrayProxy:
-    """Return where the voxels lie in the file, and the slope that applies to them."""
+def _image_class(path: Path) -> type[nib.Nifti1Image]:
+    """Return the class for the format of a file, NIfTI-1 or NIfTI-2, as nibabel would choose it."""
+    sniff = None
+    for kind in all_image_classes:
+        fits, sniff = kind.path_maybe_image(path, sniff)
+        if fits and kind in (nib.Nifti1Image, nib.Nifti2Image):
+            return kind
+        if fits:
+            raise DataError(str(path), f"it is {kind.__name__}, not NIfTI", "Convert it to .nii.gz")
+    raise ImageFileError("its first bytes are of no kind of image")
+
+
+def _is_scaled(image: nib.Nifti1Image) -> bool:
+    """Return whether a slope or an intercept applies to the voxels."""
     assert isinstance(image.dataobj, ArrayProxy)
-    return image.dataobj
+    return (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0)
 
 
-def _read_exactly(path: Path, wanted: int) -> bytes:
-    """Return the `wanted` bytes that the header promises, decompressed and with their checksum verified."""
-    content = bytearray()  # grows with what there is: a small file that promises much takes little memory
-    with Opener(str(path), "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            content += chunk
-            if len(content) > wanted:
-                raise ValueError(f"it is longer than the {wanted} bytes that its header promises")
+def _read_exactly(file: Opener, start: bytes, wanted: int) -> bytes:
+    """Return the `wanted` bytes that the header promises, decompressed and with their checksum verified.
+
+    Args:
+        file: Open, `start` being read.
+        start: Its first bytes.
+        wanted: How many it must have.
+    """
+    content = bytearray(start)  # grows with what there is: a small file that promises much takes little memory
+    while chunk := file.read(CHUNK_BYTES):
+        content += chunk
+        if len(content) > wanted:
+            raise ValueError(f"it is longer than the {wanted} bytes that its header promises")
     if len(content) < wanted:
         raise ValueError(f"it has {len(content)} of the {wanted} bytes that its header promises")
     return bytes(content)
 
 
-def _not_readable(path: Path, error: Exception) -> DataError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(
-        str(path), f"not a readable NIfTI volume ({reason})", "Give a .nii or .nii.gz file that is whole"
-    )
-
-
 def _check_header(path: Path, header: nib.Nifti1Header) -> None:
-    shape = header.get_data_shape()
+    shape, num_dimensions = header.get_data_shape(), int(header["dim"][0])
+    if not 1 <= num_dimensions <= 7:  # nibabel would take as many as there is room for
+        raise DataError(str(path), f"its header claims {num_dimensions} dimensions", "Repair the header")
     if len(shape) < 3 or any(extra != 1 for extra in shape[3:]):
         raise DataError(str(path), f"its shape is {shape}, not one 3-D image", "Give one volume a file")
     if min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
         raise DataError(str(path), f"its header claims the shape {shape}", "Give a volume with 1 to 2^31 voxels")
     if header.get_data_dtype().kind not in "iuf":
         raise DataError(str(path), f"its voxels are {header.get_data_dtype()}, not real numbers", "Convert it first")
+    first, offset = header.single_vox_offset, header.get_data_offset()
+    if not first <= offset <= first + MAX_EXTENSION_BYTES:
+        raise DataError(str(path), f"its header says that the voxels begin at byte {offset}", "Repair the header")
     try:
         qform, _ = header.get_qform(coded=True)
     except ValueError as error:
@@ -182,14 +212,16 @@ def scaled_affine(affine: NDArray[np.float64], old: tuple[int, ...], new: tuple[
 def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
     """Write `data`, an image of another size of the field of view of `like`, with the world of `like`.
 
-    Data type, units, sform and qform codes are those of `like`. Integers are rounded and clipped, never wrapped;
-    files with a slope become float32, since their integers would lose the new values in between. The file appears
-    when it is whole.
+    Format, data type, units, sform and qform codes are those of `like`. Integers are rounded and clipped, never
+    wrapped; those with a slope become float32, since they would lose the new values in between. The file appears when
+    it is whole.
 
     Raises:
         DataError: It cannot be written.
     """
-    image = nib.Nifti1Image(_converted(data, like.header.get_data_dtype()), None, _header(data.shape, like))
+    voxels, header = _converted(data, like.header.get_data_dtype()), _header(data.shape, like)
+    two = isinstance(header, nib.Nifti2Header)
+    image = nib.Nifti2Image(voxels, None, header) if two else nib.Nifti1Image(voxels, None, header)
     partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
