@@ -76,10 +76,7 @@ def _said(answer: dict[str, Any], name: str) -> str:
 
 
 class _Body(io.BytesIO):
-    """The bytes of a part, as a file.
-
-    Bytes as such would be sent in one go, for all of which there is `connect_s`; from a file they go in small pieces.
-    """
+    """The bytes of a part, as a file: boto3 reads it in small pieces, between which the deadline is looked at."""
 
     def __init__(self, source: Source, part: Part, check: Callable[[], None]) -> None:
         super().__init__(source.read(part))
