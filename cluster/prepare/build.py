@@ -12,7 +12,8 @@ from cluster.prepare.in_order import InOrder, in_order
 from cluster.prepare.journal import Entry, Journal
 from cluster.prepare.plan import Plan, find, input_sha256, make_plan, recipe_sha256, said_options
 from cluster.prepare.pseudonyms import stored_names
-from cluster.shards import INDEX, SPLITS, Index, Sample, Shard, ShardWriter, Split
+from cluster.prepare.publish import Publication
+from cluster.shards import SPLITS, Index, Sample, Shard, ShardWriter, Split
 from cluster.store import Store
 from metasr import __version__
 from metasr.data.split import digest_of_names
@@ -55,7 +56,8 @@ def prepare(
 
     Raises:
         ConfigError: Pseudonyms are asked for without a key.
-        DataError: There is nothing to prepare, or nothing that can be used.
+        DataError: There is nothing to prepare or nothing that can be used, or another preparation into the same
+            store was done first.
     """
     folder = folder.absolute()  # the processes that read have working directories of their own
     names = stored_names(options.pseudonymise)
@@ -64,7 +66,8 @@ def prepare(
     said = said_options(options, names)
     recipe = recipe_sha256(said)
     journal = Journal(store, input_sha256(recipe, subjects, names))
-    building = _Building(store, options, names, journal, tell, progress or tell)
+    publication = Publication(store)
+    building = _Building(store, options, names, journal, publication, tell, progress or tell)
     building.resume()
     with in_order(workers, len(subjects)) as map_in_order:
         # Those who validate come first: where none of them can be used, others are chosen from those who wait.
@@ -76,7 +79,7 @@ def prepare(
             raise _too_few(folder)
     index = building.index(said, recipe)
     index.check()
-    store.put(INDEX, index.to_bytes())
+    publication.publish(index)
     return Report(index, building.refused)
 
 
@@ -94,12 +97,13 @@ class _Building:
         options: PrepareConfig,
         names: Callable[[str], str],
         journal: Journal,
+        publication: Publication,
         tell: Tell,
         progress: Tell,
     ) -> None:
         self.refused: dict[str, str] = {}
         self._store, self._options, self._names, self._journal = store, options, names, journal
-        self._tell, self._progress = tell, progress
+        self._publication, self._tell, self._progress = publication, tell, progress
         self._subjects: dict[Split, list[str]] = {split: [] for split in SPLITS}
         self._shards: dict[Split, list[Shard]] = {split: [] for split in SPLITS}
         self._statistics = Statistics()
@@ -135,11 +139,13 @@ class _Building:
             else:
                 self.refused[subject.name] = str(outcome)
                 self._tell(f"{subject.name}: left out. {outcome}")
+        self._publication.check()
         self._finish(writer.close())
         self._shards[split] = writer.shards
         return bool(self._subjects[split])
 
     def _add(self, writer: ShardWriter, split: Split, name: str, cut: Cut, of: str) -> None:
+        self._publication.check()
         if split == "train":
             self._statistics += cut.statistics
         self._spacing_mm = widest(self._spacing_mm, cut.spacing_mm)

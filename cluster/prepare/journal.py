@@ -1,6 +1,5 @@
 """Which shards are finished, so that a preparation that was killed goes on after them."""
 
-import hashlib
 from collections.abc import Iterator
 from itertools import count
 
@@ -8,7 +7,7 @@ from pydantic import ValidationError
 
 from cluster.prepare.cut import Spacing, Statistics
 from cluster.shards import Shard, Split, shard_name
-from cluster.store import Store
+from cluster.store import DamagedError, NotThereError, Store
 from metasr.config import Section
 
 FOLDER = "prepare"
@@ -51,16 +50,18 @@ class Journal:
                 return
             try:
                 entry = Entry.model_validate_json(self._store.get(key))
-            except ValidationError:
+            except (ValidationError, DamagedError):
                 return
             if not self._is_stored(entry.shard):
                 return
             yield entry
 
     def _is_stored(self, shard: Shard) -> bool:
-        return (
-            self._store.exists(shard.name) and hashlib.sha256(self._store.get(shard.name)).hexdigest() == shard.sha256
-        )
+        try:
+            self._store.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
+        except (NotThereError, DamagedError):
+            return False
+        return True
 
     def _key(self, name: str) -> str:
         return f"{self._folder}/{name}.json"

@@ -11,9 +11,11 @@ CONTRASTS = (("t1", "t1n"), ("t1ce", "t1c"), ("t2", "t2w"), ("flair", "t2f"))
 NIFTI = re.compile(r"\.nii(\.gz)?$")
 CONTRAST = re.compile(rf"(.+)[_-]({'|'.join(name for names in CONTRASTS for name in names)})", re.IGNORECASE)
 SEGMENTATION = re.compile(r".+[_-]seg", re.IGNORECASE)
-# A subject may be a visit: BraTS-GLI-<patient>-<visit>, Brats18_<patient>_<visit>, brats_tcia_pat105_<visit>.
+# A subject may be a visit: BraTS-GLI-<patient>-<visit>, Brats18_<patient>_<visit>, brats_tcia_pat105_<visit>, or the
+# pseudonym of one: <16 hexadecimal digits>-<16 more>.
 VISIT = re.compile(
-    r"(BraTS(?:-[A-Z]+)+-\d+)-\d+|(Brats1[789]_.+)_\d+|(brats_(?:2013|tcia)_pat\d+)_\d+", re.IGNORECASE
+    r"(BraTS(?:-[A-Z]+)+-\d+)-\d+|(Brats1[789]_.+)_\d+|(brats_(?:2013|tcia)_pat\d+)_\d+|([0-9a-f]{16})-[0-9a-f]{16}",
+    re.IGNORECASE,
 )
 # Hospitals and collections, and since 2023 kinds of tumour, that BraTS names in its subjects.
 COLLECTION = re.compile(r"(?:BraTS\d*_)?(2013|CBICA|TCIA|TCGA|TMC)|BraTS-([A-Z]+(?:-[A-Z]+)*)-", re.IGNORECASE)

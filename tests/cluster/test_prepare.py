@@ -38,6 +38,9 @@ class FailingStore(FolderStore):
         super().__init__(root)
         self.room, self.keys = room, []
 
+    def put_new(self, key, data):
+        self.put(key, data)
+
     def put(self, key, data):
         if len(self.keys) == self.room:
             raise StoreError(f"cannot write {key!r}", "no space left on device")
@@ -60,6 +63,47 @@ def test_the_index_is_written_last(volumes, tmp_path):
     shards = ["val-000000.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar"]
     assert [key for key in store.keys if not key.startswith("prepare/")] == [*shards, INDEX]
     assert store.keys[-1] == INDEX
+
+
+class OvertakenStore(FolderStore):
+    """A folder in which another preparation writes its index just before ours would write an object."""
+
+    def __init__(self, root, key, others):
+        super().__init__(root)
+        self.key, self.others = key, others
+
+    def _stat(self, key):
+        if key == INDEX and self.key in [path.name for path in self._root.glob("*")]:
+            FolderStore(self._root).put(INDEX, self.others)
+        return super()._stat(key)
+
+    def _put_new(self, key, data):
+        if key == self.key:
+            FolderStore(self._root).put(INDEX, self.others)
+        return super()._put_new(key, data)
+
+
+@pytest.mark.parametrize("key", ["val-000000.tar", INDEX])
+def test_of_two_preparations_into_one_store_the_second_is_told(volumes, original, tmp_path, key):
+    others = (original / INDEX).read_bytes()
+    store = OvertakenStore(tmp_path / "store", key, others)
+    with pytest.raises(DataError, match="another preparation has written its index"):
+        run_prepare(volumes, store)
+    assert store.get(INDEX) == others
+    assert (tmp_path / "store" / "train-000000.tar").exists() == (key == INDEX)
+
+
+def test_two_preparations_that_write_the_same_can_both_be_done(volumes, original, tmp_path):
+    store = OvertakenStore(tmp_path / "store", INDEX, (original / INDEX).read_bytes())
+    run_prepare(volumes, store, OPTIONS.model_copy(update={"shard_mb": 0.03}))
+
+
+def test_other_options_replace_what_a_store_holds(volumes, tmp_path):
+    store = open_store(str(tmp_path))
+    run_prepare(volumes, store)
+    index = run_prepare(volumes, store, OPTIONS.model_copy(update={"slice_step": 3})).index
+    assert read_index(store) == index
+    assert len(list(read_samples(store, index, "train"))) == 9
 
 
 BROKEN = {

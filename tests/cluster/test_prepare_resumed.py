@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def data_set(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
