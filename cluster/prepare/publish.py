@@ -37,5 +37,5 @@ class Publication:
         return DataError(
             f"store {self._store.url}",
             "another preparation has written its index in the meantime",
-            "`metasr prepare --verify` tells whether it is whole; prepare into a store of your own",
+            "Prepare into a store of your own",
         )
