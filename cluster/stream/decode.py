@@ -62,12 +62,12 @@ def _members(data: bytes) -> list[tuple[str, int, int]]:
 
 
 def _plain_members(data: bytes) -> list[tuple[str, int, int]] | None:
-    """Return what `_members` does if all headers are plain: a short ASCII name, an octal size, a regular file."""
+    """Return what `_members` does if all headers are plain: a short name, an octal size, a regular file."""
     found, offset, end = [], 0, bytes(TAR_BLOCK_BYTES)
     while (header := data[offset : offset + TAR_BLOCK_BYTES]) != end:
         name, size, prefix = header[:100].rstrip(b"\0"), _OCTAL.fullmatch(header[124:136]), header[345:346]
         start = offset + TAR_BLOCK_BYTES
-        if not (name and name.isascii() and size and header[156:157] in (b"0", b"\0") and prefix == b"\0"):
+        if not (name and size and header[156:157] in (b"0", b"\0") and prefix == b"\0"):
             return None
         stop = start + int(size[1], 8)
         found.append((name.decode(), start, stop))

@@ -78,7 +78,7 @@ def resized(tar, size):
 def sparse():
     info = tarfile.TarInfo("a.npy")
     info.size = len(IMAGE)
-    info.pax_headers = {"GNU.sparse.map": f"0,{len(IMAGE)}", "GNU.sparse.size": "999"}
+    info.pax_headers = {"GNU.sparse.map": f"0,{len(IMAGE)}", "GNU.sparse.size": str(len(IMAGE))}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tar.addfile(info, io.BytesIO(IMAGE))
@@ -101,18 +101,19 @@ BAD = {
         (f"{'f' * 90}/{'a' * 90}.npy", IMAGE), (f"{'f' * 90}/{'a' * 90}.json", META), format=tarfile.USTAR_FORMAT
     ),
     "parent": tar_of(("../a.npy", IMAGE), ("../a.json", META)),
-    "links": tar_of(("a.npy", b""), ("a.json", b""), kind=tarfile.LNKTYPE),
-    "pipes": tar_of(("a.npy", b""), ("a.json", b""), kind=tarfile.FIFOTYPE),
-    "devices": tar_of(("a.npy", b""), ("a.json", b""), kind=tarfile.CHRTYPE),
-    "folders": tar_of(("a.npy", b""), ("a.json", b""), kind=tarfile.DIRTYPE),
+    "links": tar_of(("a.npy", IMAGE), ("a.json", META), kind=tarfile.LNKTYPE),
+    "pipes": tar_of(("a.npy", IMAGE), ("a.json", META), kind=tarfile.FIFOTYPE),
+    "devices": tar_of(("a.npy", IMAGE), ("a.json", META), kind=tarfile.CHRTYPE),
+    "folders": tar_of(("a.npy", IMAGE), ("a.json", META), kind=tarfile.DIRTYPE),
     "sparse": sparse(),
-    "compressed": gzip.compress(GOOD),
     "negative size": resized(GOOD, b"-0000000010\0"),
     "size beyond the end": resized(GOOD, b"77777777777\0"),
     "binary size": resized(GOOD, b"\x80" + bytes(10) + b"\x01"),
     "size that is a word": resized(GOOD, b"0x000000010\0"),
     "bytes after the image": tar_of(("a.npy", IMAGE + b"\0\0"), ("a.json", META)),
     "no bytes in the image": tar_of(("a.npy", npy(np.zeros((0, 5), np.float16))), ("a.json", META)),
+    "header of another length": tar_of(("a.npy", IMAGE[:8] + b"\x80\0" + IMAGE[10:]), ("a.json", META)),
+    "name in no encoding": GOOD.replace(b"a.npy", b"\xff.npy").replace(b"a.json", b"\xff.json"),
     "float32": tar_of(("a.npy", npy(IMAGES[0].astype(np.float32))), ("a.json", META)),
     "big-endian": tar_of(("a.npy", npy(IMAGES[0].astype(">f2"))), ("a.json", META)),
     "by column": tar_of(("a.npy", npy(np.asfortranarray(IMAGES[0]))), ("a.json", META)),
@@ -130,6 +131,11 @@ def test_what_is_no_shard_is_refused(kind):
     assert len(decode(GOOD)) == 1
     with pytest.raises(NOT_A_SHARD):
         decode(BAD[kind])
+
+
+def test_a_compressed_tar_is_not_unpacked():
+    with pytest.raises(tarfile.ReadError):
+        decode(gzip.compress(GOOD))
 
 
 @settings(max_examples=300, deadline=None)
