@@ -13,7 +13,7 @@ from metasr import __version__
 from metasr.data.subjects import patient_of
 from metasr.evaluation import tables
 from metasr.evaluation.cost import SLICE_PX, VOLUME_SLICES, Cost
-from metasr.evaluation.methods import LANCZOS_NAME, MODEL_NAME
+from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
 from metasr.evaluation.protocol import Evaluation, Score
 from metasr.evaluation.regions import REGIONS
 from metasr.evaluation.statistics import MIN_PATIENTS_FOR_TEST, NUM_RESAMPLES, differences, mean_by_scale
@@ -89,7 +89,7 @@ def report(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> s
     parts += [
         f"Inside the brain, and on the 128 x 128 crop with the most brain:\n{tables.regions_table(scores)}",
         f"NRMSE, and PSNR of the degraded output against LR (dB){named}:\n{tables.measures_table(scores)}",
-        f"Cost for {SLICE_PX} x {SLICE_PX} HR pixels, seconds on {about.device}:\n{tables.cost_table(costs)}",
+        _cost(costs, about),
     ]
     return "\n\n".join(parts)
 
@@ -144,6 +144,15 @@ def _head(result: Evaluation, about: Circumstances) -> str:
     if beyond:
         lines.append(f"outside the scales it was trained on ({low:g} to {high:g}): {', '.join(map(str, beyond))}")
     return "\n".join(lines)
+
+
+def _cost(costs: Sequence[Cost], about: Circumstances) -> str:
+    """Return what interpolation and the model cost; further models would make the table too wide."""
+    shown = [cost for cost in costs if cost.method in (BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME)]
+    parameters = max((cost.parameters or 0 for cost in shown), default=0)
+    head = f"Cost for {SLICE_PX} x {SLICE_PX} HR pixels, seconds on {about.device}; {parameters:,} parameters"
+    elsewhere = " (other models: scores.json)" if len(shown) < len(costs) else ""
+    return f"{head}{elsewhere}:\n{tables.cost_table(shown)}"
 
 
 def _within(scale: Scale, low: float, high: float) -> bool:
