@@ -106,7 +106,7 @@ BAD = {
     "devices": tar_of(("a.npy", IMAGE), ("a.json", META), kind=tarfile.CHRTYPE),
     "folders": tar_of(("a.npy", IMAGE), ("a.json", META), kind=tarfile.DIRTYPE),
     "sparse": sparse(),
-    "negative size": resized(GOOD, b"-0000000010\0"),
+    "negative size": resized(GOOD, b"-0000001000\0"),
     "size beyond the end": resized(GOOD, b"77777777777\0"),
     "binary size": resized(GOOD, b"\x80" + bytes(10) + b"\x01"),
     "size that is a word": resized(GOOD, b"0x000000010\0"),
