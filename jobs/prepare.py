@@ -16,7 +16,8 @@ slices, splits the subjects into training and validation, and writes WebDataset 
 
   metasr prepare -i BraTS/ -o ~/data/t1ce --modality t1ce
   metasr prepare -i BraTS/ -o s3://bucket/t1ce --modality t1ce     (endpoint and keys: AWS_* variables)
-  metasr prepare -i DIV2K/ -o ~/data/photos --kind photos"""
+  metasr prepare -i DIV2K/ -o ~/data/photos --kind photos
+  metasr prepare -o ~/data/t1ce --verify        (read a data set again, all of it, and check what its index says)"""
 CLEAR_LINE = "\r\x1b[K"
 
 
@@ -24,7 +25,12 @@ def main(arguments: Sequence[str]) -> None:
     """Prepare a data set."""
     parser = Parser(prog="metasr prepare", description=DESCRIPTION)
     parser.add_argument(
-        "-i", "--input", required=True, type=Path, metavar="FOLDER", help="folder with the volumes or photographs"
+        "-i",
+        "--input",
+        required="--verify" not in arguments,
+        type=Path,
+        metavar="FOLDER",
+        help="folder with the volumes or photographs",
     )
     parser.add_argument(
         "-o", "--output", required=True, metavar="URL", help="folder or s3://bucket/prefix for the shards"
@@ -35,16 +41,20 @@ def main(arguments: Sequence[str]) -> None:
         metavar="N",
         help="subjects in hand at a time; 1 works without Ray [all CPUs of the cluster or machine; 1 if few]",
     )
+    parser.add_argument("--verify", action="store_true", help="write nothing: read what is there, and check it")
     add_settings(parser, PrepareConfig)
     known = parser.parse_known(arguments)
     options = settings(PrepareConfig, known).config
     if known.workers is not None and known.workers < 1:
         raise ConfigError(f"--workers {known.workers}", "nobody would work", "Give 1 or more")
 
-    from cluster.prepare import prepare
+    from cluster.prepare import prepare, verify
     from cluster.store import open_store
 
     store = open_store(known.output)
+    if known.verify:
+        say(f"{store.url} is whole: {verify(store, say).summary()}")
+        return
     report = prepare(known.input, store, options, _tell, workers=known.workers, progress=_show)
     _tell(f"{store.url}: {report.index.summary()}")
     if report.refused:

@@ -2,5 +2,6 @@
 
 from cluster.prepare.build import Report, prepare
 from cluster.prepare.cut import MAX_UNIT
+from cluster.prepare.verify import verify
 
-__all__ = ["MAX_UNIT", "Report", "prepare"]
+__all__ = ["MAX_UNIT", "Report", "prepare", "verify"]

@@ -1,0 +1,41 @@
+"""`metasr prepare --verify`: a data set is read again, all of it."""
+
+import json
+
+import pytest
+
+from cluster.prepare import verify
+from cluster.shards import INDEX, Index
+from cluster.store import open_store
+from metasr.errors import DataError, StoreError
+
+
+def test_a_whole_data_set_is_said_to_be_whole(original):
+    lines = []
+    index = verify(open_store(str(original)), lines.append)
+    assert [line.partition(":")[0] for line in lines] == [shard.name for shard in index.shards]
+    assert len(lines) > 2
+
+
+@pytest.mark.parametrize("shard", ["train-000001.tar", "val-000000.tar"])
+def test_a_damaged_shard_is_named_whichever_split_it_is_of(damaged, shard):
+    data = bytearray((damaged / shard).read_bytes())
+    data[len(data) // 2] ^= 1
+    (damaged / shard).write_bytes(data)
+    with pytest.raises((DataError, StoreError), match=shard):
+        verify(open_store(str(damaged)), lambda line: None)
+
+
+def test_a_missing_shard_is_named(damaged):
+    (damaged / "val-000000.tar").unlink()
+    with pytest.raises(StoreError, match=r"val-000000\.tar"):
+        verify(open_store(str(damaged)), lambda line: None)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_statistics_that_are_not_those_of_the_images_are_found(damaged, name):
+    index = json.loads((damaged / INDEX).read_text())
+    index[name] *= 1.001
+    (damaged / INDEX).write_bytes(Index.model_validate(index).to_bytes())
+    with pytest.raises(DataError, match=f"its {name} is"):
+        verify(open_store(str(damaged)), lambda line: None)
