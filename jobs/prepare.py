@@ -41,6 +41,7 @@ def main(arguments: Sequence[str]) -> None:
         metavar="N",
         help="subjects in hand at a time; 1 works without Ray [all CPUs of the cluster or machine; 1 if few]",
     )
+    parser.add_argument("--dry-run", action="store_true", help="write nothing: say who would train and validate")
     parser.add_argument("--verify", action="store_true", help="write nothing: read what is there, and check it")
     add_settings(parser, PrepareConfig)
     known = parser.parse_known(arguments)
@@ -48,12 +49,15 @@ def main(arguments: Sequence[str]) -> None:
     if known.workers is not None and known.workers < 1:
         raise ConfigError(f"--workers {known.workers}", "nobody would work", "Give 1 or more")
 
-    from cluster.prepare import prepare, verify
+    from cluster.prepare import outline, prepare, verify
     from cluster.store import open_store
 
     store = open_store(known.output)
     if known.verify:
         say(f"{store.url} is whole: {verify(store, say).summary()}")
+        return
+    if known.dry_run:
+        say("\n".join(outline(known.input, options)))
         return
     report = prepare(known.input, store, options, _tell, workers=known.workers, progress=_show)
     _tell(f"{store.url}: {report.index.summary()}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.config import PrepareConfig
 from cluster.prepare.pseudonyms import Names
-from cluster.shards import Split
+from cluster.shards import SPLITS, Split
 from metasr import __version__
 from metasr.data.photos import find_photos
 from metasr.data.split import split_subjects
@@ -60,6 +60,22 @@ def make_plan(subjects: Sequence[Subject], options: PrepareConfig) -> Plan:
         reason = "it is in training and in validation"
         raise DataError(f"subject {min(both)}", reason, "Let all of a patient's visits validate, or none")
     return Plan(val, train)
+
+
+def outline(folder: Path, options: PrepareConfig) -> list[str]:
+    """Return what preparing a folder would do, a line for each split. Only names and sizes of files are looked at.
+
+    Raises:
+        DataError: See `find` and `make_plan`.
+    """
+    plan = make_plan(find(folder, options), options)
+    lines = []
+    for split in SPLITS:
+        subjects = plan.subjects(split)
+        megabytes = sum(subject.file.stat().st_size for subject in subjects) / 1e6
+        names = ", ".join(subject.name for subject in subjects)
+        lines.append(f"{split}: {len(subjects)} subjects, files of {megabytes:.1f} MB: {names}")
+    return lines
 
 
 def said_options(options: PrepareConfig, names: Names) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cluster.config import PrepareConfig
-from cluster.prepare import prepare
+from cluster.prepare import outline, prepare
 from cluster.shards import INDEX, Index
 from cluster.store import FolderStore, open_store
 from cluster.stream import read_index, read_samples
@@ -284,3 +284,11 @@ def test_the_generator_in_a_bundle_has_the_mean_and_deviation_of_the_crops(volum
     crops = training_crops(store, index).numpy().astype(np.float64)
     assert float(loaded.mean) == pytest.approx(crops.mean(), rel=1e-6)
     assert float(loaded.std) == pytest.approx(crops.std(), rel=1e-6)
+
+
+def test_the_outline_says_what_preparing_then_does(volumes, tmp_path):
+    lines = outline(volumes, OPTIONS)
+    index = run_prepare(volumes, open_store(str(tmp_path / "store")), OPTIONS).index
+    for split, line in zip(("train", "val"), lines, strict=True):
+        assert line.startswith(f"{split}: {len(index.subjects[split])} subjects, files of ")
+        assert line.partition("MB: ")[2].split(", ") == sorted(index.subjects[split])
