@@ -477,9 +477,8 @@ def data(tmp_path):
     image = np.random.default_rng(0).uniform(0, 1, (24, 24)).astype(np.float16)
     shards = []
     for split, subject in (("train", "a"), ("val", "b")):
-        writer = ShardWriter(store, split, 1e6)
-        writer.write_all([Sample(subject, 0, image)])
-        shards += writer.close()
+        writer = ShardWriter(store, split, shard_bytes=1e6, shard_subjects=1)
+        shards.append(writer.write(subject, [Sample(subject, 0, image)]))
     subjects = {"train": ("a",), "val": ("b",)}
     index = Index(tool_version="0", options={}, mean=0.5, std=0.3, subjects=subjects, shards=tuple(shards))
     store.put(INDEX, index.to_bytes())
