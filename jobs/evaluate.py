@@ -14,6 +14,8 @@ from metasr.errors import ConfigError
 if TYPE_CHECKING:
     from cluster.recipes import Resolved
     from cluster.registry import Located, Registry
+    from cluster.shards import Index
+    from metasr.evaluation.report import Circumstances
     from metasr.inference.bundle import Bundle
     from metasr.scale import Scale
 
@@ -44,8 +46,6 @@ def main(arguments: Sequence[str]) -> None:
     from cluster.stream import held_out_slices, read_index
     from metasr.evaluation import BICUBIC, LANCZOS, Method, evaluate
     from metasr.evaluation.folder import write_paper, write_results
-    from metasr.evaluation.report import Circumstances, device_name
-    from metasr.inference.bundle import default_device
     from metasr.perceptual_distance import load_perceptual_distance
 
     registry = Registry(config.tracking)
@@ -70,20 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         distance=distance,
         pictured=[middle],
     )
-    about = Circumstances(
-        model=known.model,
-        bundle_sha256=bundle.digest,
-        trained_scales=bundle.trained_scales,
-        data=store.url,
-        data_sha256=index.digest(),
-        degradation=bundle.degradation.kind,
-        noise=bundle.degradation.noise,
-        min_brain=index.options.get("min_brain"),
-        num_slices=len(slices),
-        perceptual_network="vgg16" if distance else "",
-        device=device_name(default_device()),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    about = _circumstances(known.model, bundle, store.url, index, len(slices), "vgg16" if distance else "")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         say(write_results(folder, result, methods, about))
@@ -100,6 +87,29 @@ def main(arguments: Sequence[str]) -> None:
                 f"recorded with version {located.version}; next: metasr promote --model "
                 f"{located.version if own else reference}"
             )
+
+
+def _circumstances(
+    model: str, bundle: "Bundle", data: str, index: "Index", num_slices: int, perceptual_network: str
+) -> "Circumstances":
+    """Return everything that the results depend on."""
+    from metasr.evaluation.report import Circumstances, device_name
+    from metasr.inference.bundle import default_device
+
+    return Circumstances(
+        model=model,
+        bundle_sha256=bundle.digest,
+        trained_scales=bundle.trained_scales,
+        data=data,
+        data_sha256=index.digest(),
+        degradation=bundle.degradation.kind,
+        noise=bundle.degradation.noise,
+        min_brain=index.options.get("min_brain"),
+        num_slices=num_slices,
+        perceptual_network=perceptual_network,
+        device=device_name(default_device()),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _parser() -> Parser:

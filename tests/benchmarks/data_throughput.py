@@ -35,6 +35,7 @@ from cluster.stream import ShardCrops, read_index
 from metasr.config import ExperimentConfig
 from metasr.data.order import SampleOrder
 from metasr.data.sample import make_batch, plan_step
+from metasr.errors import StoreError
 
 NUM_THREADS = 4
 BATCH = 32
@@ -81,7 +82,7 @@ def start_s3(folder: Path) -> subprocess.Popen[bytes]:
             try:
                 open_store("s3://metasr").require()
                 return server
-            except Exception:  # it has not opened its port yet
+            except StoreError:  # it has not opened its port yet
                 time.sleep(0.1)
     raise SystemExit("the S3 server did not start")
 
@@ -143,13 +144,17 @@ def cpu_s() -> float:
 
 def raw_get(store: Store, shards: list[Shard]) -> Iterator[int]:
     """Fetch all shards with as many threads as the stream has and look at nothing."""
-    if store.url.startswith("file:"):
-        root = Path(store.url.removeprefix("file://"))
-        fetch = lambda shard: (root / shard.name).read_bytes()  # noqa: E731
-    else:
-        client = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
-        bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
-        fetch = lambda shard: client.get_object(Bucket=bucket, Key=f"{prefix}/{shard.name}")["Body"].read()  # noqa: E731
+    root = Path(store.url.removeprefix("file://"))
+    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+    client = (
+        None if store.url.startswith("file:") else boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
+    )
+
+    def fetch(shard: Shard) -> bytes:
+        if client is None:
+            return (root / shard.name).read_bytes()
+        return client.get_object(Bucket=bucket, Key=f"{prefix}/{shard.name}")["Body"].read()
+
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for shard, data in zip(shards, pool.map(fetch, shards), strict=True):
             assert len(data) == shard.num_bytes
