@@ -28,15 +28,8 @@ OTHER_SIZES = [
     ((1, 1), (3, 5)),  # one cell
     ((1, 13), (4, 29)),  # one row
 ]
+pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS = ["position.weight", "position.bias", "kernel.weight", "kernel.bias"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=["strided", "blockwise", "swapped"])

@@ -2,30 +2,24 @@ import math
 import shutil
 
 import pytest
-import safetensors.torch
 import torch
 
-from metasr.config import (
-    DataConfig,
-    EvalConfig,
-    ExperimentConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from metasr.config import OptimConfig
 from metasr.context import LocalContext
-from metasr.data.crops import MemoryCrops
 from metasr.data.degrade import resize_bicubic
 from metasr.errors import CheckpointError, TrainingError
-from metasr.evaluation import HeldOutSlice, evaluate
-from metasr.identity import RunIdentity
 from metasr.inference.bundle import load_bundle
-from metasr.perceptual_distance import load_perceptual_distance
-from metasr.training.loop import fit
-from metasr.training.state import TrainingState
+from tests.unit.runs import (
+    assert_same_state,
+    assert_same_weights,
+    experiment,
+    initial_state,
+    losses_of,
+    smooth_images,
+    train,
+)
 
-IDENTITY = RunIdentity(run_name="test", code_version="0", data_url="", data_digest="0" * 64)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Step: pixel, adversarial and discriminator loss of `experiment(steps=6, pixel_only_steps=3)`.
 GOLDEN_CURVE = {
@@ -36,70 +30,6 @@ GOLDEN_CURVE = {
     5: (0.01807505, 0.7076843, 1.3875209),
     6: (0.01835955, 0.7240233, 1.3871236),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def experiment(*, adversarial=0.001, skip="bicubic", optim=None, flips=True, **train):
-    defaults = {
-        "steps": 4,
-        "batch_size": 2,
-        "scale_min": 1.5,
-        "scale_max": 2.0,
-        "checkpoint_every_steps": 1000,
-        "log_every_steps": 1,
-    }
-    return ExperimentConfig(
-        model=ModelConfig(num_features=8, num_blocks=1, skip=skip),
-        data=DataConfig(patch_px=40, flips=flips),
-        loss=LossConfig(adversarial=adversarial, perceptual=0),
-        optim=optim or OptimConfig(generator_lr=1e-3),
-        train=TrainConfig(**(defaults | train)),
-        eval=EvalConfig(scales=(2.0,)),
-    )
-
-
-def smooth_images(count, side, seed):
-    """Smooth blobs in [0, 1] with a sharp edge each, `[count, 1, side, side]`."""
-    coarse = torch.rand((count, 1, 6, 6), generator=torch.Generator().manual_seed(seed))
-    images = resize_bicubic(coarse, (side, side)).clamp(0, 1)
-    return torch.where(images > 0.3, images, torch.zeros(()))
-
-
-def train(folder, config, crops=None):
-    crops = smooth_images(4, 48, seed=0) if crops is None else crops
-    validation = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
-    context = LocalContext(folder)
-    statistics = crops.mean().item(), crops.std().item()
-    return fit(config, MemoryCrops(crops), statistics, validation, IDENTITY, context), context.history
-
-
-def losses_of(history):
-    """Return the losses logged, without times and validations."""
-    return [
-        (step, {name: value for name, value in metrics.items() if name.startswith("loss_")})
-        for step, metrics in history
-        if "loss_total" in metrics
-    ]
-
-
-def assert_same_state(one, other):
-    assert one.step == other.step
-    tensors, others = one._tensors(), other._tensors()
-    assert tensors.keys() == others.keys()
-    assert len(tensors) > 200
-    for name, value in tensors.items():
-        assert torch.equal(value, others[name]), name
-
-
-def initial_state(config):
-    return TrainingState.initial(config, torch.device("cpu"), mean=0.5, std=0.25)
 
 
 def test_losses_follow_the_golden_curve_and_repeat_exactly(tmp_path):
@@ -135,11 +65,6 @@ def test_initial_weights_draw_on_no_one_elses_random_numbers():
     before = torch.get_rng_state()
     initial_state(experiment())
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def assert_same_weights(one, other):
-    for (name, value), expected in zip(one.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(value, expected), name
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
@@ -300,70 +225,6 @@ def test_weight_zero_trains_no_discriminator(tmp_path):
     assert_same_weights(state.discriminator, initial_state(config).discriminator)
 
 
-def averaging(decay):
-    return OptimConfig(generator_lr=1e-3, ema_decay=decay)
-
-
-def test_the_average_is_that_of_the_generators_of_all_steps(tmp_path):
-    """Written out from the definition: a_n = d a_(n-1) + (1 - d) w_n, with d = min(decay, (1 + n) / (10 + n))."""
-    config = experiment(steps=4, adversarial=0, optim=averaging(0.25), checkpoint_every_steps=1)
-    state, _ = train(tmp_path, config)
-    expected = initial_state(config).generator.upscale.kernel.weight.double()
-    for step in range(1, 5):
-        checkpoint = initial_state(config)
-        checkpoint.load(tmp_path / f"step-{step}")
-        decay = min(0.25, step / (9 + step))
-        expected = decay * expected + (1 - decay) * checkpoint.generator.upscale.kernel.weight.double()
-    torch.testing.assert_close(state.average.upscale.kernel.weight.double(), expected, rtol=1e-5, atol=1e-8)
-
-
-def test_the_average_is_what_is_validated_and_kept_and_not_what_is_trained(tmp_path):
-    with_average, history = train(tmp_path / "with", experiment(steps=3, adversarial=0, optim=averaging(0.9)))
-    without, plain = train(tmp_path / "without", experiment(steps=3, adversarial=0))
-    assert_same_weights(with_average.generator, without.generator)
-    bundle = load_bundle(tmp_path / "with" / "step-3" / "bundle", torch.device("cpu"))
-    assert_same_weights(bundle.generator, with_average.average)
-    assert not torch.equal(bundle.generator.upscale.kernel.weight, without.generator.upscale.kernel.weight)
-    assert history[-1][1]["val_psnr_gain"] != plain[-1][1]["val_psnr_gain"]
-
-
-def test_a_stopped_run_goes_on_with_its_average(tmp_path):
-    settings = {"optim": averaging(0.9), "checkpoint_every_steps": 2, "pixel_only_steps": 1}
-    whole, _ = train(tmp_path / "whole", experiment(steps=4, **settings))
-    train(tmp_path / "stopped", experiment(steps=2, **settings))
-    resumed, _ = train(tmp_path / "stopped", experiment(steps=4, **settings))
-    assert_same_state(resumed, whole)
-
-
-def test_training_can_start_from_the_weights_of_another_run_but_keeps_its_own_statistics(tmp_path):
-    first, _ = train(tmp_path / "first", experiment(steps=2, adversarial=0))
-    brighter = smooth_images(4, 48, seed=0) * 0.5 + 0.3
-    weights = first.generator.state_dict()
-    state = initial_state(experiment(optim=averaging(0.9)))
-    state.start_from(weights)
-    assert_same_weights(state.generator, first.generator)
-    assert_same_weights(state.average, first.generator)
-    config = experiment(steps=1, adversarial=0)
-    context = LocalContext(tmp_path / "second")
-    mean, std = brighter.mean().item(), brighter.std().item()
-    held_out = [HeldOutSlice("a", 0, brighter[:1])]
-    second = fit(config, MemoryCrops(brighter), (mean, std), held_out, IDENTITY, context, weights)
-    assert second.generator.mean.item() == pytest.approx(mean)
-    assert second.generator.std.item() == pytest.approx(std)
-    moved = (second.generator.upscale.kernel.weight - first.generator.upscale.kernel.weight).abs().max()
-    assert 0 < moved <= 1.01e-3  # one step of Adam
-
-
-def test_initial_weights_do_not_undo_a_resumption(tmp_path):
-    other, _ = train(tmp_path / "other", experiment(steps=1, adversarial=0, seed=5))
-    config = experiment(steps=2, adversarial=0)
-    state, _ = train(tmp_path / "run", config)
-    crops = smooth_images(4, 48, seed=0)
-    context = LocalContext(tmp_path / "run")
-    again = fit(config, MemoryCrops(crops), (0.5, 0.2), [], IDENTITY, context, other.generator.state_dict())
-    assert_same_weights(again.generator, state.generator)
-
-
 def test_bfloat16_learns_what_float32_learns(tmp_path):
     settings = {"steps": 30, "adversarial": 0, "skip": "none"}
     single = losses_of(train(tmp_path / "single", experiment(**settings))[1])
@@ -413,42 +274,3 @@ def test_what_is_logged_and_kept_follows_the_settings(tmp_path):
     for _, metrics in validations:
         gain = metrics["val_psnr_model_x2"] - metrics["val_psnr_bicubic_x2"]
         assert metrics["val_psnr_gain"] == pytest.approx(gain)
-
-
-@pytest.fixture(scope="module")
-def vgg_weights(tmp_path_factory):
-    """A VGG-16 that has learnt nothing."""
-    file = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
-    torch.manual_seed(0)
-    weights, index, inputs = {}, 0, 3
-    for widths in ([64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3):
-        for outputs in widths:
-            weights[f"features.{index}.weight"] = torch.randn(outputs, inputs, 3, 3) * (2 / (9 * inputs)) ** 0.5
-            weights[f"features.{index}.bias"] = torch.zeros(outputs)
-            index, inputs = index + 2, outputs
-        index += 1  # the pooling
-    safetensors.torch.save_file(weights, file)
-    return file
-
-
-@pytest.mark.parametrize("keep_best_by", ["psnr", "perceptual", "newest"])
-def test_what_makes_a_checkpoint_the_best_is_a_setting(tmp_path, vgg_weights, keep_best_by):
-    loss = LossConfig(
-        adversarial=0, perceptual=0.01, vgg_network="vgg16", vgg_layer="relu1_2", vgg_weights=vgg_weights
-    )
-    settings = experiment(steps=1, pixel_only_steps=1, keep_best_by="newest")
-    config = settings.model_copy(
-        update={"loss": loss, "train": settings.train.model_copy(update={"keep_best_by": keep_best_by})}
-    )
-    _, history = train(tmp_path, config)
-    metrics = history[-1][1]
-    expected = {"psnr": "val_psnr_gain", "perceptual": "val_perceptual_gain", "newest": "step"}[keep_best_by]
-    assert metrics["selection_score"] == metrics[expected]
-    assert ("val_perceptual_gain" in metrics) == (keep_best_by == "perceptual")
-    if keep_best_by == "perceptual":
-        held_out = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
-        bundle = load_bundle(tmp_path / "step-1" / "bundle", torch.device("cpu"))
-        distance = load_perceptual_distance("vgg16", vgg_weights)
-        scores = evaluate(bundle.generator, held_out, config.eval.scales, distance=distance).scores
-        whole = {score.method: score.perceptual for score in scores if score.region == "whole"}
-        assert metrics["selection_score"] == pytest.approx(whole["bicubic"] - whole["model"], rel=1e-4)
