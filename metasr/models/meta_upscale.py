@@ -195,14 +195,14 @@ class MetaUpscale(nn.Module):
 
         row_cells, row_fractions = all_positions(features, rows, features.shape[2])
         column_cells, column_fractions = all_positions(features, columns, features.shape[3])
+
+        def output_rows(part: slice) -> Tensor:
+            hidden = self.hidden_units(row_fractions[part], column_fractions, mean_inverse_scale(rows, columns))
+            hidden = functional.pad(hidden, (0, 1), value=1.0)
+            cells = products[row_cells[part, None], column_cells]
+            return torch.einsum("yxncm,yxm->ncyx", cells, hidden)
+
         # Of an output row: its gathered products, and its hidden units in each of the three steps that make them.
         numbers_per_pixel = products[0, 0].numel() + 3 * self.position.out_features
         step = max(1, CHUNK_BYTES // (numbers_per_pixel * len(column_cells) * products.element_size()))
-        chunks = []
-        for start in range(0, len(row_cells), step):
-            part = slice(start, start + step)
-            hidden = self.hidden_units(row_fractions[part], column_fractions, mean_inverse_scale(rows, columns))
-            hidden = functional.pad(hidden, (0, 1), value=1.0)
-            cells = products[row_cells[part]][:, column_cells]
-            chunks.append(torch.einsum("yxncm,yxm->ncyx", cells, hidden))
-        return torch.cat(chunks, dim=2)
+        return torch.cat([output_rows(slice(start, start + step)) for start in range(0, len(row_cells), step)], dim=2)
