@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
-from itertools import count
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from cluster.store import Store
 from cluster.stream.ahead import Ahead
 from cluster.stream.cache import ShardCache
 from cluster.stream.verified import read_shard
-from metasr.data.order import SampleOrder, Window
+from metasr.data.order import SampleOrder
 from metasr.errors import DataError
 
 _Crops = list[NDArray[np.float16]]
@@ -58,6 +57,7 @@ class ShardCrops:
         self._read = partial(_read_crops, store, index, cache)
         self._num_threads = num_threads
         self._ends = np.cumsum(self.shard_sizes)
+        self._starts = self._ends - self.shard_sizes
         self._crop_shape: tuple[int, ...] | None = None
         self._keeps_all = sum(shard.num_bytes for shard in self._shards) <= keep_bytes
         for shard in self._shards:
@@ -78,28 +78,28 @@ class ShardCrops:
             StoreError: A shard that is needed now cannot be read.
             DataError: A shard that is needed now is not what the index says.
         """
-        first = range(first_step * batch_size, (first_step + 1) * batch_size)[part][0]
+        lanes, share = order.lanes_of(batch_size, part), order.share(batch_size)
         with closing(Ahead[_Crops](self._num_threads)) as ahead:
 
             def read(shard: int) -> Future[_Crops]:
                 return ahead.submit(partial(self._read, self._shards[shard]))
 
-            at_hand = _AtHand(order.windows(first), read, keeps_all=self._keeps_all)
-            for step in count(first_step):
-                positions = range(step * batch_size, (step + 1) * batch_size)[part]
-                yield self._gather(at_hand, positions, order.samples(step * batch_size, batch_size)[part])
+            at_hand = _AtHand(order, lanes, first_step * share, read, keeps_all=self._keeps_all)
+            while True:
+                yield self._gather(at_hand, lanes, share)
 
-    def _gather(self, at_hand: "_AtHand", positions: range, samples: NDArray[np.int64]) -> Tensor:
-        shards = np.searchsorted(self._ends, samples, side="right")
-        numbers = samples - (self._ends - self.shard_sizes)[shards]
-        crops = []
-        for position, shard, number in zip(positions, shards.tolist(), numbers.tolist(), strict=True):
-            # Copied, or a batch that reaches over several windows would keep the shards of all of them.
-            crops.append(self._wait(at_hand.shard(shard, position))[number].copy())
-            self._crop_shape = self._crop_shape or crops[-1].shape
-            if crops[-1].shape != self._crop_shape:
-                raise DataError("the training shards", "their crops differ in size", "Prepare the data again")
-        return torch.from_numpy(np.stack(crops))[:, None]
+    def _gather(self, at_hand: "_AtHand", lanes: range, share: int) -> Tensor:
+        taken = (pair for lane in lanes for pair in at_hand.take(lane, share))
+        return torch.from_numpy(np.stack([self._copy(sample, shards) for sample, shards in taken]))[:, None]
+
+    def _copy(self, sample: int, shards: dict[int, Future[_Crops]]) -> NDArray[np.float16]:
+        """Return a crop that does not keep its shard in memory, or a batch could keep those of several windows."""
+        shard = int(np.searchsorted(self._ends, sample, side="right"))
+        crop = self._wait(shards[shard])[sample - int(self._starts[shard])]
+        self._crop_shape = self._crop_shape or crop.shape
+        if crop.shape != self._crop_shape:
+            raise DataError("the training shards", "their crops differ in size", "Prepare the data again")
+        return crop.copy()
 
     def _wait(self, future: Future[_Crops]) -> _Crops:
         if future.done():
@@ -112,35 +112,64 @@ class ShardCrops:
 
 
 class _AtHand:
-    """The shards of the window in use and of the next, read or being read; in use is that of the last position.
+    """The shards of the window that each lane is in and of its next, read or being read.
 
     Args:
-        windows: From the first position on.
+        order: Which sample comes when.
+        lanes: Those that are taken from.
+        first: Position of each in its lane.
         read: Begins to read a shard.
         keeps_all: Whether shards stay when their window has passed.
     """
 
-    def __init__(self, windows: Iterator[Window], read: Callable[[int], Future[_Crops]], *, keeps_all: bool) -> None:
-        self._windows, self._read, self._keeps_all = windows, read, keeps_all
+    def __init__(
+        self, order: SampleOrder, lanes: range, first: int, read: Callable[[int], Future[_Crops]], *, keeps_all: bool
+    ) -> None:
+        self._lanes = {lane: _Lane(order, lane, first) for lane in lanes}
+        self._read, self._keeps_all = read, keeps_all
         self._held: dict[int, Future[_Crops]] = {}
-        self._current, self._next = next(windows), next(windows)
         self._hold()
 
-    def shard(self, shard: int, position: int) -> Future[_Crops]:
-        """Return the shard, which must be one of the window that holds `position`; positions do not go back."""
-        while position >= self._current.stop:
-            self._current, self._next = self._next, next(self._windows)
-            self._hold()
-        return self._held[shard]
+    def take(self, lane: int, number: int) -> Iterator[tuple[int, dict[int, Future[_Crops]]]]:
+        """Yield the next samples of a lane, each with shards of which one is its own, until the next is asked for."""
+        for _ in range(number):
+            sample = next(self._lanes[lane].left, None)
+            if sample is None:
+                self._lanes[lane].go_on()
+                self._hold()
+                sample = next(self._lanes[lane].left)
+            yield sample, self._held
 
     def _hold(self) -> None:
-        needed = dict.fromkeys((*self._current.shards, *self._next.shards))  # in this order
+        lanes = self._lanes.values()
+        windows = [*(lane.current for lane in lanes), *(lane.next for lane in lanes)]  # first what is needed first
+        needed = dict.fromkeys(shard for window in windows for shard in window.shards)
         if not self._keeps_all:
             for shard in self._held.keys() - needed.keys():
                 self._held.pop(shard).cancel()
         for shard in needed:
             if shard not in self._held:
                 self._held[shard] = self._read(shard)
+
+
+class _Lane:
+    """Where a lane is.
+
+    Attributes:
+        current: The window in use.
+        next: The one after it.
+        left: Samples of the current window that were not taken yet.
+    """
+
+    def __init__(self, order: SampleOrder, lane: int, first: int) -> None:
+        self._order, self._windows = order, order.windows(lane, first)
+        self.current, self.next = next(self._windows), next(self._windows)
+        self.left = iter(order.mixed(self.current)[first - self.current.start :].tolist())
+
+    def go_on(self) -> None:
+        """Enter the next window."""
+        self.current, self.next = self.next, next(self._windows)
+        self.left = iter(self._order.mixed(self.current).tolist())
 
 
 def _read_crops(store: Store, index: Index, cache: ShardCache | None, shard: Shard) -> _Crops:

@@ -1,8 +1,10 @@
 """Where the crops of a training step come from."""
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,13 +22,16 @@ class CropSource(Protocol):
         """Yield for `first_step` and every step after it a worker's part of the batch.
 
         Args:
-            order: Which sample comes when: a batch after the other.
+            order: Which sample comes when.
             first_step: Steps before it were done already.
-            batch_size: Samples of a step, over all workers.
-            part: This worker's samples within the batch.
+            batch_size: Samples of a step, over all workers: equally many of each lane of the order.
+            part: This worker's samples within the batch: whole lanes.
 
         Yields:
             `[B, C, side, side]`, floating point.
+
+        Raises:
+            ValueError: The lanes do not divide the batch, or the part does not begin and end with a lane.
         """
 
 
@@ -47,8 +52,7 @@ class MemoryCrops:
 
     def stream(self, order: SampleOrder, *, first_step: int, batch_size: int, part: slice) -> Iterator[Tensor]:
         """Yield a worker's part of each step's crops, see `CropSource`."""
-        step = first_step
-        while True:
-            samples = order.samples(step * batch_size, batch_size)[part]
+        lanes, share = order.lanes_of(batch_size, part), order.share(batch_size)
+        for step in count(first_step):
+            samples = np.concatenate([order.samples(lane, step * share, share) for lane in lanes])
             yield self._crops[torch.from_numpy(samples).to(self._crops.device)]
-            step += 1

@@ -14,67 +14,158 @@ from numpy.typing import NDArray
 class SampleOrder:
     """Every sample once an epoch, epoch after epoch, each in an order of its own.
 
-    Samples lie in shards, too many to have all of them at hand. An epoch visits the shards in random order, a few at
-    a time (a window), and mixes the samples of those: whoever knows the position in the run knows which few shards
-    are needed now and next. With one window for all shards, an epoch is one random permutation.
+    Samples lie in shards, too many to have all of them at hand. An epoch lays the shards end to end in random order
+    and cuts that row into one segment for each lane. A lane goes through its segment a few shards at a time (a
+    window) and mixes the samples of those: whoever knows the position in the run knows which few shards are needed
+    now and next. A step takes equally many samples of every lane, one lane after the other.
+
+    How many workers there are decides nothing: a worker takes the lanes of its part of the batch, and reads only
+    their shards. Segments differ in length by one sample at most, and every epoch gives a lane the segment after the
+    one it had, so that after as many epochs as there are lanes all have gone equally far. With one lane and one
+    window for all shards, an epoch is one random permutation.
 
     Attributes:
         shard_sizes: Samples in each shard. Samples are numbered through all shards.
-        window: Shards that are mixed, at least 1.
+        window: Shards that are mixed, over all lanes, at least 1; a lane mixes at least one.
         seed: Decides the order.
+        lanes: Streams that together are the run, at least 1.
     """
 
     shard_sizes: tuple[int, ...]
     window: int
     seed: int
+    lanes: int = 1
 
     def __len__(self) -> int:
         """Return the samples of an epoch."""
         return sum(self.shard_sizes)
 
-    def samples(self, first: int, number: int) -> NDArray[np.int64]:
-        """Return which samples are seen at the positions `first` to `first + number - 1` of the run."""
+    def step(self, step: int, batch_size: int) -> NDArray[np.int64]:
+        """Return the samples of a step, `[batch_size]`, counted from 0.
+
+        Raises:
+            ValueError: The lanes cannot have equal shares of the batch.
+        """
+        share = self.share(batch_size)
+        return np.concatenate([self.samples(lane, step * share, share) for lane in range(self.lanes)])
+
+    def share(self, batch_size: int) -> int:
+        """Return how many samples of a batch come from each lane.
+
+        Raises:
+            ValueError: They cannot be equally many.
+        """
+        if batch_size % self.lanes:
+            raise ValueError(f"a batch of {batch_size} cannot be shared equally by {self.lanes} lanes")
+        return batch_size // self.lanes
+
+    def lanes_of(self, batch_size: int, part: slice) -> range:
+        """Return the lanes that make up a part of the batch.
+
+        Raises:
+            ValueError: The part does not begin and end with a lane.
+        """
+        share, places = self.share(batch_size), range(batch_size)[part]
+        if places.step != 1 or not places or places.start % share or places.stop % share:
+            raise ValueError(f"{part} of a batch of {batch_size} is not made of whole lanes of {share}")
+        return range(places.start // share, places.stop // share)
+
+    def samples(self, lane: int, first: int, number: int) -> NDArray[np.int64]:
+        """Return which samples a lane gives at its positions `first` to `first + number - 1`, counted from 0."""
         found = np.empty(number, np.int64)
-        for window in self.windows(first):
+        for window in self.windows(lane, first):
             if window.start >= first + number:
                 return found
             low, high = max(window.start, first), min(window.stop, first + number)
-            mixed = _mixed(self, window.epoch, window.shards)
-            found[low - first : high - first] = mixed[low - window.start : high - window.start]
+            found[low - first : high - first] = _mixed_again(self, window)[low - window.start : high - window.start]
         raise AssertionError  # windows have no end
 
-    def windows(self, first: int) -> "Iterator[Window]":
-        """Yield the windows in which shards are needed, from the one that holds position `first` on, without end."""
-        for epoch in count(first // len(self)):
-            for window in _windows(self, epoch):
+    def windows(self, lane: int, first: int) -> "Iterator[Window]":
+        """Yield the windows of a lane, from the one that holds its position `first` on, without end."""
+        # All segments of all epochs in a row, in which the cut before number k is at floor(k * samples / lanes).
+        # A lane begins with the segment of its own number.
+        place = first + lane * len(self) // self.lanes
+        for segment in count(((place + 1) * self.lanes - 1) // len(self)):
+            for window in _windows(self, lane, segment - lane):
                 if window.stop > first:
                     yield window
 
+    def mixed(self, window: "Window") -> NDArray[np.int64]:
+        """Return the samples of a window in the order in which they are seen."""
+        starts = np.concatenate([[0], np.cumsum(self.shard_sizes)])
+        members = [starts[piece.shard] + _members(self, window.epoch, piece) for piece in sorted(window.pieces)]
+        shuffle = np.random.default_rng([self.seed, 2, window.epoch, window.place])
+        return shuffle.permutation(np.concatenate(members))
 
-class Window(NamedTuple):
-    """Shards that are mixed, and the positions in the run that their samples take."""
 
-    epoch: int
+class Piece(NamedTuple):
+    """The samples of a shard that a lane gives: all, or those from `start` to `stop` when they are shuffled."""
+
+    shard: int
     start: int
     stop: int
-    shards: tuple[int, ...]
 
 
-@lru_cache(maxsize=4)
-def _windows(order: SampleOrder, epoch: int) -> tuple[Window, ...]:
-    shuffled = np.random.default_rng([order.seed, 3, epoch]).permutation(len(order.shard_sizes)).tolist()
-    windows, start = [], epoch * len(order)
-    for i in range(0, len(shuffled), order.window):
-        shards = tuple(shuffled[i : i + order.window])
-        stop = start + sum(order.shard_sizes[shard] for shard in shards)
-        windows.append(Window(epoch, start, stop, shards))
-        start = stop
+class Window(NamedTuple):
+    """Pieces of shards that are mixed, and the positions in their lane that their samples take.
+
+    Attributes:
+        epoch: Counted from 0.
+        place: Where the window begins in the row of the epoch's shards; no two windows of an epoch have the same.
+        start: First position.
+        stop: Position after the last.
+        pieces: What is mixed.
+    """
+
+    epoch: int
+    place: int
+    start: int
+    stop: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """The shards that are needed."""
+        return tuple(piece.shard for piece in self.pieces)
+
+
+@lru_cache(maxsize=1024)
+def _windows(order: SampleOrder, lane: int, epoch: int) -> tuple[Window, ...]:
+    """Return the windows of a lane's segment in an epoch."""
+    num_samples, segment = len(order), lane + epoch
+    start, stop = segment * num_samples // order.lanes, (segment + 1) * num_samples // order.lanes
+    position = start - lane * num_samples // order.lanes
+    rounds = segment // order.lanes * num_samples
+    pieces = _pieces(order, epoch, start - rounds, stop - rounds)
+    windows, place, size = [], start - rounds, max(1, order.window // order.lanes)
+    for i in range(0, len(pieces), size):
+        mixed = pieces[i : i + size]
+        length = sum(piece.stop - piece.start for piece in mixed)
+        windows.append(Window(epoch, place, position, position + length, mixed))
+        place, position = place + length, position + length
     return tuple(windows)
 
 
-@lru_cache(maxsize=4)
-def _mixed(order: SampleOrder, epoch: int, shards: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return the samples of a window's shards in the order in which they are seen."""
-    starts = np.concatenate([[0], np.cumsum(order.shard_sizes)])
-    members = np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in sorted(shards)])
-    return members[np.random.default_rng([order.seed, 2, epoch, min(shards)]).permutation(len(members))]
+def _pieces(order: SampleOrder, epoch: int, start: int, stop: int) -> tuple[Piece, ...]:
+    """Return what lies between two places in the row of an epoch's shards."""
+    row = np.random.default_rng([order.seed, 3, epoch]).permutation(len(order.shard_sizes))
+    ends = np.cumsum(np.array(order.shard_sizes)[row])
+    touched = slice(np.searchsorted(ends, start, side="right"), np.searchsorted(ends, stop) + 1)
+    pieces = []
+    for shard, end in zip(row[touched].tolist(), ends[touched].tolist(), strict=True):
+        begin = end - order.shard_sizes[shard]
+        pieces.append(Piece(shard, max(start, begin) - begin, min(stop, end) - begin))
+    return tuple(piece for piece in pieces if piece.start < piece.stop)
+
+
+# Who asks step by step asks for the same few windows again and again.
+_mixed_again = lru_cache(maxsize=1024)(SampleOrder.mixed)
+
+
+def _members(order: SampleOrder, epoch: int, piece: Piece) -> NDArray[np.int64]:
+    """Return which samples of a shard, counted from its first, make up a piece."""
+    size = order.shard_sizes[piece.shard]
+    if piece == (piece.shard, 0, size):
+        return np.arange(size)
+    # Lanes that share a shard share it by lot: its samples are neighbours in a body.
+    return np.random.default_rng([order.seed, 4, epoch, piece.shard]).permutation(size)[piece.start : piece.stop]

@@ -46,7 +46,7 @@ def training_crops(store, index):
     source = ShardCrops(store, index)
     order = SampleOrder(source.shard_sizes, window=1, seed=0)
     epoch = next(source.stream(order, first_step=0, batch_size=len(order), part=slice(0, len(order))))
-    return epoch[torch.from_numpy(order.samples(0, len(order)).argsort())]
+    return epoch[torch.from_numpy(order.step(0, len(order)).argsort())]
 
 
 def read_all(store):

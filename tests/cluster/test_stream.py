@@ -129,7 +129,7 @@ class GatedStore(FolderStore):
 
 def names_in_order(index, order, number):
     names = [shard.name for shard in index.shards if shard.split == "train"]
-    return [names[shard] for window in islice(order.windows(0), number) for shard in window.shards]
+    return [names[shard] for window in islice(order.windows(0, 0), number) for shard in window.shards]
 
 
 # The same as from memory
@@ -154,7 +154,7 @@ def test_the_stream_is_that_of_the_same_crops_in_memory(folder, index, memory, w
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch(folder, index, memory, window, workers):
     source = ShardCrops(open_store(str(folder)), index, **BY_WINDOW)
-    order = SampleOrder(source.shard_sizes, window, seed=2)
+    order = SampleOrder(source.shard_sizes, window, seed=2, lanes=4)
     parts = [slice(8 * rank // workers, 8 * (rank + 1) // workers) for rank in range(workers)]
     for first in range(8):
         wanted = next(memory.stream(order, first_step=first, batch_size=8, part=slice(0, 8)))
@@ -282,7 +282,7 @@ def test_a_damaged_shard_is_named_when_it_is_needed_and_not_before(folder, tmp_p
     name = names_in_order(index, order, 3)[2]
     DAMAGE[kind](tmp_path / name)
     stream = source.stream(order, first_step=0, batch_size=1, part=slice(0, 1))
-    for _ in range(next(islice(order.windows(0), 2, None)).start):
+    for _ in range(next(islice(order.windows(0, 0), 2, None)).start):
         next(stream)
     with pytest.raises((DataError, StoreError), match=name):
         next(stream)
