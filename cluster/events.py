@@ -1,5 +1,6 @@
 """What the first worker tells the driver while it trains."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -53,3 +54,9 @@ class Event:
     values: Mapping[str, float] = field(default_factory=dict)
     text: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def finite(values: Mapping[str, float], name: str) -> float:
+    """Return a value that can be counted with: 0 if it is missing, NaN or infinite."""
+    value = values.get(name, 0.0)
+    return value if math.isfinite(value) else 0.0

@@ -1,0 +1,155 @@
+"""What a training run took and what happened in it, as a JSON document.
+
+Times are seconds on the driver's clock or durations that the first worker measured; steps are counted as far as it
+told of them.
+
+    format              1; another number when a field changes its meaning
+    outcome             how it ended, in words
+    wall_s              the whole command
+    useful_s            steps that are in the newest checkpoint, without waiting for data
+    useful_share        useful_s / wall_s
+    marks_s             what the driver came to, by name: seconds after the start
+    steps               from: where this command began; to: the newest; again: done once more after restarts; unsaved:
+                        newer than the newest checkpoint
+    first_step          seconds: from the start of the command to the end of the first step (null: there was none);
+                        parts_s: what of that went where, by name
+    restarts            a list, one for each worker group after the first. attempt, num_workers; lost_at_step: how far
+                        the group before had come; resumed_step (null: it came to nothing); rto_s: from the last event
+                        of the group before to the next new step (null: there was none)
+    waiting             for data. seconds; stalls: intervals that waited for 1 s and for a tenth of their time or
+                        more; longest_stall_s, stalls_s (their sum)
+    throughput          over intervals of steps, null if unknown: step_s_p50, step_s_p99 (a step), samples_per_s_p50
+    kept, uploaded      checkpoints written on the worker's disk, and into the store: count, seconds, bytes
+    not_uploaded        checkpoints that still wait for the store
+    validated           count, seconds
+    retries             requests made again: a count for each reason
+    skipped_updates     left out because of NaN or Inf
+    substituted_shards  names of damaged shards that were replaced
+    bad_checkpoints     what was passed over when going on, in words
+    records_not_sent    records that MLflow has not got
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cluster.events import Event, finite
+from cluster.run_report_text import describe
+from cluster.run_starts import Starts
+from cluster.run_steps import StepLedger
+
+FORMAT = 1
+
+
+class RunReport:
+    """Gathers what happens in a run. It can be finished at any time, also by an error or a signal.
+
+    Args:
+        clock: Seconds, only ever rising.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._marks: dict[str, float] = {}
+        self._starts = Starts()
+        self._steps = StepLedger()
+        self._kept: dict[str, float] = {"count": 0, "seconds": 0.0, "bytes": 0}
+        self._uploaded = dict(self._kept)
+        self._validated: dict[str, float] = {"count": 0, "seconds": 0.0}
+        self._not_uploaded = 0
+        self._retries: Counter[str] = Counter()
+        self._retries_of_group: Counter[str] = Counter()
+        self._skipped: set[int] = set()
+        self._substituted: set[str] = set()
+        self._bad_checkpoints: list[str] = []
+        self._report: dict[str, Any] = {}
+
+    def mark(self, name: str) -> None:
+        """Note that the driver has come to something; only the first time counts."""
+        self._marks.setdefault(name, self._now())
+
+    def see(self, event: Event) -> None:
+        """Note an event."""
+        now = self._now()
+        match event.kind:
+            case "group":
+                self._retries += self._retries_of_group
+                self._retries_of_group.clear()
+                self._starts.group(event, now, self._steps.reached, self._marks)
+            case "resumed":
+                self._starts.resumed(event.step)
+                self._steps.resume(event.step)
+                if event.text:
+                    self._bad_checkpoints.append(event.text)
+            case "steps":
+                self._starts.steps(event, now)
+                self._steps.count(event)
+            case "kept" | "uploaded":
+                self._see_checkpoint(event)
+            case "validated":
+                _add(self._validated, event.values)
+            case "retries":
+                self._retries_of_group = Counter({name: int(finite(event.values, name)) for name in event.values})
+            case "skipped":
+                self._skipped.add(event.step)
+            case "substituted":
+                self._substituted.update(event.text.split(", "))
+        self._steps.reach(event.step)
+        self._starts.sign_of_life(now)
+
+    def finish(self, outcome: str, *, records_not_sent: int = 0) -> dict[str, Any]:
+        """Return the report, as it is now; the fields are explained above.
+
+        Args:
+            outcome: How the run ended, such as "finished" or "failed: out of memory".
+            records_not_sent: Records that MLflow has not got.
+        """
+        wall_s, useful_s = self._now(), self._steps.useful_s()
+        self._report = {
+            "format": FORMAT,
+            "outcome": outcome,
+            "wall_s": wall_s,
+            "useful_s": useful_s,
+            "useful_share": useful_s / wall_s if wall_s > 0 else 0.0,
+            "marks_s": dict(self._marks),
+            "steps": self._steps.steps(),
+            "first_step": self._starts.first_step(),
+            "restarts": self._starts.restarts(),
+            "waiting": self._steps.waiting(),
+            "throughput": self._steps.throughput(),
+            "kept": dict(self._kept),
+            "uploaded": dict(self._uploaded),
+            "not_uploaded": self._not_uploaded,
+            "validated": dict(self._validated),
+            "retries": dict(self._retries + self._retries_of_group),
+            "skipped_updates": len(self._skipped),
+            "substituted_shards": sorted(self._substituted),
+            "bad_checkpoints": list(self._bad_checkpoints),
+            "records_not_sent": records_not_sent,
+        }
+        return self._report
+
+    def lines(self) -> list[str]:
+        """Return the report that was finished last, for a person."""
+        return describe(self._report)
+
+    def _see_checkpoint(self, event: Event) -> None:
+        self._steps.save(event.step)
+        if event.kind == "kept":
+            _add(self._kept, event.values)
+            self._not_uploaded += 1
+        else:
+            _add(self._uploaded, event.values)
+            self._not_uploaded = int(finite(event.values, "pending"))
+
+    def _now(self) -> float:
+        return self._clock() - self._began
+
+
+def _add(total: dict[str, float], values: Mapping[str, float]) -> None:
+    """Count one more in a total of `count` and of sums."""
+    total["count"] += 1
+    for name in total.keys() - {"count"}:
+        total[name] += finite(values, name)

@@ -1,0 +1,260 @@
+"""What a person sees of a training run: lines in a job's log, a bar on a terminal."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TextIO
+
+from cluster.bar import Bar
+from cluster.events import Event
+
+LINES_AT_ONCE = 10
+LINES_APART_S = 30.0
+FLOODS = ("retries", "skipped", "warning")
+RATE_WINDOW_S = 300.0
+LONGEST_ETA_S = 1e9
+
+
+class Watch:
+    """Shows events as they come.
+
+    A job's log gets a line for an interval of steps: the first ones at once, later ones some seconds apart, so that
+    long runs have short logs. On a terminal the newest interval is a bar in place. Both get a line for what matters
+    besides: validations, uploads, restarts, retries, skipped updates, warnings.
+
+    Args:
+        num_steps: Where training ends.
+        tell: Prints a line that stays.
+        terminal: The terminal that `tell` prints to; None if that is a file or a pipe.
+        clock: Seconds, only ever rising.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        tell: Callable[[str], None],
+        *,
+        terminal: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._num_steps = num_steps
+        self._tell = tell
+        self._clock = clock
+        self._bar = Bar(terminal) if terminal is not None else None
+        self._rate = _Rate()
+        self._paces: defaultdict[str, _Pace] = defaultdict(_Pace)
+        self._groups = self._skipped = 0
+        self._retries = 0.0
+        self._unsaid = ""
+
+    def see(self, event: Event) -> None:
+        """Show an event."""
+        if event.kind == "steps":
+            self._show_steps(event)
+            return
+        if event.kind == "resumed":
+            self._start_from(event.step)
+        if line := self._line(event):
+            self._say(event.kind, line)
+
+    def close(self) -> None:
+        """Leave the newest steps in sight and the terminal on a line of its own."""
+        if self._bar:
+            self._bar.end()
+        if self._unsaid:
+            self._tell(self._unsaid)
+            self._unsaid = ""
+        for kind in FLOODS:
+            if left_out := self._paces[kind].left_out():
+                self._tell(f"not shown: {left_out} more of {kind}")
+
+    def _show_steps(self, event: Event) -> None:
+        now = self._clock()
+        self._rate.see(event.step, event.values.get("steps_per_s", math.nan), now)
+        at, numbers, eta = self._at(event.step), _numbers(event.values), self._eta(event.step)
+        line = "  ".join([at, *numbers, *eta])
+        if self._bar:
+            self._draw([at, *eta, *numbers], event.step)
+        elif self._paces["steps"].allows(now) or event.step == self._num_steps:
+            self._tell(line)
+            self._unsaid = ""
+        else:
+            self._unsaid = line
+
+    def _start_from(self, step: int) -> None:
+        self._rate.restart(step, self._clock())
+        self._paces["steps"].allow_one()
+        self._draw([self._at(step)], step)
+
+    def _draw(self, facts: Sequence[str], step: int) -> None:
+        if self._bar:
+            self._bar.draw(facts, step / self._num_steps if self._num_steps > 0 else 1.0)
+
+    def _eta(self, step: int) -> list[str]:
+        eta_s = self._rate.eta_s(self._num_steps - step)
+        return [] if eta_s is None else [f"ETA {timedelta(seconds=round(eta_s))}"]
+
+    def _at(self, step: int) -> str:
+        return f"step {step}/{self._num_steps}"
+
+    def _say(self, kind: str, line: str) -> None:
+        """Print a line that stays, above the bar; of kinds that flood the log, not every one."""
+        if kind in FLOODS and not self._paces[kind].allows(self._clock()):
+            return
+        left_out = self._paces[kind].left_out()
+        line = f"{line} ({left_out} more not shown)" if left_out else line
+        if self._bar:
+            self._bar.clear()
+        self._tell(line)
+        if self._bar:
+            self._bar.redraw()
+
+    def _line(self, event: Event) -> str:
+        """Return what to say of an event; empty if nothing."""
+        at, values, text = self._at(event.step), event.values, _one_line(event.text)
+        match event.kind:
+            case "group":
+                return self._group_line(event)
+            case "resumed":
+                return f"{at}  {_origin(event.step)}{f'; bad checkpoints passed over: {text}' if text else ''}"
+            case "retries":
+                return self._retries_line(event)
+            case "skipped":
+                self._skipped += 1
+                return f"{at}  update left out: NaN or Inf ({self._skipped} so far)"
+            case "validated":
+                return f"{at}  validation: {_gain(values)}{_taking(values)}"
+            case "uploaded":
+                return f"{at}  checkpoint uploaded{_size(values)}{_taking(values)}{_pending(values)}"
+            case "substituted":
+                return f"{at}  damaged shards replaced: {text}"
+            case "warning":
+                return f"{at}  warning: {text}"
+            case "stopping":
+                return f"{at}  stopping: {text}" if text else f"{at}  stopping"
+        return ""
+
+    def _group_line(self, event: Event) -> str:
+        self._groups += 1
+        self._retries = 0.0
+        workers = event.values.get("num_workers", math.nan)
+        who = f"{workers:.0f} worker{'' if workers == 1 else 's'}"
+        return f"{who} ready" if self._groups == 1 else f"restart {self._groups - 1}: {who} ready"
+
+    def _retries_line(self, event: Event) -> str:
+        total = sum(event.values.values())
+        if not total > self._retries:
+            return ""
+        self._retries = total
+        reasons = ", ".join(f"{reason} {count:.0f}" for reason, count in event.values.items() if count)
+        return f"{self._at(event.step)}  requests made again so far: {reasons}"
+
+
+class _Rate:
+    """The pace of the last minutes, in time that passed: validation and checkpoints count, restarts do not."""
+
+    def __init__(self) -> None:
+        self.restart(0, 0.0)
+
+    def restart(self, step: int, now: float) -> None:
+        self._step, self._then = step, now
+        self._steps = self._seconds = 0.0
+
+    def see(self, step: int, steps_per_s: float, now: float) -> None:
+        """Count the steps since the last call.
+
+        Args:
+            step: The newest step.
+            steps_per_s: What the worker measured: the first estimate, before time has passed here.
+            now: Seconds.
+        """
+        steps, seconds = step - self._step, now - self._then
+        if steps < 0:
+            self.restart(step, now)
+            return
+        if not self._steps:
+            if not 0 < steps_per_s < math.inf:
+                return
+            seconds = steps / steps_per_s
+        fade = math.exp(-seconds / RATE_WINDOW_S)
+        self._steps, self._seconds = fade * self._steps + steps, fade * self._seconds + seconds
+        self._step, self._then = step, now
+
+    def eta_s(self, remaining: int) -> float | None:
+        """Return how long the remaining steps will take; None if nobody can say."""
+        if remaining <= 0:
+            return 0.0
+        if self._steps <= 0 or self._seconds <= 0:
+            return None
+        eta_s = remaining * self._seconds / self._steps
+        return eta_s if eta_s < LONGEST_ETA_S else None
+
+
+class _Pace:
+    """Lets the first lines through at once, and later ones some seconds apart."""
+
+    def __init__(self) -> None:
+        self._at_once = LINES_AT_ONCE
+        self._last = -math.inf
+        self._left_out = 0
+
+    def allows(self, now: float) -> bool:
+        if self._at_once <= 0 and now - self._last < LINES_APART_S:
+            self._left_out += 1
+            return False
+        self._at_once -= 1
+        self._last = now
+        return True
+
+    def allow_one(self) -> None:
+        self._at_once = max(self._at_once, 1)
+
+    def left_out(self) -> int:
+        """Return how many were held back since the last call."""
+        count, self._left_out = self._left_out, 0
+        return count
+
+
+def _numbers(values: Mapping[str, float]) -> list[str]:
+    """Return what an interval of steps measured, as far as it did."""
+    forms: dict[str, Callable[[float], str]] = {
+        "loss_total": lambda loss: f"loss {_short(loss)}",
+        "steps_per_s": lambda rate: f"{_short(rate)} steps/s",
+        "samples_per_s": lambda rate: f"{_short(rate)} samples/s",
+        "waiting_share": lambda share: f"waiting {100 * share:.0f} %",
+    }
+    return [form(values[name]) for name, form in forms.items() if name in values]
+
+
+def _short(value: float) -> str:
+    """Return three digits that count: 0.0123, 12.3, 123, 12345."""
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _one_line(text: str) -> str:
+    """Return words from elsewhere without what could move a cursor."""
+    return " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
+
+
+def _origin(step: int) -> str:
+    return "going on from the checkpoint of this step" if step else "starting"
+
+
+def _gain(values: Mapping[str, float]) -> str:
+    if "val_psnr_gain" in values:
+        return f"{values['val_psnr_gain']:+.2f} dB over bicubic"
+    return f"score {values.get('selection_score', math.nan):.4g}"
+
+
+def _size(values: Mapping[str, float]) -> str:
+    return f": {values['bytes'] / 1e6:.1f} MB" if "bytes" in values else ""
+
+
+def _taking(values: Mapping[str, float]) -> str:
+    return f" in {values['seconds']:.1f} s" if "seconds" in values else ""
+
+
+def _pending(values: Mapping[str, float]) -> str:
+    return f", {values['pending']:.0f} more to upload" if values.get("pending") else ""
