@@ -1,22 +1,26 @@
 """From the bytes of a tar to samples, without copying an image."""
 
-import io
 import json
 import re
-import tarfile
+import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.shards import TAR_BLOCK_BYTES, Sample
 
-# What decode() raises where the bytes are not a shard's; RecursionError is JSON's, for lists in lists in lists.
-NOT_A_SHARD = (tarfile.TarError, KeyError, ValueError, TypeError, OverflowError, OSError, EOFError, RecursionError)
+MAX_NAME_BYTES = 4096  # of a name with a header of its own, that header included
+MAX_DESCRIPTION_BYTES = 2**16
+MAX_SHOWN = 100  # characters of a name in a message
 
+_FILE, _PAX, _GNU = (b"0", b"\0"), b"x", b"L"
+_END_BLOCK = bytes(TAR_BLOCK_BYTES)
 _OCTAL = re.compile(rb"0*([0-7]{1,11})[\0 ]*")
 # NumPy's own reader accepts more, and takes longer than copying an image.
 _NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \(([1-9]\d*), ([1-9]\d*)\), \} *\n",
+    rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, "
+    rb"'shape': \(([1-9]\d{0,8}), ([1-9]\d{0,8})\), \} *\n",
     re.DOTALL,
 )
 
@@ -27,56 +31,107 @@ def decode(data: bytes) -> list[Sample]:
     The images are views of `data`, which stays in memory for as long as one of them does.
 
     Raises:
-        *NOT_A_SHARD: It is anything but pairs of `<key>.npy` and `<key>.json` side by side, each key once.
+        ValueError: It is anything but pairs of `<key>.npy` and `<key>.json` side by side, each key once.
     """
-    members, content = _members(data), memoryview(data)
+    members = list(_members(data))
+    if len(members) % 2:
+        raise ValueError(f"{shown(members[-1][0])} is not beside an image or its description")
     samples, keys = [], set()
-    for (name, start, stop), (other, other_start, other_stop) in zip(members[::2], members[1::2], strict=True):
-        key = name.partition(".")[0]
-        files = {name: content[start:stop], other: content[other_start:other_stop]}
+    for (name, file), (other, other_file) in zip(members[::2], members[1::2], strict=True):
+        key, files = name.partition(".")[0], {name: file, other: other_file}
         if not key or "/" in key or files.keys() != {f"{key}.npy", f"{key}.json"}:
-            raise ValueError(f"{name} and {other} are not an image with its description")
+            raise ValueError(f"{shown(name)} and {shown(other)} are not an image with its description")
         if key in keys:
-            raise ValueError(f"{key} is there twice")
+            raise ValueError(f"{shown(key)} is there twice")
         keys.add(key)
-        meta = json.loads(bytes(files[f"{key}.json"]))
-        samples.append(Sample(str(meta["subject"]), int(meta["slice"]), _image(key, files[f"{key}.npy"])))
+        subject, number = _description(key, files[f"{key}.json"])
+        samples.append(Sample(subject, number, _image(key, files[f"{key}.npy"])))
     return samples
 
 
-def _members(data: bytes) -> list[tuple[str, int, int]]:
-    """Return name, start and stop of the files in a tar.
+def shown(text: str) -> str:
+    """Return text from an input as a message may show it: in one line, escaped where it does not print, and short."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:MAX_SHOWN])
+    return f"{line}..." if len(text) > MAX_SHOWN else line
 
-    tarfile takes longer for a header than it takes to copy an image. Therefore it is asked only where a header is not
-    of the plain kind that `metasr prepare` writes, unless a name is long or not ASCII.
+
+def _members(data: bytes) -> Iterator[tuple[str, memoryview]]:
+    """Yield name and content of each file of a tar, which must hold nothing else and end where it says.
+
+    tarfile is not asked: it takes longer for a header than it takes to copy an image, some headers keep it busy for
+    hours, and it reads on where a tar is cut.
     """
-    if (plain := _plain_members(data)) is not None:
-        return plain
-    found = []
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        for member in tar:
-            if not member.isreg() or member.issparse():
-                raise ValueError("it holds more than files")
-            found.append((member.name, member.offset_data, member.offset_data + member.size))
-    return found
-
-
-def _plain_members(data: bytes) -> list[tuple[str, int, int]] | None:
-    """Return what `_members` does if all headers are plain: a short name, an octal size, a regular file."""
-    found, offset, end = [], 0, bytes(TAR_BLOCK_BYTES)
-    while (header := data[offset : offset + TAR_BLOCK_BYTES]) != end:
-        name, size, prefix = header[:100].rstrip(b"\0"), _OCTAL.fullmatch(header[124:136]), header[345:346]
+    content, offset, long_name = memoryview(data), 0, None
+    while (header := data[offset : offset + TAR_BLOCK_BYTES]) != _END_BLOCK:
+        name, size, kind = _header(header, offset)
         start = offset + TAR_BLOCK_BYTES
-        if not (name and size and header[156:157] in (b"0", b"\0") and prefix == b"\0"):
-            return None
-        stop = start + int(size[1], 8)
-        found.append((name.decode(), start, stop))
+        stop = start + size
+        if stop > len(data):
+            raise ValueError(f"{shown(name)} goes on after the end of the tar")
+        if kind in _FILE:
+            yield long_name or name, content[start:stop]
+            long_name = None
+        elif long_name is None:
+            long_name = _long_name(kind, data[start : min(stop, start + MAX_NAME_BYTES + 1)])
+        else:
+            raise ValueError(f"{shown(long_name)} is not the name of a file")
         offset = stop + -stop % TAR_BLOCK_BYTES
-    return found
+    end = np.frombuffer(data, np.uint8)[offset:]
+    if long_name is not None or end.size < 2 * TAR_BLOCK_BYTES or end.any():
+        raise ValueError("the tar has no end, or something after it")
+
+
+def _header(header: bytes, offset: int) -> tuple[str, int, bytes]:
+    """Return name, size and type of a member."""
+    checksum, size = _OCTAL.fullmatch(header[148:156]), _OCTAL.fullmatch(header[124:136])
+    if len(header) < TAR_BLOCK_BYTES or not (checksum and size):
+        raise ValueError(f"there is no header at byte {offset}")
+    # Adler-32 holds a sum of bytes, exact where it is below 65521. The checksum itself counts as eight spaces.
+    halves = zlib.adler32(header[:256]), zlib.adler32(header[256:])
+    total = sum((half & 0xFFFF) - 1 for half in halves) - sum(header[148:156]) + 8 * ord(" ")
+    if total != int(checksum[1], 8):
+        raise ValueError(f"the header at byte {offset} differs from its checksum")
+    name = header[:100].rstrip(b"\0")
+    if not name or b"\0" in name or header[345]:  # where a prefix begins, which is that of a folder
+        raise ValueError(f"the header at byte {offset} has no plain name")
+    return name.decode(), int(size[1], 8), header[156:157]
+
+
+def _long_name(kind: bytes, content: bytes) -> str:
+    """Return the name of the member that comes next, which did not fit in its header."""
+    if kind not in (_PAX, _GNU) or len(content) > MAX_NAME_BYTES:
+        raise ValueError("it holds something that is not a file")
+    name = content.rstrip(b"\0")
+    if kind == _PAX:  # a single record, whose length is in front of it
+        length, _, record = content.partition(b" ")
+        if length != b"%d" % len(content) or record[:5] != b"path=" or record[-1:] != b"\n":
+            raise ValueError("a PAX header holds something that is not a name")
+        name = record[5:-1]
+    if not name or b"\0" in name:
+        raise ValueError("a long name is not one")
+    return name.decode()
+
+
+def _description(key: str, file: memoryview) -> tuple[str, int]:
+    """Return the subject and the number of the slice."""
+    if len(file) > MAX_DESCRIPTION_BYTES:
+        raise ValueError(f"the description of {shown(key)} is too long")
+    try:
+        meta = json.loads(str(file, "utf-8"))
+    except RecursionError:
+        raise ValueError(f"the description of {shown(key)} is lists in lists") from None
+    subject, number = (meta.get("subject"), meta.get("slice")) if isinstance(meta, dict) else (None, None)
+    if not isinstance(subject, str) or not subject or type(number) is not int or number < 0:
+        raise ValueError(f"the description of {shown(key)} has no subject or no slice")
+    return subject, number
 
 
 def _image(key: str, file: memoryview) -> NDArray[np.float16]:
     header = _NPY_HEADER.match(file)
     if header is None or header.end() != 10 + int.from_bytes(file[8:10], "little"):
-        raise ValueError(f"{key} is not a float16 image as NumPy writes it")
-    return np.frombuffer(file, np.float16, offset=header.end()).reshape(int(header[1]), int(header[2]))
+        raise ValueError(f"{shown(key)} is not a float16 image as NumPy writes it")
+    image = np.frombuffer(file, np.float16, offset=header.end()).reshape(int(header[1]), int(header[2]))
+    # NaN and infinity are the largest bit patterns of either sign. isfinite() takes ten times as long.
+    if image.view(np.int16).max() >= 0x7C00 or image.view(np.uint16).max() >= 0xFC00:
+        raise ValueError(f"{shown(key)} has pixels that are NaN or infinite")
+    return image

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from cluster.shards import INDEX, Index, Sample, Shard, Split
 from cluster.store import Store
 from cluster.stream.cache import ShardCache
-from cluster.stream.decode import NOT_A_SHARD, decode
+from cluster.stream.decode import decode, shown
 from metasr.errors import DataError
 
 
@@ -58,16 +58,15 @@ def read_shard(store: Store, index: Index, shard: Shard, cache: ShardCache | Non
     data = cache.get(shard.sha256, fetch) if cache else fetch()
     try:
         samples = decode(data)
-    except NOT_A_SHARD as error:
-        reason = " ".join(str(error).split())
+    except ValueError as error:
         raise DataError(
-            f"shard {shard.name}", f"it is not one that `metasr prepare` writes ({reason})", "Prepare the data again"
+            f"shard {shard.name}", f"it is not one that `metasr prepare` writes ({error})", "Prepare the data again"
         ) from error
     strangers = {sample.subject for sample in samples} - set(index.subjects[shard.split])
     if strangers:
         raise DataError(
             f"shard {shard.name}",
-            f"subject {min(strangers)} is not in the {shard.split} split",
+            f"subject {shown(min(strangers))} is not in the {shard.split} split",
             "Prepare the data again",
         )
     if len(samples) != shard.num_samples:
