@@ -1,5 +1,6 @@
 """The settings of an experiment: frozen, typed sections whose field docstrings are also the help texts."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -119,12 +120,36 @@ class TrainConfig(Section):
     keep_best_by: Literal["psnr", "perceptual", "newest"] = "psnr"
     """What makes a checkpoint the best, the one registered at the end: its mean gain over bicubic in PSNR (which
     adversarial training gives away) or in perceptual distance, or the number of its steps."""
+    reduction: Literal["exact", "fast"] = "exact"
+    """How workers add up: exact gives the same bits for any number of workers and any history of faults; fast leaves
+    it to DistributedDataParallel, and to as many patches at once as a worker has."""
+    virtual_shards: int = Field(0, ge=0)
+    """Equal parts of each batch, a power of two: at most as many workers can share it, and with exact each part has
+    its own BatchNorm statistics. 0 takes the largest power of two up to 4 that divides batch_size."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """An update that is NaN or infinite ends the run, or is left out."""
+    max_skipped: int = Field(10, ge=0)
+    """With skip: a run that has left out more updates ends."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the convolutions; weights, losses, meta-upscale and optimiser stay float32."""
     log_every_steps: int = Field(50, ge=1)
     """Steps between lines of the log and points of the curves."""
     seed: int = Field(0, ge=0)
     """Everything random follows from it: weights, order, scales, patches, flips."""
+
+    @property
+    def num_virtual_shards(self) -> int:
+        """Parts of each batch."""
+        return self.virtual_shards or math.gcd(self.batch_size, 4)
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        number = self.num_virtual_shards
+        if number & (number - 1) or self.batch_size % number:
+            raise ValueError(
+                f"train.virtual_shards {number} is not a power of two that divides train.batch_size {self.batch_size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _scales_in_order(self) -> Self:

@@ -1,7 +1,7 @@
 """The seam between training and the machines it runs on."""
 
+import shutil
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -9,19 +9,26 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from metasr.errors import CheckpointError
+
 
 class WorkerContext(Protocol):
-    """What the training loop asks of the world. The loop never asks which worker it is, nor imports a cluster."""
+    """What training asks of the world, whether that is a laptop or a cluster.
+
+    Attributes:
+        rank: This worker's number, which decides its share of the work and nothing else.
+        num_workers: Workers that train together.
+    """
+
+    rank: int
+    num_workers: int
 
     @property
     def device(self) -> torch.device:
         """Where this worker computes."""
 
-    def part(self, batch_size: int) -> slice:
-        """Return this worker's patches within the batch of a step."""
-
     def prepare(self, module: nn.Module, *, share_buffers: bool) -> nn.Module:
-        """Move a module to the device and average its gradients over the workers.
+        """Wrap a module so that its gradients are averaged over the workers.
 
         With `share_buffers` all workers go on with the first worker's buffers (BatchNorm's running statistics); such
         a module allows one forward pass before each backward pass.
@@ -30,14 +37,60 @@ class WorkerContext(Protocol):
     def average(self, values: Tensor) -> Tensor:
         """Return the mean of `values` over the workers."""
 
-    def newest_checkpoint(self) -> AbstractContextManager[Path | None]:
-        """Give the folder of the newest checkpoint for as long as it is read; None on a fresh start."""
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """Return the `values` of every worker, in the order of their ranks; all have the same shape."""
 
-    def report(self, metrics: Mapping[str, float], save: Callable[[Path], None]) -> None:
-        """Keep a checkpoint, which `save` writes into an empty folder; `metrics` says how good it is."""
+    def resume(self, load: Callable[[Path], None]) -> None:
+        """Call `load` with the folder of the newest checkpoint that it does not refuse with a CheckpointError.
 
-    def log(self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, bytes] | None = None) -> None:
-        """Record metrics and PNG pictures of a step, once for all workers, without making training wait."""
+        All workers load the same one. On a fresh start nothing is called.
+
+        Raises:
+            CheckpointError: There are checkpoints, and all are damaged.
+        """
+
+    def keep(self, step: int, score: float | None, save: Callable[[Path], None]) -> None:
+        """Keep a checkpoint, which `save` writes into an empty folder; called on every worker.
+
+        Args:
+            step: Updates done.
+            score: How good it is, higher is better; None if nobody looked.
+            save: Called at once on the worker that writes it. Nobody waits for it to reach storage.
+        """
+
+    def log(
+        self,
+        kind: str,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        text: str = "",
+        pictures: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Record what happened at a step, once for all workers, without making training wait.
+
+        Args:
+            kind: What happened: resumed, steps, validated, skipped.
+            step: When.
+            values: Metrics.
+            text: For a person.
+            pictures: PNG files by name.
+        """
+
+    def stop_requested(self) -> bool:
+        """Return whether to end after this step: the same on all workers, which all ask at every step."""
+
+
+def share(number: int, context: WorkerContext, rank: int | None = None) -> range:
+    """Return which of `number` things a worker has: as many each as can be, in the order of the ranks.
+
+    Args:
+        number: At least the number of workers.
+        context: The workers.
+        rank: Whose share, by default one's own.
+    """
+    rank = context.rank if rank is None else rank
+    return range(number * rank // context.num_workers, number * (rank + 1) // context.num_workers)
 
 
 @dataclass
@@ -47,36 +100,60 @@ class LocalContext:
     Attributes:
         folder: Where checkpoints go, as `step-<n>`; an existing one is resumed.
         device: Where to compute.
-        history: What was logged, `(step, metrics)`.
+        history: What was logged, `(step, values)`.
     """
 
     folder: Path
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-
-    def part(self, batch_size: int) -> slice:
-        """Return the whole batch."""
-        return slice(0, batch_size)
+    rank: int = 0
+    num_workers: int = 1
 
     def prepare(self, module: nn.Module, *, share_buffers: bool) -> nn.Module:
-        """Move the module; there is nobody to share with."""
-        return module.to(self.device)
+        """Return the module; there is nobody to share with."""
+        return module
 
     def average(self, values: Tensor) -> Tensor:
         """Return the values."""
         return values
 
-    def newest_checkpoint(self) -> AbstractContextManager[Path | None]:
-        """Give the checkpoint with the highest step."""
-        found = sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-        return nullcontext(found[-1] if found else None)
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """Return the values alone."""
+        return [values]
 
-    def report(self, metrics: Mapping[str, float], save: Callable[[Path], None]) -> None:
-        """Write the checkpoint of `metrics["step"]`."""
-        folder = self.folder / f"step-{int(metrics['step'])}"
-        folder.mkdir(parents=True)
-        save(folder)
+    def resume(self, load: Callable[[Path], None]) -> None:
+        """Load the checkpoint with the highest step that is whole."""
+        found = sorted(self.folder.glob("step-*"), key=lambda path: -int(path.name.removeprefix("step-")))
+        for folder in found:
+            try:
+                load(folder)
+            except CheckpointError:
+                if folder == found[-1]:
+                    raise
+            else:
+                return
 
-    def log(self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, bytes] | None = None) -> None:
-        """Remember the metrics."""
-        self.history.append((step, dict(metrics)))
+    def keep(self, step: int, score: float | None, save: Callable[[Path], None]) -> None:
+        """Write the checkpoint of `step`."""
+        whole, part = self.folder / f"step-{step}", self.folder / "part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save(part)
+        shutil.rmtree(whole, ignore_errors=True)  # one that was refused
+        part.rename(whole)
+
+    def log(
+        self,
+        kind: str,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        text: str = "",
+        pictures: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Remember the values."""
+        self.history.append((step, dict(values)))
+
+    def stop_requested(self) -> bool:
+        """Never."""
+        return False

@@ -50,5 +50,9 @@ class TrainingError(MetaSRError):
     exit_code = 1
 
 
+class DivergedError(TrainingError):
+    """A loss or a gradient that is NaN or infinite, found before it reached the weights."""
+
+
 class RegistryError(MetaSRError):
     """A model version that does not exist, or that the gate does not let through."""

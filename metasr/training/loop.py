@@ -1,29 +1,25 @@
-"""The training loop: plan, batch, generator step, discriminator step; now and then look, and save."""
+"""The training loop: batch, generator step, discriminator step; now and then look, and keep."""
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from statistics import fmean
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metasr.config import ExperimentConfig
 from metasr.context import WorkerContext
 from metasr.data.crops import CropSource
-from metasr.data.degrade import Degradation
-from metasr.data.order import SampleOrder
-from metasr.data.sample import Batch, make_batch, plan_step
-from metasr.evaluation import HeldOutSlice, evaluate, mean_by_scale
+from metasr.data.sample import Batch
+from metasr.errors import DivergedError
+from metasr.evaluation import HeldOutSlice
 from metasr.identity import RunIdentity
-from metasr.inference.bundle import save_bundle
 from metasr.perceptual import load_perceptual
-from metasr.perceptual_distance import PerceptualDistance, load_perceptual_distance
-from metasr.pictures import comparison_panel, png_bytes
+from metasr.training.arithmetic import deterministic
+from metasr.training.batches import Batches
+from metasr.training.look import Look
+from metasr.training.reduction import Exact, Fast, Reduction
 from metasr.training.state import TrainingState
 from metasr.training.steps import Networks, discriminator_step, generator_step
-
-SELECTION_METRIC = "selection_score"
 
 
 def fit(
@@ -37,6 +33,8 @@ def fit(
 ) -> TrainingState:
     """Train until `config.train.steps`, from the newest checkpoint if there is one, and return the final state.
 
+    Asked to stop, it keeps a checkpoint at once and returns before.
+
     Args:
         config: The experiment.
         crops: Training crops, intensities in about [0, 1].
@@ -48,91 +46,120 @@ def fit(
     """
     train = config.train
     mean, std = statistics
-    state = TrainingState.initial(config, context.device, mean=mean, std=std)
-    if initial_weights is not None:
-        state.start_from(initial_weights)
-    with context.newest_checkpoint() as checkpoint:
-        if checkpoint is not None:
-            state.load(checkpoint)
-            if state.step < train.steps:
-                context.log(state.step, {"resumed_at_step": float(state.step)})
+    with deterministic(context.device, enabled=train.reduction == "exact"):
+        state = TrainingState.initial(config, context.device, mean=mean, std=std)
+        if initial_weights is not None:
+            state.start_from(initial_weights)
+        context.resume(state.load)
+        if state.step >= train.steps:
+            return state
+        context.log("resumed", state.step, {"resumed_at_step": float(state.step)})
+        networks, reduction = _share(config, state, context)
+        batches = Batches(config, crops, state.step, reduction.parts(train.batch_size), context.device)
+        look = Look(config, validation, identity, context)
+        meter = _Meter(train.batch_size)
+        for parts in batches:
+            losses = _step(config, state, networks, parts, reduction, context)
+            state.step += 1
+            meter.count()
+            if state.step % train.log_every_steps == 0:
+                numbers = {name: value.item() for name, value in losses.items()}
+                state.record(**numbers)
+                context.log("steps", state.step, numbers | meter.read(batches.waited_s))
+            stopping = context.stop_requested()
+            if state.step % train.checkpoint_every_steps == 0 or state.step == train.steps:
+                meter.pause(look.and_keep(state))
+            elif stopping:
+                context.keep(state.step, None, lambda folder: state.save(folder, config, identity))
+            if stopping or state.step == train.steps:
+                return state
+    raise AssertionError  # batches have no end
+
+
+def _share(config: ExperimentConfig, state: TrainingState, context: WorkerContext) -> tuple[Networks, Reduction]:
+    """Return the networks as a step sees them, and how workers make one update together."""
+    train = config.train
     perceptual = load_perceptual(config.loss)
+    generator: nn.Module = state.generator
+    discriminator: nn.Module = state.discriminator
+    reduction: Reduction = Exact(context, train.num_virtual_shards, (generator, discriminator))
+    if train.reduction == "fast":
+        reduction = Fast(context)
+        generator = context.prepare(generator, share_buffers=True)
+        discriminator = context.prepare(discriminator, share_buffers=False)
     networks = Networks(
-        context.prepare(state.generator, share_buffers=True),
-        context.prepare(state.discriminator, share_buffers=False),
+        generator,
+        discriminator,
         perceptual.to(context.device) if perceptual else None,
         half_precision=train.precision == "bfloat16",
     )
-    distance = None
-    if train.keep_best_by == "perceptual":
-        distance = load_perceptual_distance(config.loss.vgg_network, config.loss.vgg_weights)
-    part = context.part(train.batch_size)
-    order = SampleOrder(crops.shard_sizes, config.data.shuffle_shards, train.seed)
-    stream = crops.stream(order, first_step=state.step, batch_size=train.batch_size, part=part)
-    degrade = Degradation(config.data.degradation, config.data.noise)
-    clock = time.perf_counter()
-    while state.step < train.steps:
-        plan = plan_step(config, state.step)
-        batch = make_batch(next(stream).to(context.device), plan, part, degrade, min_brain=config.data.min_brain)
-        losses = _step(config, state, networks, batch)
-        state.step += 1
-        if state.step % train.log_every_steps == 0:
-            metrics = dict(zip(losses, context.average(torch.stack(list(losses.values()))).tolist(), strict=True))
-            elapsed, clock = time.perf_counter() - clock, time.perf_counter()
-            context.log(state.step, metrics | {"steps_per_s": train.log_every_steps / elapsed})
-        if state.step % train.checkpoint_every_steps == 0 or state.step == train.steps:
-            _look_and_save(config, state, validation, distance, identity, context)
-            clock = time.perf_counter()
-    return state
+    return networks, reduction
 
 
-def _step(config: ExperimentConfig, state: TrainingState, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-    """Do one update of each network and return the losses by name, the same names at every step."""
-    pixel_only, clip_norm = state.step < config.train.pixel_only_steps, config.optim.clip_norm
-    state.set_learning_rates(config.optim, config.train.steps)
-    sr, losses = generator_step(
-        networks, state.generator_optimiser, batch, config.loss, pixel_only=pixel_only, clip_norm=clip_norm
-    )
-    state.update_average(config.optim.ema_decay)
-    judged = torch.zeros_like(losses.total)
-    if config.loss.adversarial and not pixel_only:
-        judged = discriminator_step(networks, state.discriminator_optimiser, batch, sr, clip_norm=clip_norm)
-    return {
-        "loss_total": losses.total.detach(),
-        "loss_pixel": losses.pixel.detach(),
-        "loss_adversarial": losses.adversarial.detach(),
-        "loss_perceptual": losses.perceptual.detach(),
-        "loss_discriminator": judged.detach(),
-    }
-
-
-def _look_and_save(
+def _step(
     config: ExperimentConfig,
     state: TrainingState,
-    validation: Sequence[HeldOutSlice],
-    distance: PerceptualDistance | None,
-    identity: RunIdentity,
+    networks: Networks,
+    parts: list[Batch],
+    reduction: Reduction,
     context: WorkerContext,
-) -> None:
-    """Validate the generator, record metrics and pictures, and keep a checkpoint with its bundle."""
-    degradation = Degradation(config.data.degradation, config.data.noise)
-    result = evaluate(state.best_generator, validation, config.eval.scales, degradation, distance=distance)
-    means = mean_by_scale(result.scores)
-    metrics = {"step": float(state.step)}
-    for (scale, method), mean in means.items():
-        metrics[f"val_psnr_{method}_x{scale}"] = mean.psnr
-        metrics[f"val_ssim_{method}_x{scale}"] = mean.ssim
-    pairs = [(means[scale, "model"], means[scale, "bicubic"]) for scale in config.eval.scales]
-    metrics["val_psnr_gain"] = fmean(model.psnr - bicubic.psnr for model, bicubic in pairs)
-    if distance is not None:
-        metrics["val_perceptual_gain"] = fmean(bicubic.perceptual - model.perceptual for model, bicubic in pairs)
-    best_by = {"psnr": "val_psnr_gain", "perceptual": "val_perceptual_gain", "newest": "step"}
-    metrics[SELECTION_METRIC] = metrics[best_by[config.train.keep_best_by]]
-    panel = comparison_panel(result.comparisons)
-    context.log(state.step, metrics, {"validation": png_bytes(panel)})
+) -> dict[str, Tensor]:
+    """Do one update of each network; return the losses by name, or how many updates were left out so far.
 
-    def save(folder: Path) -> None:
-        state.save(folder, identity)
-        save_bundle(folder / "bundle", state.best_generator, config, identity, step=state.step, metrics=metrics)
+    Raises:
+        DivergedError: An update was not finite and is not to be left out, or too many were.
+    """
+    train, clip_norm = config.train, config.optim.clip_norm
+    pixel_only = state.step < train.pixel_only_steps
+    state.set_learning_rates(config.optim, train.steps)
+    try:
+        images, losses = generator_step(
+            networks,
+            state.generator_optimiser,
+            parts,
+            config.loss,
+            reduction,
+            pixel_only=pixel_only,
+            clip_norm=clip_norm,
+        )
+        state.update_average(config.optim.ema_decay)
+        judged = torch.zeros_like(losses.total)
+        if config.loss.adversarial and not pixel_only:
+            judged = discriminator_step(
+                networks, state.discriminator_optimiser, parts, images, reduction, clip_norm=clip_norm
+            )
+    except DivergedError as error:
+        if train.on_nan == "stop" or state.skipped >= train.max_skipped:
+            raise
+        state.skipped += 1
+        context.log("skipped", state.step, {"skipped": float(state.skipped)}, text=error.what)
+        return {"skipped": torch.tensor(float(state.skipped))}
+    return {f"loss_{name}": value for name, value in losses._asdict().items()} | {"loss_discriminator": judged}
 
-    context.report(metrics, save)
+
+class _Meter:
+    """How fast training goes, and how much of that time it waits for crops."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._began, self._waited_s, self._steps = time.perf_counter(), 0.0, 0
+
+    def count(self) -> None:
+        """Count a step."""
+        self._steps += 1
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was spent on something else."""
+        self._began += seconds
+
+    def read(self, waited_s: float) -> dict[str, float]:
+        """Return what was measured since the last reading.
+
+        Args:
+            waited_s: Seconds that training has waited for crops since its start.
+        """
+        now = time.perf_counter()
+        elapsed, waited = now - self._began, waited_s - self._waited_s
+        rate = self._steps / elapsed
+        self._began, self._waited_s, self._steps = now, waited_s, 0
+        return {"steps_per_s": rate, "samples_per_s": rate * self._batch_size, "waiting_share": waited / elapsed}

@@ -1,22 +1,26 @@
 """Everything a run needs to go on where it stopped, and nothing else."""
 
 import copy
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Adam
 
 from metasr import manifest
 from metasr.config import ExperimentConfig, OptimConfig
+from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
 from metasr.models import Discriminator, SuperResolver, build_discriminator, build_generator
+from metasr.training.arithmetic import arithmetic
 
-WEIGHTS = "state.safetensors"
+WEIGHTS, LOG = "state.safetensors", "metrics.jsonl"
 
 
 @dataclass
@@ -31,7 +35,9 @@ class TrainingState:
         average: Moving average of the generator over the steps; None where `optim.ema_decay` is 0.
         discriminator: Its opponent.
         generator_optimiser, discriminator_optimiser: Adam.
-        step: Updates done.
+        step: Steps done.
+        skipped: Of those, steps whose update was left out because it was NaN or infinite.
+        log: What was recorded of each step, one JSON text each: nothing that depends on time or machine.
     """
 
     generator: SuperResolver
@@ -40,6 +46,8 @@ class TrainingState:
     generator_optimiser: Adam
     discriminator_optimiser: Adam
     step: int = 0
+    skipped: int = 0
+    log: list[str] = field(default_factory=list)
 
     @classmethod
     def initial(cls, config: ExperimentConfig, device: torch.device, *, mean: float, std: float) -> "TrainingState":
@@ -87,28 +95,47 @@ class TrainingState:
         for average, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             average.copy_(current)
 
-    def save(self, folder: Path, identity: RunIdentity) -> None:
+    def record(self, **values: float) -> None:
+        """Add what was seen at this step to the log."""
+        self.log.append(json.dumps({"step": self.step} | values))
+
+    def save(self, folder: Path, config: ExperimentConfig, identity: RunIdentity) -> None:
         """Write a checkpoint into an empty folder; its manifest comes last."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
         safetensors.torch.save_file(tensors, folder / WEIGHTS)
-        manifest.seal(folder, "checkpoint", {"step": self.step, **asdict(identity)})
+        (folder / LOG).write_text("".join(f"{line}\n" for line in self.log))
+        about = {
+            "step": self.step,
+            "skipped": self.skipped,
+            **asdict(identity),
+            "arithmetic": arithmetic(next(self.generator.parameters()).device),
+            "config": config.model_dump(mode="json"),
+        }
+        manifest.seal(folder, "checkpoint", about)
 
     def load(self, folder: Path) -> None:
         """Restore a checkpoint after checking its files.
 
         Raises:
-            CheckpointError: A file is missing or damaged.
+            CheckpointError: A file is missing or damaged, or holds other networks; the state must not be used then.
         """
         about = manifest.unseal(folder, "checkpoint")
         device = next(self.generator.parameters()).device
-        stored = safetensors.torch.load_file(folder / WEIGHTS, device=str(device))
-        self.generator.load_state_dict(_under(stored, "generator"))
-        if self.average is not None:
-            self.average.load_state_dict(_under(stored, "average"))
-        self.discriminator.load_state_dict(_under(stored, "discriminator"))
-        _load_adam(self.generator_optimiser, _under(stored, "generator_optimiser"))
-        _load_adam(self.discriminator_optimiser, _under(stored, "discriminator_optimiser"))
-        self.step = int(about["step"])
+        try:
+            stored = safetensors.torch.load_file(folder / WEIGHTS, device=str(device))
+            self.generator.load_state_dict(_under(stored, "generator"))
+            if self.average is not None:
+                self.average.load_state_dict(_under(stored, "average"))
+            self.discriminator.load_state_dict(_under(stored, "discriminator"))
+            _load_adam(self.generator_optimiser, _under(stored, "generator_optimiser"))
+            _load_adam(self.discriminator_optimiser, _under(stored, "discriminator_optimiser"))
+            self.step, self.skipped = int(about["step"]), int(about["skipped"])
+            self.log = (folder / LOG).read_text().splitlines()
+        except (KeyError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"checkpoint {folder}", f"it does not hold this run's networks ({reason})", "Use another copy"
+            ) from error
 
     def _tensors(self) -> dict[str, Tensor]:
         parts = {

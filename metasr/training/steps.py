@@ -1,6 +1,7 @@
 """One update of the generator and one of the discriminator: equations 3 to 6 of the paper."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from torch.optim import Optimizer
 
 from metasr.config import LossConfig
 from metasr.data.sample import Batch
-from metasr.errors import TrainingError
+from metasr.errors import DivergedError
 from metasr.losses import GeneratorLosses, adversarial_loss, discriminator_loss, pixel_loss
 from metasr.perceptual import PerceptualLoss
+from metasr.training.reduction import Reduction, Terms, copy_all
 
 
 @dataclass(frozen=True)
@@ -39,22 +41,39 @@ class Networks:
 def generator_step(
     networks: Networks,
     optimiser: Optimizer,
-    batch: Batch,
+    parts: Sequence[Batch],
     loss: LossConfig,
+    reduction: Reduction,
     *,
     pixel_only: bool,
     clip_norm: float = 0.0,
-) -> tuple[Tensor, GeneratorLosses]:
-    """Update the generator; return its images, detached, and its losses.
+) -> tuple[list[Tensor], GeneratorLosses]:
+    """Update the generator; return its images for each part, detached, and the losses of the whole batch.
 
     Args:
         networks: The discriminator is not changed.
         optimiser: Of the generator.
-        batch: LR and HR patches.
+        parts: LR and HR patches, as `reduction` cuts the batch.
         loss: Weights and forms of the terms.
+        reduction: Makes one gradient of those of all parts on all workers.
         pixel_only: Leave out all but the L1 loss.
         clip_norm: See `update`.
     """
+    images = []
+
+    def losses() -> Iterator[GeneratorLosses]:
+        for batch in parts:
+            sr, terms = generator_losses(networks, batch, loss, pixel_only=pixel_only)
+            images.append(sr.detach())
+            yield terms
+
+    return images, update(networks, optimiser, losses(), reduction, clip_norm)
+
+
+def generator_losses(
+    networks: Networks, batch: Batch, loss: LossConfig, *, pixel_only: bool
+) -> tuple[Tensor, GeneratorLosses]:
+    """Return the generator's images of a batch and how wrong they are (paper, Eqs. 3 to 6)."""
     with networks.forward_pass(batch.lr.device):
         sr = networks.generator(batch.lr, tuple(batch.hr.shape[-2:]))
         pixel = pixel_loss(sr, batch.hr)
@@ -67,44 +86,61 @@ def generator_step(
         if networks.perceptual and not pixel_only:
             perceptual = networks.perceptual(seen, batch.hr.clamp(0, 1))
         total = loss.pixel * pixel + loss.adversarial * adversarial + loss.perceptual * perceptual
-    update(optimiser, total, clip_norm)
-    return sr.detach(), GeneratorLosses(total, pixel, adversarial, perceptual)
+    return sr, GeneratorLosses(total, pixel, adversarial, perceptual)
 
 
 def discriminator_step(
-    networks: Networks, optimiser: Optimizer, batch: Batch, sr: Tensor, *, clip_norm: float = 0.0
+    networks: Networks,
+    optimiser: Optimizer,
+    parts: Sequence[Batch],
+    images: Sequence[Tensor],
+    reduction: Reduction,
+    *,
+    clip_norm: float = 0.0,
 ) -> Tensor:
-    """Update the discriminator on the originals and on the generator's images; return its loss."""
-    with networks.forward_pass(batch.hr.device):
-        real = networks.discriminator(batch.hr.clamp(0, 1))
-        fake = networks.discriminator(sr.clamp(0, 1))
-        loss = discriminator_loss(real, fake)
-    update(optimiser, loss, clip_norm)
+    """Update the discriminator on the originals and on the generator's images; return the loss of the whole batch."""
+
+    def losses() -> Iterator[tuple[Tensor]]:
+        for batch, sr in zip(parts, images, strict=True):
+            with networks.forward_pass(batch.hr.device):
+                real = networks.discriminator(batch.hr.clamp(0, 1))
+                fake = networks.discriminator(sr.clamp(0, 1))
+                yield (discriminator_loss(real, fake),)
+
+    (loss,) = update(networks, optimiser, losses(), reduction, clip_norm)
     return loss
 
 
-def update(optimiser: Optimizer, loss: Tensor, clip_norm: float = 0.0) -> None:
-    """Take one optimiser step down the gradient of a finite loss.
+def update(
+    networks: Networks, optimiser: Optimizer, losses: Iterable[Terms], reduction: Reduction, clip_norm: float = 0.0
+) -> Terms:
+    """Take one optimiser step down a finite gradient of a finite loss.
 
     Args:
+        networks: Their BatchNorm statistics change with the weights, or not at all.
         optimiser: With one group of parameters.
-        loss: A scalar.
+        losses: Of each part, see `Reduction.backward`.
+        reduction: Makes one gradient of those of all parts.
         clip_norm: A gradient longer than this is shortened to it; 0 leaves it as it is.
 
     Raises:
-        TrainingError: The loss is NaN or infinite; the weights are as they were.
+        DivergedError: Loss or gradient is NaN or infinite; weights and statistics are as they were.
     """
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss.item()}",
+    parameters = optimiser.param_groups[0]["params"]
+    statistics = [*networks.generator.buffers(), *networks.discriminator.buffers()]
+    before = [buffer.clone() for buffer in statistics]
+    terms = reduction.backward(parameters, losses)
+    norm = nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf)
+    loss, length = torch.stack([terms[0], norm]).tolist()
+    if not math.isfinite(loss + length):
+        copy_all(statistics, before)
+        raise DivergedError(
+            f"the loss is {loss}" if not math.isfinite(loss) else f"the length of the gradient is {length}",
             "training has diverged",
             "Lower optim.generator_lr or optim.discriminator_lr, or raise train.pixel_only_steps",
         )
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if clip_norm:
-        nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], clip_norm)
     optimiser.step()
+    return terms
 
 
 @contextmanager

@@ -40,11 +40,12 @@ def smooth_images(count, side, seed):
     return torch.where(images > 0.3, images, torch.zeros(()))
 
 
-def train(folder, config, crops=None):
+def train(folder, config, crops=None, context=None):
     crops = smooth_images(4, 48, seed=0) if crops is None else crops
     validation = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
-    context = LocalContext(folder)
-    statistics = crops.mean().item(), crops.std().item()
+    context = context or LocalContext(folder)
+    usable = crops[crops.isfinite()]
+    statistics = usable.mean().item(), usable.std().item()
     return fit(config, MemoryCrops(crops), statistics, validation, IDENTITY, context), context.history
 
 

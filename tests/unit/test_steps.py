@@ -1,5 +1,6 @@
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,14 +8,31 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from metasr.config import LossConfig
+from metasr.context import LocalContext
 from metasr.data.sample import Batch
-from metasr.errors import TrainingError
+from metasr.errors import DivergedError, TrainingError
 from metasr.losses import adversarial_loss, discriminator_loss
 from metasr.models import Generator
 from metasr.perceptual import PerceptualLoss
-from metasr.training.steps import Networks, discriminator_step, frozen, generator_step, update
+from metasr.training import steps
+from metasr.training.reduction import Fast
+from metasr.training.steps import Networks, frozen
 
 ADVERSARIAL = LossConfig(pixel=1.0, adversarial=0.01, perceptual=0.0)
+WHOLE = Fast(LocalContext(Path()))
+
+
+def generator_step(networks, optimiser, batch, loss, **options):
+    (sr,), losses = steps.generator_step(networks, optimiser, [batch], loss, WHOLE, **options)
+    return sr, losses
+
+
+def discriminator_step(networks, optimiser, batch, sr, **options):
+    return steps.discriminator_step(networks, optimiser, [batch], [sr], WHOLE, **options)
+
+
+def update(optimiser, loss, clip_norm=0.0):
+    steps.update(Networks(nn.Identity(), nn.Identity(), None), optimiser, iter([(loss,)]), WHOLE, clip_norm)
 
 
 class Picture(nn.Module):
@@ -279,6 +297,24 @@ def test_gradients_pass_through_a_frozen_module():
     loss.backward()
     assert image.grad is not None
     assert module.weight.grad is None
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights():
+    weight = nn.Parameter(torch.tensor([0.0, 4.0]))
+    optimiser = Adam([weight])
+    with pytest.raises(DivergedError, match="the length of the gradient is inf"):
+        update(optimiser, weight.sqrt().sum())  # whose slope at 0 is infinite
+    assert weight.tolist() == [0.0, 4.0]
+    assert not optimiser.state
+
+
+def test_a_batch_that_is_not_finite_leaves_the_statistics_of_batchnorm_alone():
+    networks, batch = small_networks(), random_batch()
+    before = [buffer.clone() for buffer in networks.discriminator.buffers()]
+    batch.lr[0, 0, 2, 2] = math.nan
+    with pytest.raises(DivergedError):
+        generator_step(networks, Adam(networks.generator.parameters()), batch, ADVERSARIAL, pixel_only=False)
+    assert all(map(torch.equal, networks.discriminator.buffers(), before))
 
 
 def test_a_gradient_longer_than_allowed_is_shortened_and_keeps_its_direction():
