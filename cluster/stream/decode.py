@@ -99,16 +99,18 @@ def _header(header: bytes, offset: int) -> tuple[str, int, bytes]:
 
 def _long_name(kind: bytes, content: bytes) -> str:
     """Return the name of the member that comes next, which did not fit in its header."""
-    if kind not in (_PAX, _GNU) or len(content) > MAX_NAME_BYTES:
-        raise ValueError("it holds something that is not a file")
+    if kind not in (_PAX, _GNU):
+        raise ValueError(f"it holds more than files: a member of type {ascii(kind)[1:]}")
+    if len(content) > MAX_NAME_BYTES:
+        raise ValueError(f"a name takes more than {MAX_NAME_BYTES} bytes")
     name = content.rstrip(b"\0")
     if kind == _PAX:  # a single record, whose length is in front of it
         length, _, record = content.partition(b" ")
         if length != b"%d" % len(content) or record[:5] != b"path=" or record[-1:] != b"\n":
-            raise ValueError("a PAX header holds something that is not a name")
+            raise ValueError("a PAX header holds more than a name")
         name = record[5:-1]
     if not name or b"\0" in name:
-        raise ValueError("a long name is not one")
+        raise ValueError("a long name is empty or holds a NUL")
     return name.decode()
 
 
@@ -118,8 +120,8 @@ def _description(key: str, file: memoryview) -> tuple[str, int]:
         raise ValueError(f"the description of {shown(key)} is too long")
     try:
         meta = json.loads(str(file, "utf-8"))
-    except RecursionError:
-        raise ValueError(f"the description of {shown(key)} is lists in lists") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the description of {shown(key)} is not JSON: {error}") from error
     subject, number = (meta.get("subject"), meta.get("slice")) if isinstance(meta, dict) else (None, None)
     if not isinstance(subject, str) or not subject or type(number) is not int or number < 0:
         raise ValueError(f"the description of {shown(key)} has no subject or no slice")

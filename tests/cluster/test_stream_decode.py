@@ -1,4 +1,4 @@
-"""Tars into samples: what tarfile and NumPy see, in tars of any program; anything but samples is refused."""
+"""Tars into samples: what tarfile and NumPy see, in tars of many programs; anything but samples is refused."""
 
 import gzip
 import io
@@ -7,10 +7,11 @@ import tarfile
 
 import numpy as np
 import pytest
+import webdataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cluster.stream.decode import NOT_A_SHARD, decode
+from cluster.stream.decode import MAX_SHOWN, decode, shown
 
 IMAGES = [np.random.default_rng(seed).random((6, 5)).astype(np.float16) for seed in range(3)]
 META = json.dumps({"subject": "sub-01", "slice": 7}).encode()
@@ -64,15 +65,46 @@ def test_names_that_do_not_fit_in_a_header_are_read(name, format):  # noqa: A002
     np.testing.assert_array_equal(found[1].image, IMAGES[1])
 
 
+@pytest.mark.parametrize("name", ["a", "été", "s" * 120, "patient 1 " * 30, "名" * 1000])
+def test_what_webdataset_writes_is_read(name):
+    buffer = io.BytesIO()
+    with webdataset.TarWriter(buffer, encoder=False, mtime=0) as tar:
+        meta = json.dumps({"subject": name, "slice": 2}).encode()
+        tar.write({"__key__": name, "npy": npy(IMAGES[1]), "json": meta})
+    (sample,) = decode(buffer.getvalue())
+    assert (sample.subject, sample.slice) == (name, 2)
+    np.testing.assert_array_equal(sample.image, IMAGES[1])
+
+
 def test_images_are_not_copied():
     data = tar_of(*samples_in(["a", "b", "c"]))
     whole = np.frombuffer(data, np.uint8)
     assert all(np.shares_memory(sample.image, whole) for sample in decode(data))
 
 
-def resized(tar, size):
-    """The tar with another size in its first header."""
-    return tar[:124] + size + tar[136:]
+def with_header(tar, at, value, block=0):
+    """The tar with other bytes in a header, whose checksum is right again."""
+    header = bytearray(tar[block : block + 512])
+    header[at : at + len(value)] = value
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return tar[:block] + bytes(header) + tar[block + 512 :]
+
+
+def with_long_name(kind, content, tar):
+    """The tar with a header in front of its first file that brings this name."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.size, info.type = len(content), kind
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512) + tar
+
+
+def described(meta):
+    return tar_of(("a.npy", IMAGE), ("a.json", meta))
+
+
+def pictured(*values):
+    """A tar with an image that holds these values."""
+    return tar_of(("a.npy", npy(np.array([[0.5, *values, 0.5]], np.float16))), ("a.json", META))
 
 
 def sparse():
@@ -89,6 +121,19 @@ def sparse():
 
 
 GOOD = tar_of(("a.npy", IMAGE), ("a.json", META))
+SIZE = 124  # where a header says it
+END = GOOD.index(META) + 512  # where the files are over
+
+
+def pax(*records):
+    """A tar with a PAX header whose records have the right length."""
+    content = b""
+    for record in records:
+        length = next(n for n in range(len(record), len(record) + 9) if n == len(b"%d " % n) + len(record))
+        content += b"%d %s" % (length, record)
+    return with_long_name(b"x", content, GOOD)
+
+
 BAD = {
     "key again": tar_of(*samples_in(["a", "b"]), *samples_in(["a"])),
     "key again, long": tar_of(*samples_in(["a" * 120, "b"]), *samples_in(["a" * 120])),
@@ -106,36 +151,110 @@ BAD = {
     "devices": tar_of(("a.npy", IMAGE), ("a.json", META), kind=tarfile.CHRTYPE),
     "folders": tar_of(("a.npy", IMAGE), ("a.json", META), kind=tarfile.DIRTYPE),
     "sparse": sparse(),
-    "negative size": resized(GOOD, b"-0000001000\0"),
-    "size beyond the end": resized(GOOD, b"77777777777\0"),
-    "binary size": resized(GOOD, b"\x80" + bytes(10) + b"\x01"),
-    "size that is a word": resized(GOOD, b"0x000000010\0"),
+    "negative size": with_header(GOOD, SIZE, b"-0000001000\0"),
+    "size beyond the end": with_header(GOOD, SIZE, b"77777777777\0"),
+    "binary size": with_header(GOOD, SIZE, b"\x80" + bytes(10) + b"\x01"),
+    "size that is a word": with_header(GOOD, SIZE, b"0x000000010\0"),
+    "no size": with_header(GOOD, SIZE, bytes(12)),
+    "header that differs from its checksum": GOOD[:265] + b"x" + GOOD[266:],
+    "name with a NUL": with_header(GOOD, 0, b"a.npy\0a"),
+    "absolute": tar_of(("/a.npy", IMAGE), ("/a.json", META)),
+    "no bytes at all": b"",
+    "no end": GOOD[:END],
+    "half an end": GOOD[: END + 512],
+    "something between the blocks of the end": GOOD[: END + 512] + b"x" * 512 + bytes(512),
+    "something after the end": GOOD + b"x",
+    "another tar after the end": GOOD + GOOD,
+    "cut in a header": GOOD[: GOOD.index(b"a.json") + 300],
+    "image alone": tar_of(("a.npy", IMAGE)),
+    "PAX size": pax(b"path=a.npy\n", b"size=9\n"),
+    "PAX size below zero": pax(b"size=-1024\n"),
+    "PAX header without a name": pax(b"mtime=1.5\n"),
+    "PAX record of another length": with_long_name(b"x", b"99 path=a.npy\n", GOOD),
+    "PAX record without a length": with_long_name(b"x", b"path=a.npy\n", GOOD),
+    "PAX header for all files": with_long_name(b"g", b"14 path=a.npy\n", GOOD),
+    "PAX header of digits": with_long_name(b"x", b"1" * 2**20, GOOD),
+    "PAX name too long": pax(b"path=" + b"a" * 4096 + b"\n"),
+    "long name too long": with_long_name(b"L", b"a" * 4096 + b"\0", GOOD),
+    "long name with a NUL": with_long_name(b"L", b"a\0.npy\0", GOOD),
+    "long name of nothing": with_long_name(b"L", bytes(8), GOOD),
+    "long name of a link": with_long_name(b"L", b"a.npy\0", tar_of(("b", b""), kind=tarfile.SYMTYPE) + GOOD),
+    "long name after a long name": with_long_name(b"L", b"b.npy\0", with_long_name(b"L", b"a.npy\0", GOOD)),
+    "long name of no file": GOOD[:END] + with_long_name(b"L", b"a.npy\0", GOOD[END:]),
+    "long target of a link": with_long_name(b"K", b"a.npy\0", GOOD),
     "bytes after the image": tar_of(("a.npy", IMAGE + b"\0\0"), ("a.json", META)),
     "no bytes in the image": tar_of(("a.npy", npy(np.zeros((0, 5), np.float16))), ("a.json", META)),
     "header of another length": tar_of(("a.npy", IMAGE[:8] + b"\x80\0" + IMAGE[10:]), ("a.json", META)),
-    "name in no encoding": GOOD.replace(b"a.npy", b"\xff.npy").replace(b"a.json", b"\xff.json"),
+    "name in no encoding": with_header(GOOD, 0, b"\xff.npy"),
     "float32": tar_of(("a.npy", npy(IMAGES[0].astype(np.float32))), ("a.json", META)),
     "big-endian": tar_of(("a.npy", npy(IMAGES[0].astype(">f2"))), ("a.json", META)),
     "by column": tar_of(("a.npy", npy(np.asfortranarray(IMAGES[0]))), ("a.json", META)),
     "three axes": tar_of(("a.npy", npy(IMAGES[0][None])), ("a.json", META)),
     "later version": tar_of(("a.npy", npy(IMAGES[0], version=(2, 0))), ("a.json", META)),
     "objects": tar_of(("a.npy", npy(np.array([[None]], dtype=object))), ("a.json", META)),
-    "deep JSON": tar_of(("a.npy", IMAGE), ("a.json", b"[" * 200_000)),
+    "deep JSON": described(b"[" * 60_000),
     "JSON with text after it": tar_of(("a.npy", IMAGE), ("a.json", META + META)),
-    "no subject": tar_of(("a.npy", IMAGE), ("a.json", b'{"slice": 1}')),
+    "JSON in UTF-16": described(META.decode().encode("utf-16")),
+    "long JSON": described(META + b" " * 2**16),
+    "list": described(b"[]"),
+    "no subject": described(b'{"slice": 1}'),
+    "subject null": described(b'{"subject": null, "slice": 1}'),
+    "subject empty": described(b'{"subject": "", "slice": 1}'),
+    "subject a number": described(b'{"subject": 7, "slice": 1}'),
+    "no slice": described(b'{"subject": "a"}'),
+    "slice a text": described(b'{"subject": "a", "slice": "7"}'),
+    "slice a fraction": described(b'{"subject": "a", "slice": 1.9}'),
+    "slice 1.0": described(b'{"subject": "a", "slice": 1.0}'),
+    "slice true": described(b'{"subject": "a", "slice": true}'),
+    "slice below zero": described(b'{"subject": "a", "slice": -5}'),
+    "slice of many digits": described(b'{"subject": "a", "slice": %s}' % (b"9" * 5000)),
+    "NaN": pictured(np.nan),
+    "negative NaN": pictured(-np.nan),
+    "infinity": pictured(np.inf),
+    "minus infinity": pictured(-np.inf, -1.0),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_what_is_no_shard_is_refused(kind):
     assert len(decode(GOOD)) == 1
-    with pytest.raises(NOT_A_SHARD):
+    with pytest.raises(ValueError, match=r"\w") as caught:
         decode(BAD[kind])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+def test_the_bad_tars_are_bad_for_one_reason():
+    assert len(decode(with_header(GOOD, SIZE, GOOD[SIZE : SIZE + 12]))) == 1
+    for named in (with_long_name(b"L", b"a.npy\0", GOOD), pax(b"path=a.npy\n")):
+        assert decode(named)[0].subject == "sub-01"
+    assert decode(described(b'{"subject": "a", "slice": 0, "more": [1]}'))[0].slice == 0
+
+
+def test_every_finite_value_is_read():
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    np.testing.assert_array_equal(decode(pictured(*finite))[0].image[0, 1:-1], finite)
+    for value in every[~np.isfinite(every)].view(np.uint16):
+        file = npy(np.zeros((1, 3), np.float16))[:-6] + np.array([1, value, 0x8000], np.uint16).tobytes()
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            decode(tar_of(("a.npy", file), ("a.json", META)))
 
 
 def test_a_compressed_tar_is_not_unpacked():
-    with pytest.raises(tarfile.ReadError):
+    with pytest.raises(ValueError, match="no header"):
         decode(gzip.compress(GOOD))
+
+
+def test_a_message_shows_names_in_one_short_line():
+    assert shown("sub-01 \u00e9") == "sub-01 \u00e9"
+    assert shown("a\n\x1b[2J\u202e\udcff") == r"a\n\x1b[2J\u202e\udcff"
+    assert shown("a" * 10_000) == "a" * MAX_SHOWN + "..."
+    name = "\x1b]0;\n" * 100
+    with pytest.raises(ValueError, match=r"\\x1b\]0;\\n") as caught:
+        decode(tar_of((f"{name}.npy", IMAGE), (f"{name}.txt", META)))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
 
 
 @settings(max_examples=300, deadline=None)
@@ -146,7 +265,7 @@ def test_no_byte_can_make_it_fail_in_another_way(position, value):
     data[position] = value
     try:
         samples = decode(bytes(data))
-    except NOT_A_SHARD:
+    except ValueError:
         return
     assert len(samples) == 1
     assert samples[0].image.ndim == 2
