@@ -41,7 +41,7 @@ def _data(report: Report) -> Iterator[str]:
     waiting = report["waiting"]
     if waiting["seconds"] > 0:
         count, together, longest = waiting["stalls"], waiting["stalls_s"], waiting["longest_stall_s"]
-        stalls = f"; {count} stalls, together {together:.1f} s, the longest {longest:.1f} s" if count else ""
+        stalls = f"; stalls: {count}, together {together:.1f} s, the longest {longest:.1f} s" if count else ""
         yield f"waited {waiting['seconds']:.1f} s for data{stalls}"
     if report["retries"]:
         yield f"requests made again: {', '.join(f'{reason} {n}' for reason, n in sorted(report['retries'].items()))}"

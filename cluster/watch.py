@@ -167,20 +167,25 @@ class _Rate:
 
         Args:
             step: The newest step.
-            steps_per_s: What the worker measured: the first estimate, before time has passed here.
+            steps_per_s: What the worker measured: the first estimate, and the fastest that the steps can have been
+                where several events come at once.
             now: Seconds.
         """
-        steps, seconds = step - self._step, now - self._then
+        steps = step - self._step
         if steps < 0:
             self.restart(step, now)
             return
-        if not self._steps:
-            if not 0 < steps_per_s < math.inf:
-                return
-            seconds = steps / steps_per_s
+        own = steps / steps_per_s if 0 < steps_per_s < math.inf else 0.0
+        if self._steps:
+            then = max(now, self._then + own)
+            seconds = then - self._then
+        elif own:
+            then, seconds = now, own
+        else:
+            return
         fade = math.exp(-seconds / RATE_WINDOW_S)
         self._steps, self._seconds = fade * self._steps + steps, fade * self._seconds + seconds
-        self._step, self._then = step, now
+        self._step, self._then = step, then
 
     def eta_s(self, remaining: int) -> float | None:
         """Return how long the remaining steps will take; None if nobody can say."""
