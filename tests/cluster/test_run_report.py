@@ -123,6 +123,7 @@ def test_a_restart_takes_back_what_no_checkpoint_had(story):
     story.steps(200, 5, 50)
     story.see("kept", 200)
     report = story.finish()
+    assert report["first_step"] == {"seconds": 10, "parts_s": {"group": 0, "first_step": 10}}
     assert report["restarts"] == [
         {"attempt": 2, "num_workers": 1, "lost_at_step": 150, "resumed_step": 100, "rto_s": 25.0}
     ]

@@ -14,6 +14,7 @@ from cluster.events import Event
 from cluster.watch import Watch
 
 MINUTE = 60.0
+BELL = "\a"
 
 
 class Clock:
@@ -266,7 +267,6 @@ class Screen:
         self.terminal = os.fdopen(writer, "w")
         self.resize(columns)
         self._rows, self._column = [""], 0
-        os.set_blocking(self._reader, False)
 
     def resize(self, columns):
         self.columns = columns
@@ -277,11 +277,11 @@ class Screen:
 
     def rows(self):
         """Return the rows so far, as a terminal would have them after what was written."""
-        try:
-            written = os.read(self._reader, 1 << 20).decode()
-        except BlockingIOError:
-            written = ""
-        for mark in re.findall(r"\x1b\[K|[\s\S]", written):
+        print(BELL, end="", file=self.terminal, flush=True)
+        written = b""
+        while not written.endswith(BELL.encode()):  # a terminal takes its time
+            written += os.read(self._reader, 1 << 16)
+        for mark in re.findall(r"\x1b\[K|[\s\S]", written.decode().removesuffix(BELL)):
             self._write(mark)
         return self._rows
 
@@ -319,6 +319,7 @@ def test_the_bar_stays_in_place_and_lines_stay_above_it(screen):
     watch.see(Event("resumed", 0))
     watch.see(Event("steps", 100, interval()))
     watch.see(Event("warning", 100, text="the store is slow"))
+    assert screen.rows()[-1].startswith("step 100/400  [")
     watch.see(Event("steps", 200, interval()))
     assert screen.rows() == [
         "step 0/400  starting",
