@@ -16,7 +16,13 @@ MAX_SHOWN = 100  # characters of a name in a message
 
 _FILE, _PAX, _GNU = (b"0", b"\0"), b"x", b"L"
 _END_BLOCK = bytes(TAR_BLOCK_BYTES)
-_OCTAL = re.compile(rb"0*([0-7]{1,11})[\0 ]*")
+# A header from its byte 100 on: mode, owner and group, size, time, checksum, type, names of link and owners, device,
+# and the first byte of a prefix, which would be a folder.
+_NUMBER = rb"(?:[0-7]{6}[0-7 \0][ \0]|\0{8})"
+_HEADER = re.compile(
+    rb"%b{3}([0-7]{11})[ \0](?:[0-7]{11}[ \0]|\0{12})([0-7]{6})[ \0]{2}(.).{172}%b{2}\0" % (_NUMBER, _NUMBER),
+    re.DOTALL,
+)
 # NumPy's own reader accepts more, and takes longer than copying an image.
 _NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, "
@@ -83,18 +89,18 @@ def _members(data: bytes) -> Iterator[tuple[str, memoryview]]:
 
 def _header(header: bytes, offset: int) -> tuple[str, int, bytes]:
     """Return name, size and type of a member."""
-    checksum, size = _OCTAL.fullmatch(header[148:156]), _OCTAL.fullmatch(header[124:136])
-    if len(header) < TAR_BLOCK_BYTES or not (checksum and size):
-        raise ValueError(f"there is no header at byte {offset}")
+    fields = _HEADER.match(header, 100)
+    if fields is None or len(header) < TAR_BLOCK_BYTES:
+        raise ValueError(f"there is no plain header at byte {offset}")
+    size, checksum, kind = fields.groups()
     # Adler-32 holds a sum of bytes, exact where it is below 65521. The checksum itself counts as eight spaces.
-    halves = zlib.adler32(header[:256]), zlib.adler32(header[256:])
-    total = sum((half & 0xFFFF) - 1 for half in halves) - sum(header[148:156]) + 8 * ord(" ")
-    if total != int(checksum[1], 8):
+    low, high = zlib.adler32(header[:256]) & 0xFFFF, zlib.adler32(header[256:]) & 0xFFFF
+    if low - 1 + high - 1 - sum(header[148:156]) + 8 * ord(" ") != int(checksum, 8):
         raise ValueError(f"the header at byte {offset} differs from its checksum")
     name = header[:100].rstrip(b"\0")
-    if not name or b"\0" in name or header[345]:  # where a prefix begins, which is that of a folder
+    if not name or b"\0" in name:
         raise ValueError(f"the header at byte {offset} has no plain name")
-    return name.decode(), int(size[1], 8), header[156:157]
+    return name.decode(), int(size, 8), kind
 
 
 def _long_name(kind: bytes, content: bytes) -> str:

@@ -242,7 +242,7 @@ def test_every_finite_value_is_read():
 
 
 def test_a_compressed_tar_is_not_unpacked():
-    with pytest.raises(ValueError, match="no header"):
+    with pytest.raises(ValueError, match="no plain header"):
         decode(gzip.compress(GOOD))
 
 
