@@ -139,7 +139,8 @@ def _image(key: str, file: memoryview) -> NDArray[np.float16]:
     if header is None or header.end() != 10 + int.from_bytes(file[8:10], "little"):
         raise ValueError(f"{shown(key)} is not a float16 image as NumPy writes it")
     image = np.frombuffer(file, np.float16, offset=header.end()).reshape(int(header[1]), int(header[2]))
-    # NaN and infinity are the largest bit patterns of either sign. isfinite() takes ten times as long.
-    if image.view(np.int16).max() >= 0x7C00 or image.view(np.uint16).max() >= 0xFC00:
+    # NaN and infinity have the largest bit patterns of either sign. isfinite() takes ten times as long.
+    largest = image.view(np.uint16).max()
+    if largest >= 0xFC00 or (largest >= 0x7C00 and image.view(np.int16).max() >= 0x7C00):
         raise ValueError(f"{shown(key)} has pixels that are NaN or infinite")
     return image
