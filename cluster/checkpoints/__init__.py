@@ -1,0 +1,7 @@
+"""Where a training run keeps its checkpoints: in a store, verified, and never in training's way."""
+
+from cluster.checkpoints.ledger import Kept, SupersededError
+from cluster.checkpoints.run import RunCheckpoints
+from cluster.checkpoints.uploader import Counts, Uploader
+
+__all__ = ["Counts", "Kept", "RunCheckpoints", "SupersededError", "Uploader"]

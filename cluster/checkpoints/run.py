@@ -1,0 +1,247 @@
+"""A run's checkpoints in a store: published whole, found again, verified, with the one before as the fall-back."""
+
+import logging
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from math import isfinite
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from cluster.checkpoints.ledger import Claim, Kept, Ledger, best_of, files_of, superseded
+from cluster.store import (
+    AlreadyThereError,
+    ChangedError,
+    DamagedError,
+    NotThereError,
+    Store,
+    UnavailableError,
+    Version,
+)
+from metasr.errors import CheckpointError
+from metasr.manifest import MANIFEST
+
+log = logging.getLogger(__name__)
+
+LEDGER = "checkpoints.json"
+PARALLEL_FILES = 4
+T = TypeVar("T")
+
+
+class RunCheckpoints:
+    """The checkpoints of a run: `<run>/checkpoints.json`, the ledger, and `<run>/step-<n>-<claim>/<files>`.
+
+    The ledger alone says what there is, and changes only by compare-and-set. Every file in the store is named in it,
+    also those that a killed process left half-written: the next `publish` removes them.
+
+    Args:
+        store: Where.
+        run_name: Of the run.
+        fence: The claim to write under, see `claim`; None to read only.
+    """
+
+    def __init__(self, store: Store, run_name: str, fence: Claim | None = None) -> None:
+        self._store, self._run, self._fence = store, run_name, fence
+
+    def claim(self, driver_fence: int) -> "RunCheckpoints":
+        """Return these checkpoints for writing; whoever claimed them before can change them no more.
+
+        Args:
+            driver_fence: `Lease.fence` of the driver. Each group of workers claims anew.
+
+        Raises:
+            SupersededError: A newer driver has claimed them.
+        """
+        ledger = self._change(lambda ledger: ledger.claimed_by(driver_fence))
+        return RunCheckpoints(self._store, self._run, ledger.claim)
+
+    def entries(self) -> tuple[Kept, ...]:
+        """Return the checkpoints there are, the newest first."""
+        return self._read()[0].kept
+
+    def best(self) -> Kept | None:
+        """Return the checkpoint with the highest score."""
+        return best_of(self.entries())
+
+    def finished(self) -> dict[str, str] | None:
+        """Return what `finish` noted; None if the run has not ended."""
+        return self._read()[0].finished
+
+    def finish(self, values: Mapping[str, str]) -> None:
+        """Note that the run has ended, and what came of it.
+
+        Raises:
+            SupersededError: Another has claimed the run.
+        """
+        self._change(lambda ledger: self._mine(ledger).model_copy(update={"finished": dict(values)}))
+
+    def publish(self, folder: Path, step: int, score: float, *, keep: int) -> Kept:
+        """Put a checkpoint into the store, whole or not at all; then delete those that are not kept any more.
+
+        To publish the same checkpoint again, after an error or a kill, is safe. One of the same step that an earlier
+        claim published is replaced.
+
+        Args:
+            folder: Its files, complete, in any subfolders.
+            step: Updates done.
+            score: How good it is, higher is better.
+            keep: How many of the newest stay, besides the best.
+
+        Raises:
+            CheckpointError: It has no manifest.
+            SupersededError: Another has claimed the run; nothing that it keeps was changed.
+            StoreError: The store is away or refuses.
+        """
+        files = files_of(folder)
+        if MANIFEST not in files:
+            raise CheckpointError(f"checkpoint {folder}", f"it has no {MANIFEST}", "Seal it first")
+        place = f"step-{step:08}-{self._fence[1] if self._fence else 0}"
+        new = Kept(step=step, score=score if isfinite(score) else None, folder=place, files=files)
+        ledger = self._change(lambda ledger: self._mine(ledger).announce(new))
+        if new not in ledger.kept:
+            for name in files:
+                self._store.put(self._key(new, name), folder / name)
+        ledger = self._change(lambda ledger: self._mine(ledger).keep(new, keep))
+        self._delete(ledger.loose)
+        return new
+
+    def fetch(self, kept: Kept, folder: Path) -> None:
+        """Download a checkpoint into an empty folder, every file verified by the ledger's SHA-256.
+
+        Raises:
+            CheckpointError: A file is missing or damaged.
+            StoreError: The store is away or refuses, which says nothing about the checkpoint.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(PARALLEL_FILES) as threads:
+            list(threads.map(lambda name: self._fetch_file(kept, name, folder / name), kept.files))
+
+    def newest_good(self, load: Callable[[Path], None], tell: Callable[[str], None] = log.warning) -> Kept | None:
+        """Load the newest checkpoint that is good, and return it; None if there is none at all.
+
+        While the store is away it waits: what cannot be read now may be the newest good one.
+
+        Args:
+            load: Reads a checkpoint from a folder, which is removed afterwards. CheckpointError means: take another.
+            tell: Told which checkpoints are bad, and of waiting.
+
+        Raises:
+            CheckpointError: There are checkpoints, and all are bad.
+            StoreError: The store refuses.
+        """
+        entries = self._patiently(self.entries, tell)
+        problems = []
+        for kept in entries:
+            try:
+                self._load(kept, load, tell)
+                return kept
+            except CheckpointError as error:
+                problems.append(str(error))
+                tell(f"the checkpoint of step {kept.step} is bad, trying the one before: {error}")
+        if not entries:
+            return None
+        raise CheckpointError(
+            f"no checkpoint of run {self._run} in {self._store.url} is good",
+            "; ".join(problems),
+            "Restore one from a copy, or delete the run's folder to start from the beginning",
+        )
+
+    def fetch_step(self, step: int, load: Callable[[Path], None], tell: Callable[[str], None] = log.warning) -> Kept:
+        """Load the checkpoint of a step, the one that the first worker found good, and return it.
+
+        Raises:
+            CheckpointError: There is none, or it is bad.
+            StoreError: The store refuses.
+        """
+        for kept in self._patiently(self.entries, tell):
+            if kept.step == step:
+                self._load(kept, load, tell)
+                return kept
+        raise CheckpointError(
+            f"run {self._run} in {self._store.url}", f"it has no checkpoint of step {step}", "Start the run again"
+        )
+
+    def pause_s(self) -> float:
+        """Return how long to wait before a store that was away is asked again: random, so that few ask at once."""
+        return random.uniform(0.5, 1) * self._store.retries.policy.max_pause_s
+
+    def _load(self, kept: Kept, load: Callable[[Path], None], tell: Callable[[str], None]) -> None:
+        with tempfile.TemporaryDirectory(prefix="metasr-checkpoint-") as folder:
+            self._patiently(lambda: self.fetch(kept, Path(folder)), tell)
+            load(Path(folder))
+
+    def _patiently(self, action: Callable[[], T], tell: Callable[[str], None]) -> T:
+        """Return what `action` returns once the store is there for it."""
+        is_first = True
+        while True:
+            try:
+                return action()
+            except UnavailableError as error:
+                if is_first:
+                    tell(f"waiting for the store of the checkpoints: {error}")
+                is_first = False
+            time.sleep(self.pause_s())
+
+    def _fetch_file(self, kept: Kept, name: str, path: Path) -> None:
+        sha256, num_bytes = kept.files[name]
+        try:
+            content = self._store.get(self._key(kept, name), sha256=sha256, num_bytes=num_bytes)
+        except (DamagedError, NotThereError) as error:
+            self._store.require()  # a store that is not there at all says nothing about one checkpoint
+            raise CheckpointError(f"checkpoint of step {kept.step}", f"its file {name}: {error.why}") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def _delete(self, loose: tuple[Kept, ...]) -> None:
+        """Delete what the ledger calls loose, then its mention."""
+        if not loose:
+            return
+        for one in loose:
+            for name in one.files:
+                self._store.delete(self._key(one, name))
+        self._change(lambda ledger: self._mine(ledger).model_copy(update={"loose": ()}))
+
+    def _mine(self, ledger: Ledger) -> Ledger:
+        if self._fence is None:
+            raise ValueError("only checkpoints that were claimed can be changed")
+        if ledger.claim != self._fence:
+            raise superseded(f"the run was claimed again: {ledger.claim}, after {self._fence}")
+        return ledger
+
+    def _change(self, change: Callable[[Ledger], Ledger]) -> Ledger:
+        """Put what `change` makes of the ledger in its place, and return it."""
+        while True:
+            ledger, version = self._read()
+            changed = change(ledger).model_copy(update={"revision": ledger.revision + 1})
+            content = (changed.model_dump_json(indent=1) + "\n").encode()
+            with suppress(AlreadyThereError, ChangedError):  # by another, in the meantime
+                if version is None:
+                    self._store.put_new(self._ledger_key, content)
+                else:
+                    self._store.replace(self._ledger_key, content, version)
+                return changed
+
+    def _read(self) -> tuple[Ledger, Version | None]:
+        try:
+            content, version = self._store.get_with_version(self._ledger_key)
+            return Ledger.model_validate_json(content), version
+        except NotThereError:
+            return Ledger(), None
+        except (DamagedError, ValidationError):
+            raise CheckpointError(
+                f"the list of checkpoints {self._ledger_key!r} in {self._store.url}",
+                "it is damaged, or was written by another version",
+                "Restore it from a copy, or delete the run's folder to start from the beginning",
+            ) from None
+
+    @property
+    def _ledger_key(self) -> str:
+        return f"{self._run}/{LEDGER}"
+
+    def _key(self, kept: Kept, name: str) -> str:
+        return f"{self._run}/{kept.folder}/{name}"

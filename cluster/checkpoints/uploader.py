@@ -1,0 +1,186 @@
+"""Checkpoints go up beside training: a snapshot on the local disk at once, the way to the store in a thread."""
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, isfinite
+from pathlib import Path
+from typing import Self
+
+from cluster.checkpoints.run import RunCheckpoints
+from cluster.checkpoints.spool import Snapshot, Spool
+from cluster.store import UnavailableError
+from metasr.errors import TrainingError
+
+MAX_PENDING = 4
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass
+class Counts:
+    """What an uploader has done: snapshots that went up, how long that took, their bytes, and tries that failed."""
+
+    uploaded: int = 0
+    seconds: float = 0.0
+    num_bytes: int = 0
+    retries: int = 0
+
+
+class Uploader:
+    """Keeps the checkpoints that the first worker hands to it, in order, while training goes on.
+
+    Finished snapshots that a killed process of this run left in the spool go up first: `drain` before looking for
+    the newest checkpoint, and the run goes on from them. While the store is away snapshots wait in the spool, at most
+    `MAX_PENDING` of them.
+
+    Args:
+        checkpoints: Of the run, claimed.
+        folder: The spool, on this machine's own disk, for this run alone.
+        keep: See `RunCheckpoints.publish`.
+        tell: Called with lines of progress, also from the uploader's thread.
+
+    Attributes:
+        counts: What was done so far.
+    """
+
+    def __init__(self, checkpoints: RunCheckpoints, folder: Path, keep: int, tell: Callable[[str], None]) -> None:
+        self.counts = Counts()
+        self._checkpoints, self._keep, self._tell = checkpoints, keep, tell
+        self._spool = Spool(folder)
+        self._pending = self._spool.adopt(tell)
+        self._in_hand: Snapshot | None = None
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._failure: BaseException | None = None
+        self._is_away = False
+        threading.Thread(target=self._work, name="checkpoints", daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, save: Callable[[Path], None], step: int, score: float) -> None:
+        """Take a checkpoint; it is on the local disk when this returns, and in the store some time later.
+
+        Args:
+            save: Writes it into an empty folder.
+            step: Updates done.
+            score: How good it is, higher is better.
+
+        Raises:
+            SupersededError: Another has claimed the run.
+            StoreError: The store refused an earlier checkpoint.
+            TrainingError: The local disk is full or refuses. What waits there is unharmed.
+        """
+        self._check()
+        snapshot = self._write(save, step, score if isfinite(score) else -inf)
+        with self._changed:
+            self._pending.append(snapshot)
+            self._drop(MAX_PENDING, "the store is behind")
+            self._changed.notify_all()
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Wait until all checkpoints are in the store; return False if that took longer than `timeout_s`.
+
+        Raises:
+            SupersededError: Another has claimed the run.
+            StoreError: The store refuses.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure is not None or not self._pending, timeout_s)
+            is_done = not self._pending
+        self._check()
+        return is_done
+
+    def close(self) -> None:
+        """End the thread after what it is at, without waiting. What is pending stays in the spool."""
+        with self._changed:
+            self._closed.set()
+            self._changed.notify_all()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self, save: Callable[[Path], None], step: int, score: float) -> Snapshot:
+        try:
+            try:
+                return self._spool.write(save, step, score)
+            except OSError as error:
+                if error.errno not in _DISK_FULL:
+                    raise
+            with self._changed:
+                self._drop(0, "the local disk is full")
+            return self._spool.write(save, step, score)
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write the checkpoint of step {step} to {self._spool.folder}",
+                error.strerror or type(error).__name__,
+                "Free some space or give the right to it, then run the same command again",
+            ) from error
+
+    def _drop(self, at_most: int, why: str) -> None:
+        """Drop snapshots, the oldest first, that are neither the newest, nor the best, nor on their way."""
+        best = max(self._pending, key=lambda one: one.score, default=None)
+        for snapshot in self._pending[:-1]:
+            if len(self._pending) <= at_most:
+                return
+            if snapshot not in (best, self._in_hand):
+                self._tell(f"dropping the checkpoint of step {snapshot.step}, which waits to be uploaded: {why}")
+                self._pending.remove(snapshot)
+                self._spool.remove(snapshot)
+
+    def _work(self) -> None:
+        try:
+            while (snapshot := self._next()) is not None:
+                self._upload(snapshot)
+        except BaseException as error:  # for the next `submit` or `drain`
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _next(self) -> Snapshot | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._closed.is_set())
+            self._in_hand = None if self._closed.is_set() else self._pending[0]
+            return self._in_hand
+
+    def _upload(self, snapshot: Snapshot) -> None:
+        try:
+            self._publish(snapshot)
+        except UnavailableError as error:
+            self._wait(error)
+            return
+        if self._is_away:
+            self._tell("the store is back: checkpoints go up again")
+        self._is_away = False
+        with self._changed:
+            self._spool.remove(snapshot)
+            self._pending.remove(snapshot)
+            self._in_hand = None
+            self._changed.notify_all()
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        if snapshot.adopted:
+            newest = self._checkpoints.entries()[:1]
+            if newest and newest[0].step >= snapshot.step:
+                return  # a process was killed after it went up, or the run is past it
+            self._tell(f"uploading the checkpoint of step {snapshot.step}, which an earlier process left")
+        start = time.perf_counter()
+        kept = self._checkpoints.publish(snapshot.checkpoint, snapshot.step, snapshot.score, keep=self._keep)
+        self.counts.seconds += time.perf_counter() - start
+        self.counts.uploaded += 1
+        self.counts.num_bytes += kept.num_bytes
+
+    def _wait(self, error: UnavailableError) -> None:
+        with self._changed:
+            self._in_hand = None
+            self.counts.retries += 1
+        if not self._is_away:
+            self._tell(f"checkpoints wait on the local disk: {error}")
+        self._is_away = True
+        self._closed.wait(self._checkpoints.pause_s())
