@@ -30,7 +30,7 @@ def command(node):
 
 
 def reader(node):
-    """Refuse all of webdataset but its writer, under its own name: what it reads with executes pickles and commands."""
+    """Refuse all of webdataset but its writer, under its own name: its readers execute pickles and commands."""
     names = set()
     if isinstance(node, ast.ImportFrom) and _is_webdataset(node.module):
         names = {alias.name for alias in node.names}
