@@ -44,7 +44,11 @@ class DataConfig(Section):
     url: str = ""
     """Store that `metasr prepare` wrote: a folder or s3://bucket/prefix."""
     shuffle_shards: int = Field(8, ge=1)
-    """Shards whose samples are mixed with each other; a worker holds about two times as many in memory."""
+    """Shards whose samples are mixed with each other, over all virtual shards of the batch; all workers together hold
+    about two times as many in memory, or two for each virtual shard."""
+    on_corrupt: Literal["stop", "skip"] = "stop"
+    """A shard that is missing or damaged where it is stored ends the run, or samples of another stand in for its own.
+    A store that is away is neither: the run waits for it."""
     patch_px: int = Field(96, ge=16)
     """Largest side of a training patch in HR pixels (paper: 96); it is cut to a multiple of p for scale p/q."""
     degradation: Literal["bicubic", "kspace", "thick_slices", "bilinear8"] = "bicubic"
@@ -199,6 +203,17 @@ class ExperimentConfig(Section):
         if self.data.patch_px < needed:
             raise ValueError(
                 f"data.patch_px {self.data.patch_px} cannot hold scale {self.train.scale_max}: needs {needed}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batchnorm_has_something_to_average(self) -> Self:
+        patches = self.train.batch_size // self.train.num_virtual_shards
+        # The discriminator sees patches 16 times smaller at its end, where BatchNorm needs more than one pixel.
+        if self.loss.adversarial and patches == 1 and self.data.patch_px < 32:
+            raise ValueError(
+                f"with loss.adversarial, virtual shards of one patch need a data.patch_px of 32, not "
+                f"{self.data.patch_px}: set train.virtual_shards below train.batch_size {self.train.batch_size}"
             )
         return self
 

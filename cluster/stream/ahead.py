@@ -1,23 +1,101 @@
-"""Threads that do things ahead of need, and never keep a process from ending."""
+"""What is read ahead of need: which shards, and the threads that do it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
+import numpy as np
+
+from metasr.data.order import SampleOrder
+
 T = TypeVar("T")
 _Task = tuple[Future[T], Callable[[], T]]
 
 
+class AtHand(Generic[T]):
+    """The shards of the window that each lane is in and of its next, read or being read.
+
+    Args:
+        order: Which sample comes when.
+        lanes: Those that are taken from.
+        first: Where in its lane each begins.
+        read: Begins to read a shard.
+        keeps_all: Whether shards stay when their window has passed.
+    """
+
+    def __init__(
+        self, order: SampleOrder, lanes: range, first: int, read: Callable[[int], Future[T]], *, keeps_all: bool
+    ) -> None:
+        self._lanes = {lane: _Lane(order, lane, first) for lane in lanes}
+        self._read, self._keeps_all = read, keeps_all
+        self._held: dict[int, Future[T]] = {}
+        self._hold()
+
+    def take(self, lane: int, number: int) -> Iterator[tuple[Future[T], int]]:
+        """Yield for the next samples of a lane the shard of each, and which of the shard's samples it is.
+
+        Nobody may keep a shard when the next one is asked for: that is what bounds the memory.
+        """
+        for _ in range(number):
+            while (place := next(self._lanes[lane].left, None)) is None:
+                self._lanes[lane].go_on()
+                self._hold()
+            shard, sample = place
+            yield self._held[shard], sample
+
+    def _hold(self) -> None:
+        lanes = self._lanes.values()
+        windows = [*(lane.current for lane in lanes), *(lane.next for lane in lanes)]  # first what is needed first
+        needed = dict.fromkeys(shard for window in windows for shard in window.shards)
+        if not self._keeps_all:
+            for shard in self._held.keys() - needed.keys():
+                self._held.pop(shard).cancel()
+        for shard in needed:
+            if shard not in self._held:
+                self._held[shard] = self._read(shard)
+
+
+class _Lane:
+    """Where a lane is.
+
+    Attributes:
+        current: The window in use.
+        next: The one after it.
+        left: Of the samples of the current window those that were not taken yet: shard, and number in the shard.
+    """
+
+    def __init__(self, order: SampleOrder, lane: int, first: int) -> None:
+        self._order, self._windows = order, order.windows(lane, first)
+        self._ends = np.cumsum(order.shard_sizes)
+        self.current, self.next = next(self._windows), next(self._windows)
+        self.left = self._places(first - self.current.start)
+
+    def go_on(self) -> None:
+        """Enter the next window."""
+        self.current, self.next = self.next, next(self._windows)
+        self.left = self._places(0)
+
+    def _places(self, skip: int) -> Iterator[tuple[int, int]]:
+        samples = self._order.mixed(self.current)[skip:]
+        shards = np.searchsorted(self._ends, samples, side="right")
+        numbers = samples - (self._ends - self._order.shard_sizes)[shards]
+        return zip(shards.tolist(), numbers.tolist(), strict=True)
+
+
 class Ahead(Generic[T]):
-    """A few threads that take tasks in order.
+    """A few threads that take tasks in order, and never keep a process from ending.
 
     Python waits for the threads of a ThreadPoolExecutor, and for all its tasks, before it exits; not for these.
+
+    Attributes:
+        closed: Set when nobody waits for the results any more.
     """
 
     def __init__(self, num_threads: int) -> None:
+        self.closed = threading.Event()
         self._tasks: SimpleQueue[_Task[T] | None] = SimpleQueue()
         self._num_threads = num_threads
         for _ in range(num_threads):
@@ -31,6 +109,7 @@ class Ahead(Generic[T]):
 
     def close(self) -> None:
         """Drop the tasks that wait; the threads end after those that they are at."""
+        self.closed.set()
         with suppress(Empty):
             while True:
                 self._tasks.get_nowait()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from cluster.shards import quick_checksum
 from cluster.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def shard_cache(store: Store, folder: str, max_gb: float) -> "ShardCache | None"
 
 
 class ShardCache:
-    """Files named by their SHA-256, which they must have to be used.
+    """Files named by their SHA-256, which their bytes had when they came, and checked again at every use.
 
     Nobody depends on the folder: what is missing or damaged is fetched again, any file may be removed at any time,
     and where the disk is full or refuses, reading goes on without copies and says so once.
@@ -42,24 +43,29 @@ class ShardCache:
         self._folder, self._max_bytes = folder, max_bytes
         self._has_warned, self._warning = False, threading.Lock()
 
-    def get(self, sha256: str, fetch: Callable[[], bytes]) -> bytes:
+    def get(self, sha256: str, fetch: Callable[[], bytes], *, quick: str = "") -> bytes:
         """Return bytes by their SHA-256: a copy, or what `fetch` returns, of which a copy is kept.
 
         Of all processes and threads that ask for the same bytes at once, one fetches them.
+
+        Args:
+            sha256: Of the bytes.
+            fetch: Gets them from elsewhere, verified.
+            quick: Their `quick_checksum`, which a copy is checked by. Where it is not known, the SHA-256 is.
         """
-        if (data := self._read(sha256)) is not None:
+        if (data := self._read(sha256, quick)) is not None:
             return data
         with self._one_at_a_time(sha256):
-            if (data := self._read(sha256)) is None:
+            if (data := self._read(sha256, quick)) is None:
                 data = fetch()
                 self._keep(sha256, data)
         return data
 
-    def _read(self, sha256: str) -> bytes | None:
+    def _read(self, sha256: str, quick: str) -> bytes | None:
         path = self._folder / sha256
         try:
             data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != sha256:
+            if quick_checksum(data) != quick if quick else hashlib.sha256(data).hexdigest() != sha256:
                 log.warning("%s is damaged and will be fetched again", path)
                 path.unlink(missing_ok=True)
                 return None

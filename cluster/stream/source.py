@@ -1,10 +1,13 @@
 """Training crops from the shards of a store, which are read before they are needed."""
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import closing
+from concurrent.futures import Future, wait
+from contextlib import closing, suppress
 from functools import partial
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,32 +15,51 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.shards import Index, Shard
-from cluster.store import Store
-from cluster.stream.ahead import Ahead
+from cluster.store import DamagedError, NotThereError, Store, UnavailableError
+from cluster.stream.ahead import Ahead, AtHand
 from cluster.stream.cache import ShardCache
-from cluster.stream.verified import read_shard
+from cluster.stream.verified import ShardReader
 from metasr.data.order import SampleOrder
-from metasr.errors import DataError
+from metasr.errors import DataError, MetaSRError
+
+log = logging.getLogger(__name__)
 
 _Crops = list[NDArray[np.float16]]
+_T = TypeVar("_T")
+_CORRUPT = (DamagedError, NotThereError, DataError)
+
+
+class Substituted(NamedTuple):
+    """A shard that cannot be used, and the one whose samples stand in for its own."""
+
+    shard: str
+    by: str
+    reason: str
 
 
 class ShardCrops:
     """The training crops of a store, a `metasr.data.crops.CropSource`.
 
-    In memory are the shards of the current window and of the next, read or being read: at most `2 * order.window`
-    times the bytes of a shard (1 GB for the default 8 shards of 64 MB), or all of them if they are few. What is kept,
-    and where, never changes what is yielded.
+    In memory are, for each lane, the shards of its current window and of its next, read or being read: at most
+    `2 * lanes * max(1, order.window // order.lanes)` shards, where `lanes` are those of the part that is streamed, or
+    all shards if they are few. What is kept, and where, never changes what is yielded.
+
+    While the store is away the stream waits, however long, and says so once; it goes on when the store is back.
 
     Args:
         store: Where the shards are.
         index: Of that store.
         cache: Asked for a shard before the store is.
+        on_corrupt: What happens when a shard is missing or damaged at its source: stop raises its error; skip gives,
+            in the place of each of its samples, one of another shard, which follows from the seed of the order and
+            the sample alone.
         keep_bytes: If all training shards take no more than this together, each is read once and stays in memory.
         num_threads: Shards that are read at the same time.
+        pause_s: How long to wait before a store that is away is asked again.
 
     Attributes:
         waited_s: Seconds that the consumer of the crops has waited for shards so far.
+        substituted: Shards that were replaced so far, each once.
 
     Raises:
         DataError: The index names a shard without samples.
@@ -49,15 +71,17 @@ class ShardCrops:
         index: Index,
         cache: ShardCache | None = None,
         *,
+        on_corrupt: Literal["stop", "skip"] = "stop",
         keep_bytes: float = 1e9,
         num_threads: int = 4,
+        pause_s: float = 5.0,
     ) -> None:
         self.waited_s = 0.0
+        self.substituted: list[Substituted] = []
         self._shards = [shard for shard in index.shards if shard.split == "train"]
-        self._read = partial(_read_crops, store, index, cache)
-        self._num_threads = num_threads
-        self._ends = np.cumsum(self.shard_sizes)
-        self._starts = self._ends - self.shard_sizes
+        self._store, self._reader = store, ShardReader(store, index, cache)
+        self._skips, self._num_threads, self._pause_s = on_corrupt == "skip", num_threads, pause_s
+        self._outage, self._noting = _Outage(store.url), threading.Lock()
         self._crop_shape: tuple[int, ...] | None = None
         self._keeps_all = sum(shard.num_bytes for shard in self._shards) <= keep_bytes
         for shard in self._shards:
@@ -77,104 +101,114 @@ class ShardCrops:
         Raises:
             StoreError: A shard that is needed now cannot be read.
             DataError: A shard that is needed now is not what the index says.
+            ValueError: The part is not made of whole lanes.
         """
         lanes, share = order.lanes_of(batch_size, part), order.share(batch_size)
         with closing(Ahead[_Crops](self._num_threads)) as ahead:
 
             def read(shard: int) -> Future[_Crops]:
-                return ahead.submit(partial(self._read, self._shards[shard]))
+                return ahead.submit(partial(self._read, shard, order.seed, ahead.closed))
 
-            at_hand = _AtHand(order, lanes, first_step * share, read, keeps_all=self._keeps_all)
+            at_hand = AtHand(order, lanes, first_step * share, read, keeps_all=self._keeps_all)
             while True:
-                yield self._gather(at_hand, lanes, share)
+                taken = (crop for lane in lanes for crop in at_hand.take(lane, share))
+                yield self._gather(taken, len(lanes) * share)
 
-    def _gather(self, at_hand: "_AtHand", lanes: range, share: int) -> Tensor:
-        taken = (pair for lane in lanes for pair in at_hand.take(lane, share))
-        return torch.from_numpy(np.stack([self._copy(sample, shards) for sample, shards in taken]))[:, None]
+    def _gather(self, taken: Iterator[tuple[Future[_Crops], int]], number: int) -> Tensor:
+        """Copy crops into a batch, which then keeps no shard in memory."""
+        batch = np.empty(0, np.float16)
+        for place, (shard, sample) in enumerate(taken):
+            crop = self._wait(shard)[sample]
+            self._crop_shape = self._crop_shape or crop.shape
+            if crop.shape != self._crop_shape:
+                raise DataError("the training shards", "their crops differ in size", "Prepare the data again")
+            if not place:
+                batch = np.empty((number, 1, *crop.shape), np.float16)
+            batch[place, 0] = crop
+            del shard, crop  # or they would keep a shard in memory whose window has passed
+        return torch.from_numpy(batch)
 
-    def _copy(self, sample: int, shards: dict[int, Future[_Crops]]) -> NDArray[np.float16]:
-        """Return a crop that does not keep its shard in memory, or a batch could keep those of several windows."""
-        shard = int(np.searchsorted(self._ends, sample, side="right"))
-        crop = self._wait(shards[shard])[sample - int(self._starts[shard])]
-        self._crop_shape = self._crop_shape or crop.shape
-        if crop.shape != self._crop_shape:
-            raise DataError("the training shards", "their crops differ in size", "Prepare the data again")
-        return crop.copy()
-
-    def _wait(self, future: Future[_Crops]) -> _Crops:
-        if future.done():
-            return future.result()
+    def _wait(self, shard: Future[_Crops]) -> _Crops:
         began = time.perf_counter()
-        try:
-            return future.result()
-        finally:
+        while not shard.done():
+            wait([shard], timeout=1)  # a Ctrl-C that comes just before a wait without end would not be heard
             self.waited_s += time.perf_counter() - began
+            began = time.perf_counter()
+        return shard.result()
+
+    def _read(self, number: int, seed: int, closed: threading.Event) -> _Crops:
+        """Return the crops of a shard, or as many of another in their place."""
+        shard = self._shards[number]
+        try:
+            return self._patiently(shard.name, partial(self._crops_of, shard), closed)
+        except _CORRUPT as error:
+            if not self._skips:
+                raise
+            self._patiently("", self._store.require, closed)  # without its bucket or folder, no shard is there
+            return self._replaced(number, seed, closed, error)
+
+    def _replaced(self, number: int, seed: int, closed: threading.Event, error: MetaSRError) -> _Crops:
+        """Return crops in the place of those of a shard, from the first of the others that can be read."""
+        shard = self._shards[number]
+        for other in np.random.default_rng([seed, 5, number]).permutation(len(self._shards)).tolist():
+            if other != number:
+                name = self._shards[other].name
+                with suppress(*_CORRUPT):
+                    crops = self._patiently(name, partial(self._crops_of, self._shards[other]), closed)
+                    self._note(Substituted(shard.name, name, str(error)))
+                    return [crops[i % len(crops)] for i in range(shard.num_samples)]
+        raise error
+
+    def _note(self, substituted: Substituted) -> None:
+        with self._noting:
+            if substituted.shard not in {known.shard for known in self.substituted}:
+                self.substituted.append(substituted)
+                log.warning("%s Samples of %s stand in for its own", substituted.reason, substituted.by)
+
+    def _crops_of(self, shard: Shard) -> _Crops:
+        """Return the crops of a shard, all of one size."""
+        crops = [sample.image for sample in self._reader.read(shard)]
+        if len({crop.shape for crop in crops}) != 1:
+            raise DataError(f"shard {shard.name}", "its crops differ in size", "Prepare the data again")
+        return crops
+
+    def _patiently(self, name: str, ask: Callable[[], _T], closed: threading.Event) -> _T:
+        """Return what the store says; wait while it is away, until the stream is closed."""
+        while True:
+            try:
+                answer = ask()
+            except UnavailableError as error:
+                self._outage.away(name, error)
+                if closed.wait(self._pause_s):
+                    raise
+            except MetaSRError:
+                self._outage.answered(name)
+                raise
+            else:
+                self._outage.answered(name)
+                return answer
 
 
-class _AtHand:
-    """The shards of the window that each lane is in and of its next, read or being read.
+class _Outage:
+    """Says once that a store is away, and once that it is back, however many threads wait for it."""
 
-    Args:
-        order: Which sample comes when.
-        lanes: Those that are taken from.
-        first: Position of each in its lane.
-        read: Begins to read a shard.
-        keeps_all: Whether shards stay when their window has passed.
-    """
+    def __init__(self, url: str) -> None:
+        self._url, self._began = url, 0.0
+        self._awaited: set[str] = set()
+        self._lock = threading.Lock()
 
-    def __init__(
-        self, order: SampleOrder, lanes: range, first: int, read: Callable[[int], Future[_Crops]], *, keeps_all: bool
-    ) -> None:
-        self._lanes = {lane: _Lane(order, lane, first) for lane in lanes}
-        self._read, self._keeps_all = read, keeps_all
-        self._held: dict[int, Future[_Crops]] = {}
-        self._hold()
+    def away(self, shard: str, error: UnavailableError) -> None:
+        """Note that a shard could not be had."""
+        with self._lock:
+            if not self._awaited:
+                self._began = time.monotonic()
+                log.warning("%s Waiting until it can be read", error)
+            self._awaited.add(shard)
 
-    def take(self, lane: int, number: int) -> Iterator[tuple[int, dict[int, Future[_Crops]]]]:
-        """Yield the next samples of a lane, each with shards of which one is its own, until the next is asked for."""
-        for _ in range(number):
-            sample = next(self._lanes[lane].left, None)
-            if sample is None:
-                self._lanes[lane].go_on()
-                self._hold()
-                sample = next(self._lanes[lane].left)
-            yield sample, self._held
-
-    def _hold(self) -> None:
-        lanes = self._lanes.values()
-        windows = [*(lane.current for lane in lanes), *(lane.next for lane in lanes)]  # first what is needed first
-        needed = dict.fromkeys(shard for window in windows for shard in window.shards)
-        if not self._keeps_all:
-            for shard in self._held.keys() - needed.keys():
-                self._held.pop(shard).cancel()
-        for shard in needed:
-            if shard not in self._held:
-                self._held[shard] = self._read(shard)
-
-
-class _Lane:
-    """Where a lane is.
-
-    Attributes:
-        current: The window in use.
-        next: The one after it.
-        left: Samples of the current window that were not taken yet.
-    """
-
-    def __init__(self, order: SampleOrder, lane: int, first: int) -> None:
-        self._order, self._windows = order, order.windows(lane, first)
-        self.current, self.next = next(self._windows), next(self._windows)
-        self.left = iter(order.mixed(self.current)[first - self.current.start :].tolist())
-
-    def go_on(self) -> None:
-        """Enter the next window."""
-        self.current, self.next = self.next, next(self._windows)
-        self.left = iter(self._order.mixed(self.current).tolist())
-
-
-def _read_crops(store: Store, index: Index, cache: ShardCache | None, shard: Shard) -> _Crops:
-    """Return the crops of a shard, all of one size."""
-    crops = [sample.image for sample in read_shard(store, index, shard, cache)]
-    if len({crop.shape for crop in crops}) != 1:
-        raise DataError(f"shard {shard.name}", "its crops differ in size", "Prepare the data again")
-    return crops
+    def answered(self, shard: str) -> None:
+        """Note that the store, or a copy, had an answer for a shard."""
+        with self._lock:
+            if shard in self._awaited:
+                self._awaited.remove(shard)
+                if not self._awaited:
+                    log.warning("%s is back after %.0f s", self._url, time.monotonic() - self._began)
