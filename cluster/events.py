@@ -26,14 +26,13 @@ class Event:
 
     The kinds, and the values that come with them (all may be missing):
 
-    - group: a worker group is ready. `num_workers`; `attempt`, 1 for the first; and how long each part of the start
-      took, such as `imports_s`, `data_s`, `networks_s`.
+    - group: a worker group is ready. `num_workers`; and how long each part of the start took, such as `data_s`.
     - resumed: the weights of `step` are loaded; 0 is a fresh start. `text` names bad checkpoints passed over.
     - steps: an interval of steps has ended. `loss_...`; `steps_per_s` and `samples_per_s`, without the time that
       validation and checkpoints took; `waiting_share`, the part of the interval (0 to 1) that waited for data; and
       once in a group `since_first_step_s`, the age of its first step.
     - validated: the generator was looked at. `val_...`, `selection_score`, `seconds`; pictures.
-    - kept: a checkpoint is whole on the worker's disk. `seconds`, `bytes`.
+    - kept: a checkpoint is whole on the worker's disk. `seconds`.
     - uploaded: a checkpoint is in the store. `seconds`, `bytes`; `pending`, those that still wait.
     - retries: requests were made again. A count for each reason, since the group started.
     - skipped: the update of `step` was left out, because of NaN or Inf.

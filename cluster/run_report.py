@@ -13,13 +13,13 @@ told of them.
                         newer than the newest checkpoint
     first_step          seconds: from the start of the command to the end of the first step (null: there was none);
                         parts_s: what of that went where, by name
-    restarts            a list, one for each worker group after the first. attempt, num_workers; lost_at_step: how far
+    restarts            a list, one for each worker group after the first. num_workers; lost_at_step: how far
                         the group before had come; resumed_step (null: it came to nothing); rto_s: from the last event
                         of the group before to the next new step (null: there was none)
     waiting             for data. seconds; stalls: intervals that waited for 1 s and for a tenth of their time or
                         more; longest_stall_s, stalls_s (their sum)
     throughput          over intervals of steps, null if unknown: step_s_p50, step_s_p99 (a step), samples_per_s_p50
-    kept, uploaded      checkpoints written on the worker's disk, and into the store: count, seconds, bytes
+    kept, uploaded      checkpoints written on the worker's disk, and into the store: count, seconds; uploaded: bytes
     not_uploaded        checkpoints that still wait for the store
     validated           count, seconds
     retries             requests made again: a count for each reason
@@ -55,8 +55,8 @@ class RunReport:
         self._marks: dict[str, float] = {}
         self._starts = Starts()
         self._steps = StepLedger()
-        self._kept: dict[str, float] = {"count": 0, "seconds": 0.0, "bytes": 0}
-        self._uploaded = dict(self._kept)
+        self._kept: dict[str, float] = {"count": 0, "seconds": 0.0}
+        self._uploaded: dict[str, float] = self._kept | {"bytes": 0}
         self._validated: dict[str, float] = {"count": 0, "seconds": 0.0}
         self._not_uploaded = 0
         self._retries: Counter[str] = Counter()

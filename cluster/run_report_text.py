@@ -57,7 +57,8 @@ def _checkpoints(report: Report) -> Iterator[str]:
 
 
 def _amount(total: Mapping[str, float]) -> str:
-    return f"{total['count']} ({total['bytes'] / 1e6:.1f} MB, {total['seconds']:.1f} s)"
+    size = f"{total['bytes'] / 1e6:.1f} MB, " if "bytes" in total else ""
+    return f"{total['count']} ({size}{total['seconds']:.1f} s)"
 
 
 def _trouble(report: Report) -> Iterator[str]:

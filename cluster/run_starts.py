@@ -12,7 +12,6 @@ class _Restart:
     """A worker group after the first, and the last sign of the one before, in seconds after the start."""
 
     last_sign: float
-    attempt: int
     num_workers: int
     lost_at_step: int
     resumed_step: int | None = None
@@ -41,8 +40,7 @@ class Starts:
         self._num_groups += 1
         self._ready = now
         if self._num_groups > 1:
-            attempt, num_workers = int(finite(event.values, "attempt")), int(finite(event.values, "num_workers"))
-            self._restarts.append(_Restart(self._last_sign, attempt, num_workers, reached))
+            self._restarts.append(_Restart(self._last_sign, int(finite(event.values, "num_workers")), reached))
         if self._first_step is None:
             self._parts_s = _parts_s(event.values, now, marks)
 
@@ -73,7 +71,6 @@ class Starts:
         """Return what is known of each restart."""
         return [
             {
-                "attempt": restart.attempt,
                 "num_workers": restart.num_workers,
                 "lost_at_step": restart.lost_at_step,
                 "resumed_step": restart.resumed_step,

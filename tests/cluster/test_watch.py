@@ -92,7 +92,7 @@ def test_the_first_steps_after_a_restart_are_told_at_once():
     log = Log(1000)
     for step in range(1, 100):
         log.see("steps", step, after=0.1, **interval())
-    log.see("group", num_workers=2, attempt=2)
+    log.see("group", num_workers=2)
     log.see("resumed", 50)
     assert log.see("steps", 51, after=0.1, **interval())[0].startswith("step 51/1000")
 
@@ -154,7 +154,7 @@ def test_a_time_beyond_reason_is_not_said():
 
 def test_events_that_matter_have_a_line_each():
     log = Log(400)
-    assert log.see("group", num_workers=1, attempt=1) == ["1 worker ready"]
+    assert log.see("group", num_workers=1) == ["1 worker ready"]
     assert log.see("resumed", 0) == ["step 0/400  starting"]
     assert log.see("validated", 200, val_psnr_gain=1.234, selection_score=1.234, seconds=12.34) == [
         "step 200/400  validation: +1.23 dB over bicubic in 12.3 s"
@@ -172,8 +172,8 @@ def test_events_that_matter_have_a_line_each():
 
 def test_a_restart_says_who_goes_on_and_from_where():
     log = Log(400)
-    log.see("group", num_workers=4, attempt=1)
-    assert log.see("group", 150, num_workers=3, attempt=2) == ["restart 1: 3 workers ready"]
+    log.see("group", num_workers=4)
+    assert log.see("group", 150, num_workers=3) == ["restart 1: 3 workers ready"]
     assert log.see("resumed", 100, "step 150 (truncated)") == [
         "step 100/400  going on from the checkpoint of this step; bad checkpoints passed over: step 150 (truncated)"
     ]
