@@ -74,10 +74,10 @@ class SampleOrder:
         """Return which samples a lane gives at its positions `first` to `first + number - 1`, counted from 0."""
         found = np.empty(number, np.int64)
         for window in self.windows(lane, first):
-            if window.start >= first + number:
-                return found
             low, high = max(window.start, first), min(window.stop, first + number)
             found[low - first : high - first] = _mixed_again(self, window)[low - window.start : high - window.start]
+            if high == first + number:
+                return found
         raise AssertionError  # windows have no end
 
     def windows(self, lane: int, first: int) -> "Iterator[Window]":

@@ -76,3 +76,78 @@ def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch():
     halves = [next(source.stream(order, first_step=5, batch_size=4, part=p)) for p in (slice(0, 2), slice(2, 4))]
     assert torch.equal(torch.cat(halves), whole[5])
     assert sorted(torch.cat(whole[:5]).flatten().tolist()) == sorted([*range(10)] * 2)
+
+
+# Lanes
+
+
+LANES = pytest.mark.parametrize("lanes", [1, 2, 3, 8, 64])
+
+
+def lane_epochs(order, number):
+    """What each lane gives in each of the first epochs, `[epoch][lane]`, from how long its segments must be."""
+    cuts = [k * len(order) // order.lanes for k in range(order.lanes + number + 1)]
+    return [
+        [
+            order.samples(lane, cuts[lane + epoch] - cuts[lane], cuts[lane + epoch + 1] - cuts[lane + epoch])
+            for lane in range(order.lanes)
+        ]
+        for epoch in range(number)
+    ]
+
+
+@LANES
+@pytest.mark.parametrize("window", [1, 4, 100])
+@pytest.mark.parametrize("sizes", [SIZES, (3,), (1, 1), (40,) * 10], ids=["uneven", "tiny", "two", "many"])
+def test_all_lanes_together_give_every_sample_once_an_epoch(sizes, window, lanes):
+    for segments in lane_epochs(SampleOrder(sizes, window, seed=0, lanes=lanes), lanes + 2):
+        assert max(map(len, segments)) - min(map(len, segments)) <= 1
+        assert sorted(np.concatenate(segments).tolist()) == [*range(sum(sizes))]
+
+
+@pytest.mark.parametrize("lanes", [2, 3, 8])
+def test_after_as_many_epochs_as_there_are_lanes_all_have_gone_equally_far(lanes):
+    order = SampleOrder(SIZES, 2, seed=0, lanes=lanes)
+    gone = [sum(len(epoch[lane]) for epoch in lane_epochs(order, lanes)) for lane in range(lanes)]
+    assert gone == [len(order)] * lanes
+
+
+@LANES
+def test_a_step_takes_equally_many_samples_of_every_lane_one_lane_after_the_other(lanes):
+    order = SampleOrder(SIZES, 3, seed=4, lanes=lanes)
+    for step in (0, 1, 17):
+        expected = [order.samples(lane, 3 * step, 3) for lane in range(lanes)]
+        np.testing.assert_array_equal(order.step(step, 3 * lanes), np.concatenate(expected))
+
+
+def test_a_lane_touches_its_share_of_the_shards_and_no_more():
+    order = SampleOrder((20,) * 32, 16, seed=0, lanes=8)
+    for segments in lane_epochs(order, 10):
+        touched = [{shard_of(sample, order.shard_sizes) for sample in segment} for segment in segments]
+        assert [len(shards) for shards in touched] == [4] * 8
+        assert len(set.union(*touched)) == 32
+
+
+def test_a_lane_mixes_as_many_shards_as_its_share_of_the_window():
+    order = SampleOrder((20,) * 32, 16, seed=0, lanes=8)
+    windows = list(islice(order.windows(3, 0), 20))
+    assert {len(window.shards) for window in windows} == {2}
+    assert [window.stop for window in windows[:-1]] == [window.start for window in windows[1:]]
+    alone = SampleOrder((20,) * 32, 1, seed=0, lanes=8)
+    assert {len(window.shards) for window in islice(alone.windows(3, 0), 20)} == {1}
+
+
+def test_lanes_that_share_a_shard_share_it_by_lot():
+    order = SampleOrder((800,), 8, seed=0, lanes=8)
+    for segment in lane_epochs(order, 1)[0]:
+        assert np.mean(segment) == pytest.approx(399.5, abs=100)
+        assert np.ptp(segment) > 600
+
+
+@pytest.mark.parametrize(
+    ("batch", "part"), [(10, slice(0, 5)), (8, slice(0, 3)), (8, slice(1, 4)), (8, slice(4, 4)), (8, slice(0, 8, 2))]
+)
+def test_a_part_that_is_not_made_of_whole_lanes_is_refused(batch, part):
+    order = SampleOrder(SIZES, 2, seed=0, lanes=4)
+    with pytest.raises(ValueError, match="lanes"):
+        next(MemoryCrops(torch.zeros(37, 1, 1, 1)).stream(order, first_step=0, batch_size=batch, part=part))
