@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cluster.events import Event
-from cluster.run_report import RunReport
+from cluster.watch.events import Event
+from cluster.watch.report import RunReport
 
 
 class Story:
@@ -75,7 +75,7 @@ def test_a_smooth_run(story):
         "first step after 30.0 s: group 10.0, first step 20.0",
         "a step took 0.2 s (median), 0.2 s (p99), 40 samples/s",
         "waited 2.0 s for data; stalls: 1, together 2.0 s, the longest 2.0 s",
-        "checkpoints: 1 (2.0 MB, 1.0 s) kept, 1 (2.0 MB, 3.5 s) uploaded",
+        "checkpoints: 1 (1.0 s) kept, 1 (2.0 MB, 3.5 s) uploaded",
         "validations: 1 in 5.0 s",
     ]
 

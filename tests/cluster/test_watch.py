@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 
-from cluster.events import Event
-from cluster.watch import Watch
+from cluster.watch.events import Event
+from cluster.watch.lines import Watch
 
 MINUTE = 60.0
 BELL = "\a"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TextIO
 
-from cluster.bar import Bar
-from cluster.events import Event
+from cluster.watch.bar import Bar
+from cluster.watch.events import Event
 
 LINES_AT_ONCE = 10
 LINES_APART_S = 30.0

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.events import Event, finite
+from cluster.watch.events import Event, finite
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.events import Event, finite
+from cluster.watch.events import Event, finite
 
 STALL_S = 1.0
 STALL_SHARE = 0.1

@@ -34,10 +34,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cluster.events import Event, finite
-from cluster.run_report_text import describe
-from cluster.run_starts import Starts
-from cluster.run_steps import StepLedger
+from cluster.watch.events import Event, finite
+from cluster.watch.report_text import describe
+from cluster.watch.starts import Starts
+from cluster.watch.steps import StepLedger
 
 FORMAT = 1
 
