@@ -19,9 +19,11 @@ from metasr.errors import ConfigError, MetaSRError
 RECIPES = Path(__file__).parent / "recipes"
 VERBS = {
     "prepare": "turn a folder of NIfTI volumes, or photographs, into training shards",
+    "doctor": "look at everything that training will need, before GPUs are spent",
     "train": "train a generator, or go on with it, and register the best",
     "evaluate": "compare a model with interpolation and other models on the validation subjects",
     "promote": "make an evaluated model the champion",
+    "sync": "send MLflow what it missed while it was away",
     "upscale": "super-resolve a NIfTI volume",
     "demo": "all of the above on one healthy brain, in minutes",
 }

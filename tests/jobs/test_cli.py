@@ -30,6 +30,7 @@ AFFINE = np.array([[-1.0, 0.2, 0.0, 90.0], [0.1, -1.2, 0.0, 126.0], [0.0, 0.0, 3
 TRACKING = [name for name, _ in leaves(JobConfig) if name.startswith("tracking.")]
 SETTINGS = {
     "prepare": [name for name, _ in leaves(PrepareConfig)],
+    "doctor": [name for name, _ in leaves(JobConfig)],
     "train": [name for name, _ in leaves(JobConfig)],
     "evaluate": ["data.url", *(name for name, _ in leaves(JobConfig) if name.startswith("eval.")), *TRACKING],
     "promote": TRACKING,

@@ -1,0 +1,170 @@
+"""Ray and its nodes: can they be reached and by whom, is there room, are they alike."""
+
+import dataclasses
+import os
+import urllib.error
+import urllib.request
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.config import JobConfig, expand
+from cluster.preflight.node import NodeFacts, look_at_node
+from cluster.preflight.results import Finding, ok, problem, warning
+from cluster.preflight.services import PATIENCE, Data, is_loopback
+from cluster.runtime import connected
+from cluster.store import Store, open_store
+from metasr.errors import ConfigError
+
+ANSWER_S = 5.0
+NODES_ANSWER_S = 90.0
+_TOKEN_NAMES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that this process is connected to.
+
+    Attributes:
+        dashboard: Host and port of its dashboard; empty without one.
+        asks_for_token: Whether the dashboard refuses who has none; None if that cannot be seen from here.
+        nodes: The living nodes, as Ray describes them.
+        free: Resources that nobody has reserved now.
+    """
+
+    dashboard: str
+    asks_for_token: bool | None
+    nodes: list[dict[str, Any]]
+    free: dict[str, float]
+
+
+def join(config: JobConfig, stack: ExitStack) -> Cluster:
+    """Connect to Ray, unless that was done, and return what it offers.
+
+    Raises:
+        ConfigError: It cannot be reached.
+    """
+    if not ray.is_initialized():
+        stack.enter_context(connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker))
+    dashboard = str(ray.init(ignore_reinit_error=True).dashboard_url or "")
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return Cluster(dashboard, _asks_for_token(dashboard), nodes, ray.available_resources())
+
+
+def no_ray(address: str) -> str:
+    """Say what may be the cause where a Ray does not let us in."""
+    has_token = any(os.environ.get(name) for name in _TOKEN_NAMES) or os.path.exists(
+        os.path.expanduser("~/.ray/auth_token")
+    )
+    token = "the token here is another than the cluster's" if has_token else "no token is set here"
+    return f"{address or 'a local Ray'} did not let us in in time: nobody listens there, or {token}"
+
+
+def _asks_for_token(dashboard: str) -> bool | None:
+    if not dashboard:
+        return None
+    try:
+        with urllib.request.urlopen(f"http://{dashboard}/api/version", timeout=ANSWER_S):
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)
+    except OSError:
+        return None
+
+
+def access_found(cluster: Cluster) -> Finding:
+    """Judge who can use this Ray: whoever reaches its ports without a token can run any code."""
+    host = urlsplit(f"//{cluster.dashboard}").hostname or ""
+    if cluster.asks_for_token is None:
+        return warning(
+            f"the dashboard {cluster.dashboard or '(none)'} does not answer here: authentication was not seen",
+            "Run this on the head, or look there that RAY_AUTH_MODE=token is set",
+        )
+    if not cluster.asks_for_token:
+        open_to = "users of its machine" if is_loopback(host) else "everybody who reaches it"
+        return problem(
+            f"token authentication is off: {open_to} can run code through {cluster.dashboard}",
+            "`ray get-auth-token --generate` on the head, RAY_AUTH_MODE=token on all nodes, and start Ray again",
+        )
+    where = "on loopback" if is_loopback(host) else "open to the network, with the token"
+    return ok(f"{len(cluster.nodes)} node(s); token authentication is on; dashboard {where}")
+
+
+def workers_on(config: JobConfig, resources: dict[str, float]) -> int:
+    """Return how many workers fit into resources."""
+    fit = int(resources.get("CPU", 0) / config.resources.cpus_per_worker + 1e-9)
+    return min(fit, int(resources.get("GPU", 0))) if config.resources.gpu else fit
+
+
+def room_found(config: JobConfig, cluster: Cluster) -> Finding:
+    """Judge whether all workers fit, and how many would now."""
+    asked, least = config.resources.num_workers, config.resources.min_workers or config.resources.num_workers
+    fit = sum(workers_on(config, node["Resources"]) for node in cluster.nodes)
+    now = min(fit, workers_on(config, cluster.free))
+    needs = f"{config.resources.cpus_per_worker:g} CPU" + (" and a GPU" if config.resources.gpu else "")
+    said = f"{asked} workers of {needs} each: {fit} fit, {now} of them now"
+    if fit < least:
+        return problem(said, f"Add nodes, or set --resources.num-workers to {fit}" if fit else "Add nodes")
+    if now < asked:
+        return warning(said, "Wait for other jobs, add nodes, or use fewer workers")
+    return ok(said)
+
+
+def look_at_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storage: Store | None) -> list[NodeFacts]:
+    """Ask every node, at once.
+
+    Raises:
+        ConfigError: A node does not answer, or cannot run our code.
+    """
+    marker = f"doctor/{uuid.uuid4().hex}" if storage else ""
+    portable = _portable(config, data)
+    ask = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
+    if storage:
+        storage.put(marker, b"here")
+    try:
+        asked = {
+            node["NodeManagerAddress"]: ask.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(portable, node["NodeManagerAddress"], data.index.digest() if data else "", marker)
+            for node in cluster.nodes
+        }
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=NODES_ANSWER_S)
+        answers = [_answer(address, answer) for address, answer in asked.items()]
+    finally:
+        if storage:
+            storage.delete(marker)
+    return [
+        dataclasses.replace(
+            facts,
+            store_bytes=int(node["Resources"].get("object_store_memory", 0)),
+            num_workers=min(config.resources.num_workers, workers_on(config, node["Resources"])),
+        )
+        for facts, node in zip(answers, cluster.nodes, strict=True)
+    ]
+
+
+def _answer(address: str, answer: "ray.ObjectRef[NodeFacts]") -> NodeFacts:
+    fix = "Give all nodes the same image, and send the code along: `ray job submit --working-dir .`"
+    try:
+        return ray.get(answer, timeout=0.1)
+    except GetTimeoutError:
+        why = f"no answer within {NODES_ANSWER_S:g} s"
+        raise ConfigError(f"node {address}", why, "See the node's log, or remove it") from None
+    except (RayError, ImportError) as error:
+        raise ConfigError(f"node {address} cannot run our code", str(error).strip().splitlines()[-1], fix) from None
+
+
+def _portable(config: JobConfig, data: Data | None) -> JobConfig:
+    """Return the config with locations that mean the same in the working directory of a worker."""
+    values = config.model_dump(mode="json")
+    values["data"]["url"] = data.store.url if data else config.data.url
+    values["storage"]["url"] = open_store(config.storage.url, PATIENCE).url
+    if config.loss.vgg_weights is not None:
+        values["loss"]["vgg_weights"] = expand(str(config.loss.vgg_weights))
+    return JobConfig.model_validate(values)

@@ -1,0 +1,169 @@
+"""What a node says of itself, asked in a Ray task on it."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.config import JobConfig
+from cluster.preflight.services import PATIENCE, try_store
+from cluster.provenance import code_version
+from cluster.store import open_store
+from cluster.stream import read_index
+from metasr.errors import MetaSRError
+from metasr.vgg_weights import find_weights
+
+CARDS_TIMEOUT_S = 60
+# In a process of its own: Ray hides the cards from a task that reserves none, and to look at a card takes its memory.
+_CARDS = """
+import json, torch
+cards = range(torch.cuda.device_count())
+print(json.dumps([[torch.cuda.get_device_name(i), torch.cuda.mem_get_info(i)[0]] for i in cards]))
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU."""
+
+    kind: str
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """A node, as it sees itself.
+
+    Attributes:
+        address: By which Ray knows it.
+        versions: Of what must be equal on all nodes.
+        free_bytes: Room on the disks of the cache (with the copies that are there already) and of the spool.
+        shm_bytes: Size of /dev/shm.
+        memory_bytes: Memory that is available.
+        store_bytes: What Ray's object store may take there.
+        num_workers: Training processes that fit on it.
+        failures: What the node could not do, one line each.
+        vgg_sha256: Of the weights of the perceptual loss; empty if it is not used.
+        cards: Its GPUs, as torch sees them.
+        driver: Version of their driver.
+    """
+
+    address: str
+    versions: dict[str, str]
+    free_bytes: dict[str, int]
+    shm_bytes: int
+    memory_bytes: int
+    store_bytes: int = 0
+    num_workers: int = 0
+    failures: tuple[str, ...] = ()
+    vgg_sha256: str = ""
+    cards: tuple[Card, ...] = field(default=())
+    driver: str = ""
+
+
+def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str) -> NodeFacts:
+    """Return what this node is like.
+
+    Args:
+        config: Of the job, with locations that mean the same everywhere.
+        address: Of this node.
+        data_digest: Of the index that the driver has read; empty if it could not.
+        marker: Key of an object that the driver has put into `storage.url`; empty if it could not.
+    """
+    failures: list[str] = []
+    try:
+        if data_digest and read_index(open_store(config.data.url, PATIENCE)).digest() != data_digest:
+            failures.append("data.url holds other data there than here")
+        if marker:
+            try_store(config.storage.url).get(marker)
+    except MetaSRError as error:
+        failures.append(str(error))
+    cards, driver = _cards(failures) if config.resources.gpu else ((), "")
+    return NodeFacts(
+        address=address,
+        versions=versions(),
+        free_bytes={
+            "storage.cache": room(config.storage.cache, count_own=True),
+            "storage.spool": room(config.storage.spool),
+        },
+        shm_bytes=_shm_bytes(),
+        memory_bytes=_available_memory(),
+        failures=tuple(failures),
+        vgg_sha256=_vgg_sha256(config, failures),
+        cards=cards,
+        driver=driver,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what must be equal on the driver and on all nodes."""
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "ray")}
+    return {"python": platform.python_version(), **libraries, "code": code_version()}
+
+
+def room(folder: str, *, count_own: bool = False) -> int:
+    """Return the free bytes on the disk of a folder, which need not exist yet.
+
+    Args:
+        folder: Which.
+        count_own: Add what the folder itself holds.
+    """
+    path = Path(folder or os.sep).expanduser().absolute()
+    held = sum(file.stat().st_size for file in path.iterdir()) if count_own and folder and path.is_dir() else 0
+    while not path.exists():
+        path = path.parent
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize + held
+
+
+def _shm_bytes() -> int:
+    status = os.statvfs("/dev/shm")
+    return status.f_blocks * status.f_frsize
+
+
+def _available_memory() -> int:
+    """Return what Linux calls available, or less where a container may take less."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(lines["MemAvailable"].split()[0]) * 1024
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        return min(available, int(limit) - used) if limit != "max" else available
+    except OSError:
+        return available
+
+
+def _vgg_sha256(config: JobConfig, failures: list[str]) -> str:
+    if not config.loss.perceptual:
+        return ""
+    try:
+        file = find_weights(config.loss.vgg_network, config.loss.vgg_weights)
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except (MetaSRError, OSError) as error:
+        failures.append(str(error))
+        return ""
+
+
+def _cards(failures: list[str]) -> tuple[tuple[Card, ...], str]:
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = _said(query, environment).splitlines()[0].strip()
+        found = json.loads(_said([sys.executable, "-c", _CARDS], environment))
+    except (OSError, IndexError, ValueError, subprocess.SubprocessError) as error:
+        failures.append(f"torch does not see its GPUs ({type(error).__name__})")
+        return (), ""
+    return tuple(Card(kind, free) for kind, free in found), driver
+
+
+def _said(command: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True, timeout=CARDS_TIMEOUT_S
+    )
+    return done.stdout

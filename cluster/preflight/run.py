@@ -1,0 +1,106 @@
+"""Which checks are made: all of them for `metasr doctor`, the quick ones when a job starts."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from urllib.parse import unquote, urlsplit
+
+import ray
+
+from cluster.config import JobConfig
+from cluster.preflight import fit, machines, services
+from cluster.preflight.node import room
+from cluster.preflight.results import CheckResult, Checks, Finding, ok
+from metasr.errors import ConfigError
+from metasr.perceptual import check_perceptual
+
+VGG_DEADLINE_S = 300.0  # it may have to be fetched
+DATABASE_S = 60.0  # the first time, MLflow makes its tables
+JOIN_S = 25.0
+START_S = 120.0
+NODES_S = machines.NODES_ANSWER_S + 30
+QUICK_S = 5.0
+
+
+def run_checks(
+    config: JobConfig, see: Callable[[CheckResult], None] = lambda result: None, *, deadline_s: float = 20.0
+) -> list[CheckResult]:
+    """Make all checks: of the data, the stores, MLflow, Ray and each of its nodes.
+
+    Ray is joined or started, unless this process is connected to one already.
+
+    Args:
+        config: Of the job that is to run.
+        see: Called with each result as soon as it is there.
+        deadline_s: Limit for each check of a service. Ray and its nodes have longer ones.
+    """
+    checks = Checks(see)
+    _check_stores(checks, config, deadline_s)
+    checks.look("mlflow", lambda: services.look_at_mlflow(config.tracking), max(deadline_s, DATABASE_S))
+    checks.judge("mlflow", services.mlflow_found, "mlflow")
+    if config.loss.perceptual:
+        checks.look("vgg", lambda: check_perceptual(config.loss), VGG_DEADLINE_S)
+    with ExitStack() as stack:
+        _check_machines(checks, config, stack)
+    return checks.results
+
+
+def require(config: JobConfig, tell: Callable[[str], None]) -> None:
+    """Make the checks that take no more than about two seconds, as a job does when it starts.
+
+    Those of Ray are among them if this process is connected to one; none is joined or started.
+
+    Args:
+        config: Of the job.
+        tell: Called with each warning.
+
+    Raises:
+        ConfigError: There is a problem; the first one.
+    """
+    checks = Checks()
+    _check_stores(checks, config, QUICK_S)
+    if ray.is_initialized():
+        _check_ray(checks, config, ExitStack(), QUICK_S)
+    for result in checks.results:
+        if result.state == "problem":
+            raise ConfigError(f"check {result.name}", result.found, result.fix)
+        if result.state == "warning":
+            tell(f"{result.name}: {result.found}. {result.fix}")
+
+
+def _check_stores(checks: Checks, config: JobConfig, deadline_s: float) -> None:
+    checks.look("data", lambda: services.look_at_data(config), deadline_s)
+    checks.judge("data", services.data_found, "data")
+    checks.look("shards", services.look_at_shards, deadline_s, "data")
+    checks.judge("shards", ok, "shards")
+    checks.look("storage", lambda: services.try_store(config.storage.url), deadline_s)
+    checks.judge("storage", services.store_found, "storage")
+    checks.judge("storage room", lambda storage: _storage_room(config, storage.url), "storage")
+
+
+def _storage_room(config: JobConfig, url: str) -> Finding:
+    if not url.startswith("file:"):
+        return ok("a bucket has room")
+    return fit.storage_room(config, room(unquote(urlsplit(url).path)))
+
+
+def _check_ray(checks: Checks, config: JobConfig, stack: ExitStack, deadline_s: float) -> None:
+    address = os.environ.get("RAY_ADDRESS", "")
+    checks.look("ray", lambda: machines.join(config, stack), deadline_s, late=lambda: machines.no_ray(address))
+    checks.judge("ray", machines.access_found, "ray")
+    checks.judge("workers", lambda cluster: machines.room_found(config, cluster), "ray")
+
+
+def _check_machines(checks: Checks, config: JobConfig, stack: ExitStack) -> None:
+    _check_ray(checks, config, stack, JOIN_S if os.environ.get("RAY_ADDRESS") else START_S)
+    data, storage = checks.seen("data"), checks.seen("storage")
+    checks.look("nodes", lambda cluster: machines.look_at_nodes(config, cluster, data, storage), NODES_S, "ray")
+    checks.judge("nodes", fit.able, "nodes")
+    checks.judge("versions", fit.alike, "nodes")
+    checks.judge("disks", lambda data, nodes: fit.disks(config, data, nodes), "data", "nodes")
+    checks.judge("memory", lambda data, nodes: fit.memory(config, data, nodes), "data", "nodes")
+    checks.judge("shm", fit.shared_memory, "nodes")
+    if config.loss.perceptual:
+        checks.judge("vgg", lambda _, nodes: fit.perceptual(nodes), "vgg", "nodes")
+    if config.resources.gpu:
+        checks.judge("gpus", fit.gpus, "nodes")

@@ -1,0 +1,53 @@
+"""metasr doctor: look at everything a training run will need, before GPUs are spent."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from cluster.config import JobConfig
+from jobs.cli import Parser, add_settings, run, say, settings
+
+if TYPE_CHECKING:
+    from cluster.preflight import CheckResult
+
+DESCRIPTION = """Look at everything that `metasr train` with the same settings will need: the data and its index, the
+stores, MLflow, Ray and who may use it, and on each of its nodes versions, disks, memory and GPUs.
+
+One line a check: ok, warning, PROBLEM or skipped, and what to do. Exit code 0 without a problem, 2 with one. Small
+objects under doctor/ in storage.url are written and deleted. With RAY_ADDRESS set it looks at that cluster; without,
+it starts Ray on this machine, as training would.
+
+  metasr doctor --data.url ~/data/t1ce
+  metasr doctor --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 8 --resources.gpu true"""
+WIDTH = 14
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check; return the exit code."""
+    parser = Parser(prog="metasr doctor", description=DESCRIPTION)
+    parser.add_argument(
+        "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_settings(parser, JobConfig)
+    known = parser.parse_known(arguments)
+    config = settings(JobConfig, known, known.recipe).config
+
+    from cluster.preflight import run_checks
+
+    results = run_checks(config, (lambda result: None) if known.json else _print)
+    if known.json:
+        say(json.dumps([asdict(result) for result in results], indent=1))
+    return 2 if any(result.state == "problem" for result in results) else 0
+
+
+def _print(result: "CheckResult") -> None:
+    state = result.state.upper() if result.state == "problem" else result.state
+    say(f"{state:<8} {result.name:<{WIDTH}}{result.found}")
+    if result.fix:
+        say(f"{'':<9}{'':<{WIDTH}}-> {result.fix}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,360 @@
+"""What is looked at before GPUs are spent: each thing that would stop a run is found, named, and never hangs."""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import replace
+
+import pytest
+
+from cluster.config import JobConfig
+from cluster.preflight import fit, machines, require, run_checks, services
+from cluster.preflight.node import Card, NodeFacts, versions
+from cluster.preflight.results import Checks, ok, without_secrets
+from cluster.preflight.services import MLflow, look_at_data, look_at_mlflow, look_at_shards, mlflow_found, try_store
+from cluster.store import open_store
+from metasr.errors import ConfigError, DataError, StoreError
+from tests.cluster.fault_proxy import Answer, FaultProxy, always
+
+CANARY = "hush-canary-password"
+
+
+@pytest.fixture
+def job(original, tmp_path, database):
+    """A job whose services are all well."""
+    return JobConfig.model_validate(
+        {
+            "data": {"url": str(original)},
+            "loss": {"perceptual": 0},
+            "resources": {"num_workers": 1},
+            "storage": {"url": str(tmp_path / "runs"), "spool": str(tmp_path), "cache": str(tmp_path)},
+            "tracking": {"uri": database},
+        }
+    )
+
+
+def changed(config, section, **values):
+    """Return the config with other values in a section."""
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+
+
+@pytest.fixture
+def black_hole():
+    """The port of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+# Checks
+
+
+def test_a_look_that_hangs_is_given_up_and_the_next_check_is_made():
+    checks, never = Checks(), threading.Event()
+    checks.look("first", never.wait, 0.05)
+    checks.judge("first", ok, "first")
+    checks.judge("built on it", ok, "first")
+    checks.look("second", lambda: "well", 5)
+    checks.judge("second", ok, "second")
+    never.set()
+    assert [(result.name, result.state) for result in checks.results] == [
+        ("first", "problem"),
+        ("built on it", "skipped"),
+        ("second", "ok"),
+    ]
+    assert "0.05 s" in checks.results[0].found
+    assert "first" in checks.results[1].found
+
+
+def test_results_hold_no_secrets(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", CANARY)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", f"{CANARY}-2")
+    checks = Checks()
+
+    def fail():
+        raise ConfigError(f"http://user:{CANARY}@host", f"said {CANARY}-2", f"not {CANARY}")
+
+    checks.look("all", fail, 5)
+    assert CANARY not in str(checks.results)
+    assert "http://host" in checks.results[0].found
+    assert without_secrets("https://a@b:c@host/path") == "https://host/path"
+
+
+# Data
+
+
+def test_a_data_set_that_is_well_is_summed_up(job):
+    data = look_at_data(job)
+    assert "train" in services.data_found(data).found
+    assert "SHA-256" in look_at_shards(data)
+
+
+def test_a_patient_in_both_splits_is_found(job, damaged):
+    index = json.loads((damaged / "index.json").read_text())
+    index["subjects"]["val"].append(index["subjects"]["train"][0])
+    index.pop("split_sha256")
+    (damaged / "index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="in training and in validation"):
+        look_at_data(changed(job, "data", url=str(damaged)))
+
+
+@pytest.mark.parametrize("place", [0, -1], ids=["first", "last"])
+def test_a_truncated_shard_ends_the_job_at_its_start(job, damaged, place):
+    config = changed(job, "data", url=str(damaged))
+    name = look_at_data(config).index.shards[place].name
+    with (damaged / name).open("rb+") as file:
+        file.truncate(100)
+    with pytest.raises(ConfigError, match=f"check shards: .*{name}.*100 bytes"):
+        require(config, pytest.fail)
+
+
+# Storage
+
+
+def test_a_store_that_is_well_keeps_nothing_of_the_check(s3_url, tmp_path):
+    for url in (f"{s3_url}/{uuid.uuid4().hex}", str(tmp_path)):
+        assert services.store_found(try_store(url)).state == "ok"
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".metasr.lock"] == []
+
+
+def test_wrong_keys_are_found_and_not_shown(s3_url, monkeypatch, job):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
+    with pytest.raises(ConfigError, match="check storage: .*the secret does not belong") as caught:
+        require(changed(job, "storage", url=s3_url), pytest.fail)
+    assert CANARY not in str(caught.value)
+
+
+def test_a_missing_bucket_is_named(s3_url):
+    with pytest.raises(StoreError, match="bucket does not exist"):
+        try_store("s3://there-is-no-such-bucket/runs")
+
+
+class Unconditional(FaultProxy):
+    """A server that says of every write that it was made, as those do that know no conditions."""
+
+    def __init__(self, upstream, condition):
+        super().__init__(upstream, lambda *_: None)
+        self._condition = condition
+
+    def ask(self, method, path, headers, body):
+        status, answered, content = super().ask(method, path, headers, body)
+        if status == 412 and self._condition in {name.lower() for name in headers}:
+            return 200, {"ETag": '"0123"'}, b""
+        return status, answered, content
+
+
+@pytest.mark.parametrize("condition", ["If-None-Match", "If-Match"])
+def test_a_store_without_conditional_writes_is_a_problem(s3_url, monkeypatch, condition):
+    with Unconditional(os.environ["AWS_ENDPOINT_URL"], condition.lower()) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with pytest.raises(StoreError, match=f"ignores {condition}"):
+            try_store(f"{s3_url}/{uuid.uuid4().hex}")
+
+
+def test_a_store_that_never_answers_is_given_up(s3_url, monkeypatch, job, black_hole):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{black_hole}")
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="check storage"):
+        require(changed(job, "storage", url=s3_url), pytest.fail)
+    assert time.monotonic() - began < 10
+
+
+# The start of a job
+
+
+def test_a_job_that_is_well_hears_nothing_and_starts_at_once(job):
+    told = []
+    began = time.monotonic()
+    require(job, told.append)
+    assert told == []
+    assert time.monotonic() - began < 5
+
+
+# MLflow
+
+
+def test_the_database_is_judged_by_the_library(job):
+    assert mlflow_found(look_at_mlflow(job.tracking)).state == "ok"
+
+
+def test_an_mlflow_that_never_answers_is_named_without_its_password(job, black_hole, monkeypatch):
+    monkeypatch.setattr(services, "ANSWER_S", 0.3)
+    tracking = job.tracking.model_copy(update={"uri": f"http://user:{CANARY}@127.0.0.1:{black_hole}"})
+    with pytest.raises(StoreError, match=f"MLflow at http://127.0.0.1:{black_hole}") as caught:
+        look_at_mlflow(tracking)
+    assert CANARY not in str(caught.value)
+
+
+def test_an_mlflow_that_refuses_is_named(job):
+    with FaultProxy("http://127.0.0.1:9", always(Answer(401))) as proxy:
+        tracking = job.tracking.model_copy(update={"uri": proxy.url})
+        with pytest.raises(StoreError, match="MLflow at"):
+            look_at_mlflow(tracking)
+
+
+@pytest.mark.parametrize(
+    ("mlflow", "state", "said"),
+    [
+        (MLflow("127.0.0.1", "3.17.2"), "ok", "3.17.2"),
+        (MLflow("mlflow.example", "3.17.2", asks_who=True), "ok", "3.17.2"),
+        (MLflow("192.0.2.1", "3.17.2"), "warning", "no authentication"),
+        (MLflow("127.0.0.1", "3.9.0"), "warning", "known vulnerabilities"),
+        (MLflow("127.0.0.1", ""), "warning", "unknown"),
+    ],
+)
+def test_mlflow_is_judged_by_its_version_and_by_whom_it_answers(mlflow, state, said):
+    finding = mlflow_found(mlflow)
+    assert finding.state == state
+    assert said in finding.found
+
+
+# Nodes, as they describe themselves
+
+
+def node(**values):
+    facts = NodeFacts(
+        address="10.0.0.1",
+        versions=versions(),
+        free_bytes={"storage.cache": 10**12, "storage.spool": 10**12},
+        shm_bytes=10**10,
+        memory_bytes=10**11,
+        store_bytes=10**9,
+        num_workers=1,
+        vgg_sha256="a" * 64,
+        cards=(Card("NVIDIA H100", 80 * 10**9),),
+        driver="570.1",
+    )
+    return replace(facts, **values)
+
+
+def test_a_node_with_other_versions_is_named():
+    assert fit.alike([node()]).state == "ok"
+    other = node(address="10.0.0.2", versions=versions() | {"torch": "2.12.0"})
+    finding = fit.alike([node(), other])
+    assert finding.state == "problem"
+    assert "10.0.0.2 has torch 2.12.0" in finding.found
+
+
+def test_a_disk_without_room_is_found(job):
+    one = fit.checkpoint_bytes(job)
+    assert fit.storage_room(job, 4 * one).state == "ok"
+    assert fit.storage_room(job, 4 * one - 1).state == "problem"
+    full = node(free_bytes={"storage.cache": 10**12, "storage.spool": 2 * one - 1})
+    assert fit.disks(job, look_at_data(job), [node()]).state == "ok"
+    assert fit.disks(job, look_at_data(job), [node(), full]).state == "problem"
+
+
+def test_the_estimate_of_a_checkpoint_is_not_below_a_real_one(job, tmp_path):
+    import torch
+
+    from metasr.identity import RunIdentity
+    from metasr.training.state import TrainingState
+
+    config = changed(job, "model", num_features=8, num_blocks=1)
+    state = TrainingState.initial(config, torch.device("cpu"), mean=0.0, std=1.0)
+    state.save(tmp_path, config, RunIdentity("run", "code", "digest", "url"))
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= fit.checkpoint_bytes(config)
+
+
+def test_small_shared_memory_and_little_memory_are_warned_about(job):
+    data = look_at_data(job)
+    assert fit.shared_memory([node()]).state == fit.memory(job, data, [node()]).state == "ok"
+    assert fit.shared_memory([node(), node(shm_bytes=10**8)]).state == "warning"
+    assert fit.memory(job, data, [node(memory_bytes=10**9)]).state == "warning"
+    assert fit.memory(job, data, [node(memory_bytes=4 * 10**9, num_workers=4)]).state == "warning"
+
+
+def test_nodes_with_other_vgg_weights_are_a_problem():
+    assert fit.perceptual([node(), node()]).state == "ok"
+    assert fit.perceptual([node(), node(vgg_sha256="b" * 64)]).state == "problem"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "state", "said"),
+    [
+        ([node(), node()], "ok", "driver 570.1"),
+        ([node(), node(cards=(Card("NVIDIA A100", 80 * 10**9),))], "warning", "mixed"),
+        ([node(cards=(Card("NVIDIA H100", 10**9),))], "warning", "1.0 GB free"),
+        ([node(), node(address="10.0.0.3", cards=())], "problem", "10.0.0.3"),
+        ([node(num_workers=0)], "problem", "no node"),
+    ],
+)
+def test_gpus_are_judged(nodes, state, said):
+    finding = fit.gpus(nodes)
+    assert finding.state == state
+    assert said in finding.found
+
+
+# Ray
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "asks", "state"),
+    [
+        ("127.0.0.1:8265", True, "ok"),
+        ("192.0.2.1:8265", True, "ok"),
+        ("127.0.0.1:8265", False, "problem"),
+        ("192.0.2.1:8265", False, "problem"),
+        ("", None, "warning"),
+    ],
+)
+def test_a_ray_that_anybody_can_use_is_a_problem(dashboard, asks, state):
+    assert machines.access_found(machines.Cluster(dashboard, asks, [], {})).state == state
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "min_workers", "free", "state"),
+    [(4, 0, 4, "ok"), (4, 0, 1, "warning"), (5, 2, 4, "warning"), (5, 0, 4, "problem"), (5, 5, 4, "problem")],
+)
+def test_the_room_for_workers_is_judged(job, num_workers, min_workers, free, state):
+    config = changed(job, "resources", num_workers=num_workers, min_workers=min_workers)
+    cluster = machines.Cluster("", None, [{"Resources": {"CPU": 2.0}}] * 2, {"CPU": float(free)})
+    finding = machines.room_found(config, cluster)
+    assert finding.state == state
+    assert "4 fit" in finding.found
+
+
+@pytest.fixture(scope="module")
+def ray_here(tmp_path_factory):
+    """A Ray of our own, which takes long to start. Its token is in a home of its own."""
+    import ray
+
+    from cluster.runtime import connected
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            environment.delenv(name, raising=False)
+        with connected(cpus=2):
+            yield ray.get_runtime_context().gcs_address
+        environment.delenv("RAY_AUTH_MODE", raising=False)
+
+
+def test_a_job_on_a_ray_that_is_well_has_no_problems(ray_here, job):
+    results = {result.name: result for result in run_checks(job)}
+    assert {name: result for name, result in results.items() if result.state in ("problem", "skipped")} == {}
+    assert results["ray"].state == "ok"
+    assert "token authentication is on" in results["ray"].found
+    assert list(results) == [
+        *("data", "shards", "storage", "storage room", "mlflow"),
+        *("ray", "workers", "nodes", "versions", "disks", "memory", "shm"),
+    ]
+
+
+def test_a_node_that_has_other_data_or_no_weights_is_found(ray_here, job, damaged):
+    """The node reads what the driver has read: here the index has changed in between."""
+    config = changed(job, "data", url=str(damaged))
+    data = look_at_data(config)
+    (damaged / "index.json").unlink()
+    cluster = machines.join(config, None)
+    facts = machines.look_at_nodes(config, cluster, data, open_store(config.storage.url))
+    finding = fit.able(facts)
+    assert finding.state == "problem"
+    assert "it has no index.json" in finding.found
+
+
+def test_a_job_looks_at_the_ray_it_is_connected_to(ray_here, job):
+    with pytest.raises(ConfigError, match="check workers: 3 workers of 9 CPU each: 0 fit"):
+        require(changed(job, "resources", num_workers=3, cpus_per_worker=9), pytest.fail)
