@@ -67,27 +67,27 @@ def _members(data: bytes) -> Iterator[tuple[str, memoryview]]:
     tarfile is not asked: it takes longer for a header than it takes to copy an image, some headers keep it busy for
     hours, and it reads on where a tar is cut.
     """
-    content, offset, long_name = memoryview(data), 0, None
+    content, offset, long_name = memoryview(data), 0, b""
     while (header := data[offset : offset + TAR_BLOCK_BYTES]) != _END_BLOCK:
         name, size, kind = _header(header, offset)
         start = offset + TAR_BLOCK_BYTES
         stop = start + size
         if stop > len(data):
-            raise ValueError(f"{shown(name)} goes on after the end of the tar")
+            raise ValueError(f"the file at byte {start} goes on after the end of the tar")
         if kind in _FILE:
-            yield long_name or name, content[start:stop]
-            long_name = None
-        elif long_name is None:
+            yield (long_name or name).decode(), content[start:stop]
+            long_name = b""
+        elif not long_name:
             long_name = _long_name(kind, data[start : min(stop, start + MAX_NAME_BYTES + 1)])
         else:
-            raise ValueError(f"{shown(long_name)} is not the name of a file")
+            raise ValueError(f"the long name before byte {offset} is not that of a file")
         offset = stop + -stop % TAR_BLOCK_BYTES
     end = np.frombuffer(data, np.uint8)[offset:]
-    if long_name is not None or end.size < 2 * TAR_BLOCK_BYTES or end.any():
+    if long_name or end.size < 2 * TAR_BLOCK_BYTES or end.any():
         raise ValueError("the tar has no end, or something after it")
 
 
-def _header(header: bytes, offset: int) -> tuple[str, int, bytes]:
+def _header(header: bytes, offset: int) -> tuple[bytes, int, bytes]:
     """Return name, size and type of a member."""
     fields = _HEADER.match(header, 100)
     if fields is None or len(header) < TAR_BLOCK_BYTES:
@@ -97,13 +97,10 @@ def _header(header: bytes, offset: int) -> tuple[str, int, bytes]:
     low, high = zlib.adler32(header[:256]) & 0xFFFF, zlib.adler32(header[256:]) & 0xFFFF
     if low - 1 + high - 1 - sum(header[148:156]) + 8 * ord(" ") != int(checksum, 8):
         raise ValueError(f"the header at byte {offset} differs from its checksum")
-    name = header[:100].rstrip(b"\0")
-    if not name or b"\0" in name:
-        raise ValueError(f"the header at byte {offset} has no plain name")
-    return name.decode(), int(size, 8), kind
+    return header[:100].rstrip(b"\0"), int(size, 8), kind
 
 
-def _long_name(kind: bytes, content: bytes) -> str:
+def _long_name(kind: bytes, content: bytes) -> bytes:
     """Return the name of the member that comes next, which did not fit in its header."""
     if kind not in (_PAX, _GNU):
         raise ValueError(f"it holds more than files: a member of type {ascii(kind)[1:]}")
@@ -117,7 +114,7 @@ def _long_name(kind: bytes, content: bytes) -> str:
         name = record[5:-1]
     if not name or b"\0" in name:
         raise ValueError("a long name is empty or holds a NUL")
-    return name.decode()
+    return name
 
 
 def _description(key: str, file: memoryview) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import tarfile
 
 import numpy as np
@@ -58,7 +59,9 @@ def test_tars_of_every_format_are_read(names, format):  # noqa: A002
 
 
 @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-@pytest.mark.parametrize("name", ["été", "s" * 120], ids=["not ASCII", "long"])
+@pytest.mark.parametrize(
+    "name", ["été", "s" * 120, "é" * 60, "s" + "é" * 60], ids=["not ASCII", "long", "both", "cut"]
+)
 def test_names_that_do_not_fit_in_a_header_are_read(name, format):  # noqa: A002
     found = decode(tar_of(*samples_in(["a", name, "b"]), format=format))
     assert [sample.subject for sample in found] == ["a", name, "b"]
@@ -174,7 +177,11 @@ BAD = {
     "PAX record without a length": with_long_name(b"x", b"path=a.npy\n", GOOD),
     "PAX header for all files": with_long_name(b"g", b"14 path=a.npy\n", GOOD),
     "PAX header of digits": with_long_name(b"x", b"1" * 2**20, GOOD),
+    "PAX record of another name": pax(b"path a.npy\n"),
+    "PAX record without an end": pax(b"path=a.npyx"),
     "PAX name too long": pax(b"path=" + b"a" * 4096 + b"\n"),
+    "PAX name of a sample too long": tar_of(*samples_in(["n" * 4090])),
+    "long name of a sample too long": tar_of(*samples_in(["n" * 4092]), format=tarfile.GNU_FORMAT),
     "long name too long": with_long_name(b"L", b"a" * 4096 + b"\0", GOOD),
     "long name with a NUL": with_long_name(b"L", b"a\0.npy\0", GOOD),
     "long name of nothing": with_long_name(b"L", bytes(8), GOOD),
@@ -222,6 +229,27 @@ def test_what_is_no_shard_is_refused(kind):
         decode(BAD[kind])
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("PAX name of a sample too long", "a name takes more than 4096 bytes"),
+        ("long name of a sample too long", "a name takes more than 4096 bytes"),
+        ("size beyond the end", "the file at byte 512 goes on after the end"),
+        ("image alone", "a.npy is not beside"),
+        ("links", "a member of type '1'"),
+        ("JSON with text after it", "the description of a is not JSON: Extra data"),
+    ],
+)
+def test_the_reason_is_given(kind, reason):
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        decode(BAD[kind])
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_name_may_be_as_long_as_a_path(format):  # noqa: A002
+    assert decode(tar_of(*samples_in(["n" * 4080]), format=format))[0].subject == "n" * 4080
 
 
 def test_the_bad_tars_are_bad_for_one_reason():

@@ -74,7 +74,7 @@ def hostile(seed, number):
     tar = bytearray(_choice(rng, _ORIGINALS))
     kinds = []
     for _ in range(_choice(rng, (0, 1, 1, 1, 1, 2, 3))):
-        damage = _choice(rng, _DAMAGES)
+        damage = _choice(rng, _DAMAGES if tar else (longer,))
         tar = bytearray(damage(rng, tar))
         kinds.append(damage.__name__)
     return Hostile("+".join(kinds) or "whole", bytes(tar))
