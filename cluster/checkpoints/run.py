@@ -231,6 +231,8 @@ class RunCheckpoints:
             content, version = self._store.get_with_version(self._ledger_key)
             return Ledger.model_validate_json(content), version
         except NotThereError:
+            if self._fence is not None:
+                raise  # it was there when it was claimed: the disk is not mounted, or somebody deleted the run
             return Ledger(), None
         except (DamagedError, ValidationError):
             raise CheckpointError(

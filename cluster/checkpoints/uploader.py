@@ -84,14 +84,14 @@ class Uploader:
             self._changed.notify_all()
 
     def drain(self, timeout_s: float | None = None) -> bool:
-        """Wait until all checkpoints are in the store; return False if that took longer than `timeout_s`.
+        """Wait until all checkpoints are in the store; return False if they are not after `timeout_s`, or closed.
 
         Raises:
             SupersededError: Another has claimed the run.
             StoreError: The store refuses.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._failure is not None or not self._pending, timeout_s)
+            self._changed.wait_for(lambda: self._failure or self._closed.is_set() or not self._pending, timeout_s)
             is_done = not self._pending
         self._check()
         return is_done

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -17,11 +18,12 @@ from cluster.lease import Held, Holder, Lease, RunTakenError
 from cluster.store import open_store
 from metasr.errors import StoreError
 from tests.cluster.fault_proxy import FaultProxy, Refuse, Reset
-from tests.cluster.sealed import open_at
+from tests.cluster.sealed import QUICK, open_at
 
 RUN = "recipe-0123"
 KEY = f"{RUN}/lease.json"
 QUICKLY = {"renew_every_s": 0.05, "patience_s": 1.0}
+PATIENTLY = {"renew_every_s": 0.05, "patience_s": 5.0}  # where the holder is alive, on a machine that may be busy
 TIMEOUT_S = 30
 
 DRIVER = """
@@ -29,11 +31,11 @@ import sys
 from cluster.lease import Lease, RunTakenError
 from cluster.store import open_store
 
-store = open_store(sys.argv[1])
+store, run, patience_s = open_store(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    with Lease.acquire(store, sys.argv[2], lambda line: None, renew_every_s=0.05, patience_s=1.0) as lease:
+    with Lease.acquire(store, run, lambda line: None, renew_every_s=0.05, patience_s=patience_s) as lease:
         print("fence", lease.fence, flush=True)
         if sys.stdin.readline() == "until lost\\n":
             print("lost", lease.lost.wait(30), flush=True)
@@ -45,8 +47,8 @@ except RunTakenError as error:
 class Driver:
     """A driver in a process of its own."""
 
-    def __init__(self, store, run=RUN):
-        command = [sys.executable, "-c", DRIVER, store.url, run]
+    def __init__(self, store, patience_s):
+        command = [sys.executable, "-c", DRIVER, store.url, RUN, str(patience_s)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def read(self):
@@ -67,8 +69,8 @@ def driver(store):
     """Start a driver that waits for a line before it takes the lease."""
     with ExitStack() as drivers:
 
-        def start():
-            started = Driver(store)
+        def start(patience_s=QUICKLY["patience_s"]):
+            started = Driver(store, patience_s)
             drivers.callback(started.close)
             assert started.read() == "ready"
             return started
@@ -115,11 +117,11 @@ def test_one_after_the_other_takes_it_at_once_with_a_higher_fence(store):
 def test_a_second_driver_is_refused_and_told_who_is_at_work(store, holding):
     first, told = holding(), []
     with pytest.raises(RunTakenError, match=f"process {first.process.pid} on {Holder.me().host}") as caught:
-        Lease.acquire(store, RUN, told.append, **QUICKLY)
+        Lease.acquire(store, RUN, told.append, **PATIENTLY)
     assert caught.value.exit_code == 2
     assert RUN in str(caught.value)
     assert len(told) == 1
-    assert "waiting 1 s to see whether" in told[0]
+    assert "waiting 5 s to see whether" in told[0]
     first.write("end")
     assert first.process.wait(TIMEOUT_S) == 0
     with Lease.acquire(store, RUN, told.append, **QUICKLY) as lease:
@@ -165,7 +167,7 @@ def test_a_silent_holder_that_may_be_alive_is_waited_for(store, changes):
 
 
 def test_of_two_that_come_at_once_one_gets_it(store, driver):
-    both = [driver(), driver()]
+    both = [driver(PATIENTLY["patience_s"]) for _ in range(2)]
     for one in both:
         one.write("go")
     lines = sorted(one.read() for one in both)
@@ -209,7 +211,7 @@ def test_a_driver_that_sleeps_for_less_than_the_patience_keeps_it(store, holding
     first.process.send_signal(signal.SIGSTOP)
     threading.Timer(0.3, first.process.send_signal, [signal.SIGCONT]).start()
     with pytest.raises(RunTakenError):
-        Lease.acquire(store, RUN, lambda line: None, **QUICKLY)
+        Lease.acquire(store, RUN, lambda line: None, **PATIENTLY)
 
 
 def test_a_lease_that_is_none_is_an_error(store):
@@ -248,6 +250,23 @@ def test_a_holder_outlasts_an_outage(url, caplog):
         wait_for_beat(plain, before)
         assert not lease.lost.is_set()
         assert held_in(plain).fence == 1
+
+
+def test_an_outage_is_not_taken_for_the_silence_of_the_holder(url):
+    is_away = threading.Event()
+
+    def tell(line):
+        is_away.set()  # as soon as the second driver watches
+        threading.Timer(3, is_away.clear).start()
+
+    patient = replace(QUICK, attempts=1000, deadline_s=60)
+    with (
+        proxy_with(lambda *_: Refuse() if is_away.is_set() else None) as proxy,
+        Lease.acquire(open_at(proxy.url, url), RUN, print, renew_every_s=0.4) as lease,
+    ):
+        with pytest.raises(RunTakenError):
+            Lease.acquire(open_at(proxy.url, url, patient), RUN, tell, patience_s=2.0)
+        assert not lease.lost.is_set()
 
 
 def test_a_renewal_whose_answer_was_lost_is_no_loss(url):
