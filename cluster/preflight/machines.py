@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import urllib.error
 import urllib.request
 import uuid
@@ -51,10 +52,23 @@ def join(config: JobConfig, stack: ExitStack) -> Cluster:
         ConfigError: It cannot be reached.
     """
     if not ray.is_initialized():
+        _reach(os.environ.get("RAY_ADDRESS", ""))
         stack.enter_context(connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker))
     dashboard = str(ray.init(ignore_reinit_error=True).dashboard_url or "")
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return Cluster(dashboard, _asks_for_token(dashboard), nodes, ray.available_resources())
+
+
+def _reach(address: str) -> None:
+    """Raise ConfigError where nobody listens: Ray itself would ask for minutes."""
+    where = urlsplit(address if "://" in address else f"//{address}")
+    if not (where.hostname and where.port):
+        return
+    try:
+        socket.create_connection((where.hostname, where.port), ANSWER_S).close()
+    except OSError as error:
+        why = error.strerror or "no answer"
+        raise ConfigError(f"Ray at {address}", why, "Check RAY_ADDRESS, or unset it to use this machine") from None
 
 
 def no_ray(address: str) -> str:
@@ -63,7 +77,7 @@ def no_ray(address: str) -> str:
         os.path.expanduser("~/.ray/auth_token")
     )
     token = "the token here is another than the cluster's" if has_token else "no token is set here"
-    return f"{address or 'a local Ray'} did not let us in in time: nobody listens there, or {token}"
+    return f"Ray at {address} did not let us in: it is no Ray, or {token}" if address else "Ray did not start here"
 
 
 def _asks_for_token(dashboard: str) -> bool | None:

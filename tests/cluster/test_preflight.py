@@ -121,7 +121,7 @@ def test_a_store_that_is_well_keeps_nothing_of_the_check(s3_url, tmp_path):
 
 def test_wrong_keys_are_found_and_not_shown(s3_url, monkeypatch, job):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
-    with pytest.raises(ConfigError, match="check storage: .*the secret does not belong") as caught:
+    with pytest.raises(ConfigError, match=r"check storage: .*the secret does not belong") as caught:
         require(changed(job, "storage", url=s3_url), pytest.fail)
     assert CANARY not in str(caught.value)
 
