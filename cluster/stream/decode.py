@@ -57,8 +57,9 @@ def decode(data: bytes) -> list[Sample]:
 
 def shown(text: str) -> str:
     """Return text from an input as a message may show it: in one line, escaped where it does not print, and short."""
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:MAX_SHOWN])
-    return f"{line}..." if len(text) > MAX_SHOWN else line
+    start = text[: MAX_SHOWN + 1]
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in start)
+    return line if len(line) <= MAX_SHOWN else f"{line[:MAX_SHOWN]}..."
 
 
 def _members(data: bytes) -> Iterator[tuple[str, memoryview]]:

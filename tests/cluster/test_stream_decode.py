@@ -282,7 +282,7 @@ def test_a_message_shows_names_in_one_short_line():
     with pytest.raises(ValueError, match=r"\\x1b\]0;\\n") as caught:
         decode(tar_of((f"{name}.npy", IMAGE), (f"{name}.txt", META)))
     assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 1000
+    assert len(str(caught.value)) < 300
 
 
 @settings(max_examples=300, deadline=None)
