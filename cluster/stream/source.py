@@ -140,7 +140,7 @@ class ShardCrops:
         """Return the crops of a shard, or as many of another in their place."""
         shard = self._shards[number]
         try:
-            return self._patiently(shard.name, partial(self._crops_of, shard), closed)
+            return self._surely(shard, closed)
         except _CORRUPT as error:
             if not self._skips:
                 raise
@@ -154,7 +154,7 @@ class ShardCrops:
             if other != number:
                 name = self._shards[other].name
                 with suppress(*_CORRUPT):
-                    crops = self._patiently(name, partial(self._crops_of, self._shards[other]), closed)
+                    crops = self._surely(self._shards[other], closed)
                     self._note(Substituted(shard.name, name, str(error)))
                     return [crops[i % len(crops)] for i in range(shard.num_samples)]
         raise error
@@ -164,6 +164,14 @@ class ShardCrops:
             if substituted.shard not in {known.shard for known in self.substituted}:
                 self.substituted.append(substituted)
                 log.warning("%s Samples of %s stand in for its own", substituted.reason, substituted.by)
+
+    def _surely(self, shard: Shard, closed: threading.Event) -> _Crops:
+        """Return the crops of a shard; an error that leads to a stand-in was met twice in a row."""
+        ask = partial(self._patiently, shard.name, partial(self._crops_of, shard), closed)
+        if self._skips:
+            with suppress(*_CORRUPT):  # on a bad network, the last of many tries may be one with a flipped bit
+                return ask()
+        return ask()
 
     def _crops_of(self, shard: Shard) -> _Crops:
         """Return the crops of a shard, all of one size."""

@@ -1,5 +1,7 @@
 """Slices of the validation split, for evaluation and for training to look at."""
 
+from itertools import groupby
+
 import numpy as np
 import torch
 
@@ -11,14 +13,15 @@ from metasr.evaluation import HeldOutSlice
 
 
 def held_out_slices(store: Store, index: Index, per_subject: int) -> list[HeldOutSlice]:
-    """Return validation slices, `per_subject` of each subject evenly spread from feet to head; 0 returns all."""
-    by_subject: dict[str, list[Sample]] = {}
-    for sample in read_samples(store, index, "val"):
-        by_subject.setdefault(sample.subject, []).append(sample)
+    """Return validation slices, `per_subject` of each subject evenly spread from feet to head; 0 returns all.
+
+    In memory are those that are returned and the samples of one subject, which lie side by side, and of its shard.
+    """
     chosen = []
-    for samples in by_subject.values():
-        chosen += samples if not per_subject else [samples[i] for i in spread(len(samples), per_subject)]
-    return [_held_out(sample) for sample in chosen]
+    for _, group in groupby(read_samples(store, index, "val"), key=lambda sample: sample.subject):
+        samples = list(group)
+        chosen += [_held_out(samples[i]) for i in spread(len(samples), per_subject or len(samples))]
+    return chosen
 
 
 def validation_slices(store: Store, index: Index, number: int, cache: ShardCache | None = None) -> list[HeldOutSlice]:

@@ -1,13 +1,8 @@
 """Crops streamed from shards: the same as from memory, read ahead of need, no more at hand than is needed."""
 
-import hashlib
-import io
-import json
-import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 import uuid
@@ -25,34 +20,12 @@ from cluster.stream import ShardCrops, held_out_slices, read_index, shard_cache,
 from cluster.stream.ahead import Ahead
 from metasr.data.crops import MemoryCrops
 from metasr.data.order import SampleOrder
-from metasr.errors import DataError, StoreError
+from tests.cluster.plain_shards import write_index, write_shard
 
 SIZES = (5, 5, 3, 5, 4)  # training crops in each shard
 IN_MEMORY = {"keep_bytes": 1e9}
 BY_WINDOW = {"keep_bytes": 0}
 DEADLINE_S = 120
-
-
-def write_shard(folder, name, images, subject, first_slice=0):
-    """Write images as a shard, with nothing of ours, and return what the index says of it."""
-    with tarfile.open(folder / name, "w") as tar:
-        for number, image in enumerate(images, first_slice):
-            npy = io.BytesIO()
-            np.save(npy, image)
-            meta = json.dumps({"subject": subject, "slice": number}).encode()
-            for ending, content in (("json", meta), ("npy", npy.getvalue())):
-                info = tarfile.TarInfo(f"{subject}-{number:04d}.{ending}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    data = (folder / name).read_bytes()
-    facts = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    return {"name": name, "split": name.partition("-")[0], "num_samples": len(images), **facts}
-
-
-def write_index(folder, shards):
-    about = {"format": 1, "tool_version": "", "options": {}, "mean": 0.5, "std": 0.3}
-    subjects = {"train": ["one"], "val": ["two", "three"]}
-    (folder / INDEX).write_text(json.dumps({**about, "subjects": subjects, "shards": shards}))
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +110,11 @@ def names_in_order(index, order, number):
 
 @pytest.mark.parametrize("kept", [IN_MEMORY, BY_WINDOW], ids=["in memory", "by window"])
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 8])
-@pytest.mark.parametrize("batch", [4, 24, 64])
-def test_the_stream_is_that_of_the_same_crops_in_memory(folder, index, memory, window, batch, kept):
+@pytest.mark.parametrize(("batch", "lanes"), [(4, 1), (24, 4), (64, 1), (64, 64)])
+def test_the_stream_is_that_of_the_same_crops_in_memory(folder, index, memory, window, batch, lanes, kept):
     source = ShardCrops(open_store(str(folder)), index, **kept)
     assert source.shard_sizes == SIZES
-    order = SampleOrder(source.shard_sizes, window, seed=1)
+    order = SampleOrder(source.shard_sizes, window, seed=1, lanes=lanes)
     whole = {"batch_size": batch, "part": slice(0, batch)}
     found = islice(source.stream(order, first_step=0, **whole), 20)
     expected = islice(memory.stream(order, first_step=0, **whole), 20)
@@ -202,17 +175,36 @@ def test_by_default_buckets_are_cached_and_folders_are_not(folder):
 # What is at hand
 
 
-@pytest.mark.parametrize("window", [1, 2])
-@pytest.mark.parametrize("batch", [1, 8, 24])
-def test_no_more_than_two_windows_of_shards_are_in_memory(folder, index, window, batch):
+@pytest.mark.parametrize(("window", "lanes"), [(1, 1), (2, 1), (1, 2), (4, 2)])
+@pytest.mark.parametrize("batch", [2, 8, 24])
+def test_no_more_than_two_windows_of_shards_for_each_lane_are_in_memory(folder, index, window, lanes, batch):
     store = WatchedStore(folder)
     source = ShardCrops(store, index, **BY_WINDOW)
-    order = SampleOrder(source.shard_sizes, window, seed=0)
-    stream = source.stream(order, first_step=0, batch_size=batch, part=slice(0, batch))
-    for _ in range(4 * len(order) // batch):
+    order = SampleOrder(source.shard_sizes, window, seed=0, lanes=lanes)
+    stream = source.stream(order, first_step=0, batch_size=batch, part=slice(0, batch // lanes))
+    for _ in range(4 * lanes * len(order) // batch):
         next(stream)
-    assert store.most_alive <= 2 * window
+    assert store.most_alive <= 2 * max(1, window // lanes)
     assert len(store.asked) > 5
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_all_workers_together_read_each_shard_once_an_epoch_and_again_where_lanes_meet(tmp_path, crops, workers):
+    num_shards, epochs, lanes = 18, 6, 4
+    names = [f"train-{number:06d}.tar" for number in range(num_shards)]
+    val = write_shard(tmp_path, "val-0.tar", crops[:1], "two")
+    write_index(tmp_path, [*(write_shard(tmp_path, name, crops[:4], "one") for name in names), val])
+    asked = []
+    for rank in range(workers):
+        store = WatchedStore(tmp_path)
+        source = ShardCrops(store, read_index(store), **BY_WINDOW)
+        order = SampleOrder(source.shard_sizes, window=4, seed=0, lanes=lanes)
+        part = slice(8 * rank // workers, 8 * (rank + 1) // workers)
+        list(islice(source.stream(order, first_step=0, batch_size=8, part=part), epochs * len(order) // 8))
+        asked += [name for name in store.asked if name != INDEX]
+    ahead = 2 * lanes  # windows of one shard, of an epoch that is not part of the count
+    assert set(asked) == set(names)
+    assert len(asked) <= epochs * (num_shards + lanes - 1) + ahead
 
 
 def test_a_small_set_is_read_once_and_then_never_waited_for(folder, index):
@@ -260,46 +252,6 @@ def test_waiting_for_a_shard_is_counted(folder, index):
     elapsed_s = time.perf_counter() - began
     opener.join()
     assert opened_after_s / 2 < source.waited_s <= elapsed_s
-
-
-# Errors
-
-
-DAMAGE = {
-    "bit flipped": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"),
-    "truncated": lambda path: os.truncate(path, 5000),
-    "missing": lambda path: path.unlink(),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGE)
-@pytest.mark.parametrize("kept", [IN_MEMORY, BY_WINDOW], ids=["in memory", "by window"])
-def test_a_damaged_shard_is_named_when_it_is_needed_and_not_before(folder, tmp_path, index, kind, kept):
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    source = ShardCrops(open_store(str(tmp_path)), index, **kept)
-    order = SampleOrder(source.shard_sizes, 1, seed=0)
-    name = names_in_order(index, order, 3)[2]
-    DAMAGE[kind](tmp_path / name)
-    stream = source.stream(order, first_step=0, batch_size=1, part=slice(0, 1))
-    for _ in range(next(islice(order.windows(0, 0), 2, None)).start):
-        next(stream)
-    with pytest.raises((DataError, StoreError), match=name):
-        next(stream)
-
-
-def test_shards_whose_crops_differ_in_size_are_refused(crops, tmp_path):
-    sizes = {"train-0.tar": crops[:3], "train-1.tar": crops[:3, 1:], "val-0.tar": crops[:1]}
-    subjects = {"train": "one", "val": "two"}
-    write_index(
-        tmp_path, [write_shard(tmp_path, name, sizes[name], subjects[name.partition("-")[0]]) for name in sizes]
-    )
-    store = open_store(str(tmp_path))
-    source = ShardCrops(store, read_index(store))
-    order = SampleOrder(source.shard_sizes, 1, seed=0)
-    stream = source.stream(order, first_step=0, batch_size=1, part=slice(0, 1))
-    with pytest.raises(DataError, match="differ in size"):
-        list(islice(stream, len(order)))
 
 
 # The end
