@@ -1,8 +1,10 @@
 """The ledger: which checkpoints a run has in its store, and who may change that."""
 
 import hashlib
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from metasr.config import Section
 from metasr.errors import TrainingError
@@ -30,7 +32,7 @@ class Kept(Section):
     step: int
     """Updates done."""
     score: float | None
-    """How good it is, higher is better; None where that was no number."""
+    """How good it is, higher is better; None if nobody looked, or it was no number."""
     folder: str
     """Where its files are, below the run. No two claims share one: a worker that wakes up late overwrites nothing."""
     files: dict[str, File]
@@ -79,10 +81,26 @@ class Ledger(Section):
         return self.model_copy(update={"kept": kept, "loose": tuple(loose)})
 
 
-def best_of(checkpoints: tuple[Kept, ...]) -> Kept | None:
+class Scored(Protocol):
+    """What may have a score."""
+
+    @property
+    def score(self) -> float | None:
+        """How good it is, higher is better."""
+
+
+S = TypeVar("S", bound=Scored)
+
+
+def best_of(things: Sequence[S]) -> S | None:
     """Return the one with the highest score, of equals the first; None if none has a score."""
-    scored = [(kept.score, kept) for kept in checkpoints if kept.score is not None]
+    scored = [(thing.score, thing) for thing in things if thing.score is not None]
     return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def comparable(score: float | None) -> float | None:
+    """Return a score that can be compared: None instead of a NaN or an infinite one."""
+    return score if score is not None and isfinite(score) else None
 
 
 def files_of(folder: Path) -> dict[str, File]:

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from math import isfinite
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from cluster.checkpoints.ledger import Claim, Kept, Ledger, best_of, files_of, superseded
+from cluster.checkpoints.ledger import Claim, Kept, Ledger, best_of, comparable, files_of, superseded
 from cluster.store import (
     AlreadyThereError,
     ChangedError,
@@ -80,7 +79,7 @@ class RunCheckpoints:
         """
         self._change(lambda ledger: self._mine(ledger).model_copy(update={"finished": dict(values)}))
 
-    def publish(self, folder: Path, step: int, score: float, *, keep: int) -> Kept:
+    def publish(self, folder: Path, step: int, score: float | None, *, keep: int) -> Kept:
         """Put a checkpoint into the store, whole or not at all; then delete those that are not kept any more.
 
         To publish the same checkpoint again, after an error or a kill, is safe. One of the same step that an earlier
@@ -89,7 +88,7 @@ class RunCheckpoints:
         Args:
             folder: Its files, complete, in any subfolders.
             step: Updates done.
-            score: How good it is, higher is better.
+            score: How good it is, higher is better; None if nobody looked.
             keep: How many of the newest stay, besides the best.
 
         Raises:
@@ -101,7 +100,7 @@ class RunCheckpoints:
         if MANIFEST not in files:
             raise CheckpointError(f"checkpoint {folder}", f"it has no {MANIFEST}", "Seal it first")
         place = f"step-{step:08}-{self._fence[1] if self._fence else 0}"
-        new = Kept(step=step, score=score if isfinite(score) else None, folder=place, files=files)
+        new = Kept(step=step, score=comparable(score), folder=place, files=files)
         ledger = self._change(lambda ledger: self._mine(ledger).announce(new))
         if new not in ledger.kept:
             for name in files:

@@ -22,13 +22,13 @@ class Snapshot:
     Attributes:
         folder: Of the snapshot.
         step: Updates done.
-        score: How good it is, higher is better.
+        score: How good it is, higher is better; None if nobody looked.
         adopted: Whether an earlier process wrote it.
     """
 
     folder: Path
     step: int
-    score: float
+    score: float | None
     adopted: bool = False
 
     @property
@@ -47,7 +47,7 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, save: Callable[[Path], None], step: int, score: float) -> Snapshot:
+    def write(self, save: Callable[[Path], None], step: int, score: float | None) -> Snapshot:
         """Return the snapshot that `save` writes into an empty folder; nothing is left of one that fails.
 
         Raises:
@@ -93,11 +93,13 @@ def _read(folder: Path) -> Snapshot:
         if folder.name.startswith("."):
             raise ValueError
         about = json.loads((folder / _ABOUT).read_text())
-        snapshot = Snapshot(folder, int(about["step"]), float(about["score"]), adopted=True)
+        score = None if about["score"] is None else float(about["score"])
+        snapshot = Snapshot(folder, int(about["step"]), score, adopted=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"snapshot {folder}", "it was not completed") from error
     unseal(snapshot.checkpoint, "checkpoint")
-    unseal(snapshot.checkpoint / "bundle", "bundle")
+    if (bundle := snapshot.checkpoint / "bundle").exists():  # not where nobody looked how good it is
+        unseal(bundle, "bundle")
     return snapshot
 
 

@@ -5,10 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, isfinite
 from pathlib import Path
 from typing import Self
 
+from cluster.checkpoints.ledger import best_of, comparable
 from cluster.checkpoints.run import RunCheckpoints
 from cluster.checkpoints.spool import Snapshot, Spool
 from cluster.store import UnavailableError
@@ -63,13 +63,13 @@ class Uploader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, save: Callable[[Path], None], step: int, score: float) -> None:
+    def submit(self, save: Callable[[Path], None], step: int, score: float | None) -> None:
         """Take a checkpoint; it is on the local disk when this returns, and in the store some time later.
 
         Args:
             save: Writes it into an empty folder.
             step: Updates done.
-            score: How good it is, higher is better.
+            score: How good it is, higher is better; None if nobody looked.
 
         Raises:
             SupersededError: Another has claimed the run.
@@ -77,7 +77,7 @@ class Uploader:
             TrainingError: The local disk is full or refuses. What waits there is unharmed.
         """
         self._check()
-        snapshot = self._write(save, step, score if isfinite(score) else -inf)
+        snapshot = self._write(save, step, comparable(score))
         with self._changed:
             self._pending.append(snapshot)
             self._drop(MAX_PENDING, "the store is behind")
@@ -106,7 +106,7 @@ class Uploader:
         if self._failure is not None:
             raise self._failure
 
-    def _write(self, save: Callable[[Path], None], step: int, score: float) -> Snapshot:
+    def _write(self, save: Callable[[Path], None], step: int, score: float | None) -> Snapshot:
         try:
             try:
                 return self._spool.write(save, step, score)
@@ -125,7 +125,7 @@ class Uploader:
 
     def _drop(self, at_most: int, why: str) -> None:
         """Drop snapshots, the oldest first, that are neither the newest, nor the best, nor on their way."""
-        best = max(self._pending, key=lambda one: one.score, default=None)
+        best = best_of(self._pending)
         for snapshot in self._pending[:-1]:
             if len(self._pending) <= at_most:
                 return

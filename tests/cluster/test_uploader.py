@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import threading
 import uuid
@@ -76,12 +77,12 @@ def waiting(spool):
 
 def test_snapshots_go_up_in_order_and_leave_the_disk(start, store, spool, told):
     uploader = start(store, keep=3)
-    for step, score in [(100, 1.0), (200, 5.0), (300, float("nan"))]:
+    for step, score in [(100, None), (200, 5.0), (300, float("nan"))]:
         submit(uploader, step, score)
     assert uploader.drain(TIMEOUT_S)
     checkpoints = RunCheckpoints(store, RUN)
     assert steps_of(checkpoints) == [300, 200, 100]
-    assert [kept.score for kept in checkpoints.entries()] == [None, 5.0, 1.0]
+    assert [kept.score for kept in checkpoints.entries()] == [None, 5.0, None]
     for step in (100, 200, 300):
         checkpoints.fetch_step(step, Loader())
     assert waiting(spool) == []
@@ -202,6 +203,14 @@ def test_what_the_run_is_past_is_removed(start, store, spool):
     assert start(store).drain(TIMEOUT_S)
     assert RunCheckpoints(store, RUN).entries() == kept
     assert waiting(spool) == []
+
+
+def test_a_snapshot_without_score_and_bundle_goes_up_too(start, store, spool):
+    folder = leave(spool, 200, score=None)
+    shutil.rmtree(folder / "checkpoint" / "bundle")
+    assert start(store).drain(TIMEOUT_S)
+    (kept,) = RunCheckpoints(store, RUN).entries()
+    assert (kept.step, kept.score, set(kept.files)) == (200, None, {"state.safetensors", "manifest.json"})
 
 
 def test_torn_and_damaged_snapshots_are_removed(start, store, spool, told):
