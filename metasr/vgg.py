@@ -65,7 +65,7 @@ def load_vgg(network: str, last: str, file: Path | None) -> nn.Sequential:
     """
     count = layer_index(network, last) + 1
     with torch.device("meta"):  # no memory and no random numbers for what the file brings
-        features = nn.Sequential(*_layers(network)[:count])
+        features = nn.Sequential(*vgg_layers(network)[:count])
     file = find_weights(network, file)
     stored = read_weights(file, network)
     wanted = features.state_dict()
@@ -82,7 +82,8 @@ def load_vgg(network: str, last: str, file: Path | None) -> nn.Sequential:
     return features
 
 
-def _layers(network: str) -> list[nn.Module]:
+def vgg_layers(network: str) -> list[nn.Module]:
+    """Return all convolutional layers of vgg16 or vgg19, with random weights."""
     layers: list[nn.Module] = []
     channels = 3
     for width, convolutions in zip(WIDTHS, CONVOLUTIONS[network], strict=True):

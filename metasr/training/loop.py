@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metasr.config import ExperimentConfig
-from metasr.context import WorkerContext
+from metasr.context import Wish, WorkerContext
 from metasr.data.crops import CropSource
 from metasr.data.sample import Batch
 from metasr.errors import DivergedError
@@ -66,12 +66,12 @@ def fit(
                 numbers = {name: value.item() for name, value in losses.items()}
                 state.record(**numbers)
                 context.log("steps", state.step, numbers | meter.read(batches.waited_s))
-            stopping = context.stop_requested()
+            wish = context.wish()
             if state.step % train.checkpoint_every_steps == 0 or state.step == train.steps:
                 meter.pause(look.and_keep(state))
-            elif stopping:
+            elif wish:
                 context.keep(state.step, None, lambda folder: state.save(folder, config, identity))
-            if stopping or state.step == train.steps:
+            if wish == Wish.STOP or state.step == train.steps:
                 return state
     raise AssertionError  # batches have no end
 
@@ -143,10 +143,12 @@ class _Meter:
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._began, self._waited_s, self._steps = time.perf_counter(), 0.0, 0
+        self._first_step: float | None = None
 
     def count(self) -> None:
         """Count a step."""
         self._steps += 1
+        self._first_step = self._first_step or time.perf_counter()
 
     def pause(self, seconds: float) -> None:
         """Leave out time that was spent on something else."""
@@ -162,4 +164,9 @@ class _Meter:
         elapsed, waited = now - self._began, waited_s - self._waited_s
         rate = self._steps / elapsed
         self._began, self._waited_s, self._steps = now, waited_s, 0
-        return {"steps_per_s": rate, "samples_per_s": rate * self._batch_size, "waiting_share": waited / elapsed}
+        return {
+            "steps_per_s": rate,
+            "samples_per_s": rate * self._batch_size,
+            "waiting_share": waited / elapsed,
+            "since_first_step_s": now - (self._first_step or now),
+        }
