@@ -142,14 +142,15 @@ def look_at_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storag
     if storage:
         storage.put(marker, b"here")
     try:
-        asked = {
-            node["NodeManagerAddress"]: ask.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(portable, node["NodeManagerAddress"], data.index.digest() if data else "", marker)
+        asked = [
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                portable, node["NodeManagerAddress"], data.index.digest() if data else "", marker
+            )
             for node in cluster.nodes
-        }
-        ray.wait(list(asked.values()), num_returns=len(asked), timeout=NODES_ANSWER_S)
-        answers = [_answer(address, answer) for address, answer in asked.items()]
+        ]
+        ray.wait(asked, num_returns=len(asked), timeout=NODES_ANSWER_S)
+        pairs = zip(cluster.nodes, asked, strict=True)
+        answers = [_answer(node["NodeManagerAddress"], answer) for node, answer in pairs]
     finally:
         if storage:
             storage.delete(marker)

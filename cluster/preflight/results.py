@@ -113,7 +113,7 @@ class Checks:
 
     def judge(self, name: str, judgement: Callable[..., Finding], *needs: str) -> None:
         """Judge what looks have seen; skipped if one of them has failed."""
-        if needs == (name,) and name not in self._facts:
+        if name in needs and name not in self._facts:
             return  # the look has said why
         if self._skips(name, needs):
             return
