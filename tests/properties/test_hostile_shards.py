@@ -85,5 +85,5 @@ def test_a_shard_that_would_take_time_or_memory_is_refused_at_once(kind):
     assert peak < len(content) + MEGABYTE
 
 
-def test_the_first_tar_that_differs_can_be_made_again():
+def test_a_damaged_shard_can_be_made_again_from_its_number():
     assert hostile(0, 17) == hostile(0, 17)
