@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import re
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from cluster.config import TrackingConfig, expand
+from cluster.spool import reason, without_password
 from metasr.errors import StoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 RUN_KEY = "metasr.run_key"
+MAX_BATCH = 1000
+PREVIEW_PX = 256
 log = logging.getLogger(__name__)
 
 
@@ -30,8 +36,9 @@ def connect(config: TrackingConfig) -> "MlflowClient":
     Raises:
         StoreError: It cannot be reached.
     """
-    # Read when mlflow is imported. An unreachable server is to be reported within seconds, not after minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    # An unreachable server is to be reported within seconds, not after minutes. And mlflow would repeat requests
+    # whose answer was lost, which makes two runs or two versions.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -63,38 +70,75 @@ class Run:
     @classmethod
     def start(cls, config: TrackingConfig, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> "Run":
         """Find the run of this name or make it, and say that it is running."""
-        from mlflow.entities import Param, RunTag
+        run = cls.find_or_make(config, name, params, now_ms())
+        run.resume(tags)
+        return run
+
+    @classmethod
+    def find_or_make(cls, config: TrackingConfig, name: str, params: Mapping[str, Any], time_ms: int) -> "Run":
+        """Find the run of this name, or make it as one that started then. Its params are those it was made with."""
+        from mlflow.entities import Param
 
         client = connect(config)
         with _explained(expand(config.uri)):
             experiment = _experiment_id(client, config)
             key = hashlib.sha256(name.encode()).hexdigest()  # a filter cannot hold every name
-            found = client.search_runs([experiment], f"tags.`{RUN_KEY}` = '{key}'", max_results=1)
-            if found:
-                run_id = found[0].info.run_id
-                client.update_run(run_id, status="RUNNING")
-            else:
-                run_id = client.create_run(experiment, run_name=name, tags={RUN_KEY: key}).info.run_id
-            client.log_batch(
-                run_id,
-                params=[Param(key, json.dumps(value)) for key, value in params.items()] if not found else [],
-                tags=[RunTag(key, value) for key, value in tags.items()],
-            )
-        return cls(config, run_id)
+            found = _runs_of(client, experiment, key)
+            if not found:
+                client.create_run(experiment, run_name=name, tags={RUN_KEY: key}, start_time=time_ms)
+                found = _runs_of(client, experiment, key)
+            run, *copies = found
+            for copy in copies:  # made by a request whose answer was lost
+                if not copy.data.metrics and not copy.data.params:
+                    client.delete_run(copy.info.run_id)
+            if not run.data.params:
+                client.log_batch(
+                    run.info.run_id, params=[Param(key, json.dumps(value)) for key, value in params.items()]
+                )
+        return cls(config, run.info.run_id)
+
+    def resume(self, tags: Mapping[str, str]) -> None:
+        """Say that it is running, and set tags."""
+        from mlflow.entities import RunTag
+
+        self._client.update_run(self.run_id, status="RUNNING")
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log(self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, bytes] | None = None) -> None:
         """Record metrics and PNG pictures of a step. A server that fails is reported in the log, never raised."""
-        from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         try:
-            points = [Metric(name, value, now, step) for name, value in metrics.items() if name != "step"]
-            self._client.log_batch(self.run_id, metrics=points)
+            self.points([(name, value, now, step) for name, value in metrics.items() if name != "step"])
             for name, png in (pictures or {}).items():
-                self._client.log_image(self.run_id, Image.open(io.BytesIO(png)), key=name, step=step)
+                self.picture(step, name, png, now)
         except (MlflowException, OSError) as error:
-            log.warning("MLflow did not take step %d: %s", step, str(error).splitlines()[0])
+            log.warning("MLflow did not take step %d: %s", step, reason(error))
+
+    def points(self, points: Sequence[tuple[str, float, int, int]]) -> None:
+        """Record metrics: name, value, time in ms, step. The same point twice is one point."""
+        from mlflow.entities import Metric
+
+        for first in range(0, len(points), MAX_BATCH):
+            self._client.log_batch(
+                self.run_id, metrics=[Metric(*point) for point in points[first : first + MAX_BATCH]]
+            )
+
+    def picture(self, step: int, name: str, png: bytes, time_ms: int) -> None:
+        """Record a PNG picture under the names that MLflow's page looks for; the same one twice is one picture."""
+        safe = re.sub(r"[^a-zA-Z0-9_\-. ]", "~", name)
+        same = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id}/{name}/{step}")
+        stem = f"{safe}+step+{step}+timestamp+{time_ms}+{same}"
+        with tempfile.TemporaryDirectory() as folder:
+            full, small = Path(folder) / f"{stem}.png", Path(folder) / f"{stem}+compressed.webp"
+            full.write_bytes(png)
+            preview = Image.open(io.BytesIO(png))
+            preview.thumbnail((PREVIEW_PX, PREVIEW_PX))
+            preview.save(small)
+            for path in (full, small):
+                self._client.log_artifact(self.run_id, str(path), "images")
+        self._client.set_tag(self.run_id, "mlflow.loggedImages", "True")
 
     def text(self, name: str, content: str) -> None:
         """Keep a text as an artifact."""
@@ -113,9 +157,20 @@ class Run:
         """Return all tags."""
         return dict(self._client.get_run(self.run_id).data.tags)
 
-    def finish(self, status: str) -> None:
-        """Say how it ended: FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.run_id, status)
+    def finish(self, status: str, time_ms: int | None = None) -> None:
+        """Say how it ended, and when: FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(self.run_id, status, time_ms)
+
+
+def _runs_of(client: "MlflowClient", experiment: str, key: str) -> list["MlflowRun"]:
+    """Return the runs with a key, the one to use first: one that has something, and always the same."""
+    found = client.search_runs([experiment], f"tags.`{RUN_KEY}` = '{key}'", max_results=100)
+    return sorted(found, key=lambda run: (not run.data.params and not run.data.metrics, run.info.run_id))
+
+
+def now_ms() -> int:
+    """Return the milliseconds since 1970, as MLflow counts them."""
+    return time.time_ns() // 1_000_000
 
 
 def _experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
@@ -137,11 +192,6 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        reason = _without_password(str(error).splitlines()[0])[:200]
         raise StoreError(
-            f"MLflow at {_without_password(uri)}", reason, "Check tracking.uri and that the server is up"
+            f"MLflow at {without_password(uri)}", reason(error)[:200], "Check tracking.uri and that the server is up"
         ) from error
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)

@@ -1,5 +1,12 @@
-"""Runs in MLflow, and the files that they kept."""
+"""Runs in MLflow, the files that they kept, and a server that can be killed."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 from cluster.tracking import Run
@@ -11,3 +18,49 @@ def start(config, name="run-1"):
 
 def artifact(client, run_id, path, folder):
     return Path(client.download_artifacts(run_id, path, str(folder))).read_bytes()
+
+
+def closed_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+class MlflowServer:
+    """A real `mlflow server` on a sqlite file; what it has stored outlives it."""
+
+    def __init__(self, folder):
+        self.port = closed_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder, self._process = folder, None
+        self.start()
+
+    def start(self):
+        command = [sys.executable, "-m", "mlflow", "server", "--workers=1", "--host=127.0.0.1", f"--port={self.port}"]
+        places = [
+            f"--backend-store-uri=sqlite:///{self._folder}/mlflow.db",
+            f"--artifacts-destination={self._folder}/a",
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *places], stdout=log, stderr=log, start_new_session=True, env=_environment()
+            )
+        deadline = time.monotonic() + 90
+        while not self._is_up():
+            assert time.monotonic() < deadline, (self._folder / "log").read_text()[-2000:]
+            assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
+            time.sleep(0.05)
+
+    def kill(self):
+        os.killpg(self._process.pid, signal.SIGKILL)  # it and its workers, in a session of their own
+        self._process.wait()
+
+    def _is_up(self):
+        try:
+            return urllib.request.urlopen(f"{self.uri}/health", timeout=5).status == 200
+        except OSError:
+            return False
+
+
+def _environment():
+    return {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,79 @@
+"""Records of a spool, brought to MLflow: what each kind means there. Sent twice, they are there once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.config import TrackingConfig
+from cluster.registry import Registry
+from cluster.sender import RefusedError
+from cluster.spool import Record, reason
+from cluster.tracking import Run
+from metasr.errors import CheckpointError
+
+VERSION_TAG = "metasr.version"
+NEVER_TAKEN = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+
+
+class MlflowDelivery:
+    """Brings the records of a run to MLflow.
+
+    Args:
+        config: Where MLflow is.
+        folder: The run's spool, where its pictures and bundles are.
+        run: The run in MLflow.
+    """
+
+    def __init__(self, config: TrackingConfig, folder: Path, run: Run) -> None:
+        self._config, self._folder, self._run = config, folder, run
+
+    def send(self, records: Sequence[Record]) -> None:
+        """Send one record, or several of metrics.
+
+        Raises:
+            RefusedError: It can never succeed.
+        """
+        from mlflow.exceptions import MlflowException
+
+        first = records[0]
+        try:
+            if first.kind == "metrics":
+                self._run.points(
+                    [
+                        (name, value, record.time_ms, record.payload["step"])
+                        for record in records
+                        for name, value in record.payload["values"].items()
+                    ]
+                )
+            else:
+                self._send_one(first)
+        except MlflowException as error:
+            if error.error_code in NEVER_TAKEN:
+                raise RefusedError(reason(error)) from error
+            raise
+        except (CheckpointError, KeyError, ValueError, TypeError) as error:
+            raise RefusedError(reason(error)) from error
+
+    def _send_one(self, record: Record) -> None:
+        said = record.payload
+        match record.kind:
+            case "start":
+                self._run.resume(said["tags"])
+            case "picture":
+                if (path := self._folder / said["file"]).is_file():  # else it was sent, just before a kill
+                    self._run.picture(said["step"], said["key"], path.read_bytes(), record.time_ms)
+            case "text":
+                self._run.text(said["name"], said["content"])
+            case "tag":
+                self._run.tag(said["name"], said["value"])
+            case "status" if said["status"] == "RUNNING":
+                self._run.resume({})
+            case "status":
+                self._run.finish(said["status"], record.time_ms)
+            case "register":
+                self._register(self._folder / said["file"])
+            case _:
+                raise RefusedError(f"a record of kind {record.kind} is not known")
+
+    def _register(self, bundle: Path) -> None:
+        if bundle.is_dir():  # else it was registered, just before a kill
+            self._run.tag(VERSION_TAG, Registry(self._config).register(bundle, self._run))

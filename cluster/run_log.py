@@ -1,0 +1,175 @@
+"""What a run tells MLflow, by way of a spool: no training step waits for it, and no outage loses it."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from cluster.config import TrackingConfig, expand
+from cluster.delivery import MlflowDelivery
+from cluster.sender import Sender, send_all
+from cluster.spool import BusyError, Spool, reason, without_password
+from cluster.tracking import Run, now_ms
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a spool says of its run: enough to find it in MLflow, or to make it there."""
+
+    name: str
+    params: dict[str, Any]
+    time_ms: int
+    uri: str
+    experiment: str
+    artifacts: str
+    model: str
+
+    def config(self, config: TrackingConfig, uri_is_given: bool) -> TrackingConfig:
+        """Return the settings that this run was tracked with; the URI in `config` is taken if it is to be."""
+        uri_is_given = uri_is_given or without_password(config.uri) == self.uri
+        own = {"experiment": self.experiment, "artifacts": self.artifacts, "model": self.model}
+        return config.model_copy(update=own | ({} if uri_is_given else {"uri": self.uri}))
+
+
+class RunLog:
+    """What a run tells MLflow, by way of a spool: no call waits for MLflow or fails because of it.
+
+    Args:
+        config: Where MLflow and the spool are.
+        run_name: The same name is the same run.
+        params: Settings, kept when the run is first made.
+        tags: Set each time.
+    """
+
+    def __init__(
+        self, config: TrackingConfig, run_name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        shown = json.loads(without_password(json.dumps(dict(params))))
+        own = (without_password(config.uri), config.experiment, config.artifacts, config.model)
+        head = Head(run_name, shown, now_ms(), *own)
+        self._spool = Spool(Path(expand(config.spool)) / quote(run_name, safe=" "))
+        try:
+            _write_head(self._spool.folder, head)
+        except OSError as error:
+            log.warning("cannot write to %s: %s", self._spool.folder, error.strerror)
+        self._spool.add("start", {"tags": {name: without_password(value) for name, value in tags.items()}})
+        self._sender = Sender(self._spool, lambda: _deliver_to(config, self._spool.folder, head))
+
+    def metrics(self, step: int, values: Mapping[str, float], pictures: Mapping[str, bytes] | None = None) -> None:
+        """Record numbers and PNG pictures of a step."""
+        points = {name: float(value) for name, value in values.items() if name != "step"}
+        self._spool.add("metrics", {"step": step, "values": points})
+        for name, png in (pictures or {}).items():
+            self._spool.add_picture(step, name, png)
+        self._sender.wake()
+
+    def text(self, name: str, content: str) -> None:
+        """Keep a text as an artifact."""
+        self._add("text", {"name": name, "content": without_password(content)})
+
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag."""
+        self._add("tag", {"name": name, "value": without_password(value)})
+
+    def status(self, status: str) -> None:
+        """Say how the run is: RUNNING, FINISHED, FAILED or KILLED."""
+        self._add("status", {"status": status})
+
+    def register(self, bundle: Path) -> None:
+        """Make a bundle a version of the registered model and its challenger. It is copied: its folder may go.
+
+        Raises:
+            CheckpointError: It has no manifest.
+        """
+        self._spool.add_bundle(bundle)
+        self._sender.wake()
+
+    @property
+    def remaining(self) -> int:
+        """Number of records that MLflow has not got."""
+        return self._spool.remaining()
+
+    @property
+    def dropped(self) -> int:
+        """Number of records that a full disk lost."""
+        return self._spool.dropped
+
+    @property
+    def refused(self) -> int:
+        """Number of records that MLflow will never take."""
+        return self._spool.refused
+
+    @property
+    def last_error(self) -> str:
+        """Why MLflow does not take records; empty if it does."""
+        return self._sender.last_error
+
+    def drain(self, timeout_s: float) -> int:
+        """Wait until MLflow has everything, for so long at most; return the number of records it has not got."""
+        return self._sender.drain(timeout_s)
+
+    def close(self) -> None:
+        """Stop sending. What remains stays in the spool, for the next start of the run or `metasr sync`."""
+        self._sender.close()
+        self._spool.compact()
+        if remaining := self._spool.remaining():
+            log.warning("%d records for MLflow are still to be sent: `metasr sync` sends them", remaining)
+        if self._spool.dropped:
+            log.warning("%d records for MLflow were lost, as there was no room for them", self._spool.dropped)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _add(self, kind: str, payload: dict[str, Any]) -> None:
+        self._spool.add(kind, payload)
+        self._sender.wake()
+
+
+def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool) -> str:
+    """Send what the spools of all runs still hold.
+
+    Args:
+        config: Where the spools are, and MLflow.
+        tell: Called with a line for each run.
+        uri_is_given: Send to `config.uri`, and not to where each run was tracked.
+
+    Returns:
+        Why not all could be sent; empty if all was.
+    """
+    failure = ""
+    for path in sorted(Path(expand(config.spool)).glob("*/head.json")):
+        head, spool = Head(**json.loads(path.read_text())), Spool(path.parent)
+        if not spool.remaining():
+            continue
+        try:
+            with spool.sending():
+                delivery = _deliver_to(head.config(config, uri_is_given), spool.folder, head)
+                sent = send_all(spool, delivery)
+                spool.compact()
+            refused = f", {spool.refused} of them refused, see {spool.folder}/refused.jsonl" if spool.refused else ""
+            tell(f"run {head.name}: {sent} records sent{refused}")
+        except BusyError as error:
+            tell(f"run {head.name}: skipped, {error}")
+        except Exception as error:
+            failure = reason(error)
+            tell(f"run {head.name}: {spool.remaining()} records are still to be sent")
+    return failure
+
+
+def _deliver_to(config: TrackingConfig, folder: Path, head: Head) -> MlflowDelivery:
+    return MlflowDelivery(config, folder, Run.find_or_make(config, head.name, head.params, head.time_ms))
+
+
+def _write_head(folder: Path, head: Head) -> None:
+    partial = folder / ".head.json"
+    partial.write_text(json.dumps(asdict(head)))
+    os.replace(partial, folder / "head.json")

@@ -1,0 +1,125 @@
+"""Sends what a spool holds, in order, in a thread of its own that never gives up."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cluster.spool import Record, Spool, reason
+
+MAX_POINTS = 1000
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
+log = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """A record that MLflow will never take."""
+
+
+class Delivery(Protocol):
+    """Brings records to their destination."""
+
+    def send(self, records: Sequence[Record]) -> None:
+        """Send one record, or several of metrics.
+
+        Raises:
+            RefusedError: It was understood, and will never be taken.
+            Exception: It may work another time.
+        """
+
+
+class Sender:
+    """A thread that sends a spool's records, and tries again for as long as it takes. It never raises.
+
+    Args:
+        spool: Where they are.
+        connect: Called in the thread, whenever the connection has to be made anew.
+
+    Attributes:
+        last_error: Why the newest try failed; empty if it did not.
+    """
+
+    def __init__(self, spool: Spool, connect: Callable[[], Delivery]) -> None:
+        self.last_error = ""
+        self._spool, self._connect, self._is_urgent = spool, connect, False
+        self._stop, self._wake, self._retry = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow sender", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is a new record."""
+        self._wake.set()
+
+    def drain(self, timeout_s: float) -> int:
+        """Wait until all is sent, for so long at most; return the number of records that remain."""
+        deadline = time.monotonic() + timeout_s
+        self._is_urgent = True
+        self._wake.set()
+        self._retry.set()
+        while (remaining := self._spool.remaining()) and time.monotonic() < deadline and self._thread.is_alive():
+            time.sleep(0.02)
+        self._is_urgent = False
+        return remaining
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End the thread; a request that is under way may outlive the timeout, but not the process."""
+        self._stop.set()
+        self._wake.set()
+        self._retry.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        delivery = None
+        while not self._stop.is_set():
+            try:
+                with self._spool.sending():
+                    while not self._stop.is_set():
+                        delivery = delivery or self._connect()
+                        send_all(self._spool, delivery, self._stop.is_set)
+                        self.last_error, pause_s = "", FIRST_PAUSE_S
+                        self._wake.wait()
+                        self._wake.clear()
+            except Exception as error:
+                if not self.last_error:
+                    log.warning("MLflow does not take records, they are kept: %s", reason(error))
+                self.last_error, delivery = reason(error), None
+                self._retry.clear()
+                self._retry.wait((FIRST_PAUSE_S if self._is_urgent else pause_s) * random.uniform(0.5, 1.0))
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+
+def send_all(spool: Spool, delivery: Delivery, is_stopped: Callable[[], bool] = lambda: False) -> int:
+    """Send what is pending, in order, and return how many records that was."""
+    count = 0
+    while not is_stopped() and (batch := _batch(spool.pending())):
+        _send(spool, delivery, batch)
+        count += len(batch)
+    return count
+
+
+def _batch(records: list[Record]) -> list[Record]:
+    """Return the first record, and the metrics that follow if it is metrics too."""
+    batch, points = records[:1], 0
+    if batch and batch[0].kind == "metrics":
+        batch = []
+        for record in records:
+            points += len(record.payload["values"])
+            if record.kind != "metrics" or (batch and points > MAX_POINTS):
+                break
+            batch.append(record)
+    return batch
+
+
+def _send(spool: Spool, delivery: Delivery, batch: list[Record]) -> None:
+    try:
+        delivery.send(batch)
+    except RefusedError as error:
+        if len(batch) > 1:  # find the one
+            for record in batch:
+                _send(spool, delivery, [record])
+            return
+        spool.refuse(batch[0], reason(error))
+    spool.mark_sent(batch)

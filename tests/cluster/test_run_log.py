@@ -1,0 +1,218 @@
+"""What a run tells MLflow, through a real server that dies, stalls, loses answers and refuses."""
+
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from cluster.config import TrackingConfig
+from cluster.registry import CHALLENGER
+from cluster.run_log import RunLog, sync
+from cluster.tracking import connect
+from metasr import manifest
+from tests.cluster.fault_proxy import Answer, FaultProxy, Reset, mixed
+from tests.cluster.tracked import MlflowServer, closed_port
+
+ROOT = Path(__file__).parents[2]
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
+    "3a7e9b550000000a49444154789c63600000000200014827a2330000000049454e44ae426082"
+)
+PARAMS = {"train.seed": 1, "tracking.uri": "http://someone:hush@host"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def config(server, tmp_path):
+    name = uuid.uuid4().hex
+    return TrackingConfig(uri=server.uri, experiment=f"e-{name}", model=f"m-{name}", spool=str(tmp_path / "spool"))
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "generator.safetensors").write_bytes(b"weights")
+    manifest.seal(folder, "bundle", {})
+    return folder
+
+
+def the_run(config):
+    client = connect(config)
+    experiment = client.get_experiment_by_name(config.experiment)
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def history(client, run, name="loss"):
+    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+
+
+def pictures(client, run):
+    return [entry.path for entry in client.list_artifacts(run.info.run_id, "images") if entry.path.endswith(".png")]
+
+
+def tell_everything(log, bundle, steps):
+    for step in steps:
+        log.metrics(step, {"step": step, "loss": 1 / (1 + step)}, {"val/picture": PNG} if step % 10 == 0 else None)
+    log.text("recipe.yaml", "uri: http://someone:hush@host\n")
+    log.tag("note", "a")
+    log.register(bundle)
+    log.status("FINISHED")
+
+
+def assert_everything_is_there(config, steps):
+    client, run = the_run(config)
+    assert history(client, run) == [(step, 1 / (1 + step)) for step in steps]
+    assert len(pictures(client, run)) == len([step for step in steps if step % 10 == 0])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.seed"] == "1"
+    assert run.data.tags["note"] == "a"
+    (version,) = client.search_model_versions(f"name = '{config.model}'")
+    assert client.get_model_version_by_alias(config.model, CHALLENGER).version == version.version
+    assert run.data.tags["metasr.version"] == str(version.version)
+
+
+def test_everything_arrives_though_the_server_dies_in_the_middle(config, server, bundle):
+    with RunLog(config, "run-1", PARAMS, {"code": "abc"}) as log:
+        log.metrics(0, {"loss": 1.0}, {"val/picture": PNG})
+        assert log.drain(60) == 0
+        killer = threading.Thread(target=server.kill)
+        killer.start()
+        tell_everything(log, bundle, range(1, 40))
+        killer.join()
+        assert log.remaining > 0
+        server.start()
+        assert log.drain(60) == 0
+        assert not log.last_error
+    assert_everything_is_there(config, range(40))
+
+
+def test_answers_that_are_lost_make_nothing_twice(config, bundle):
+    plan = mixed(seed=3, share=0.3, faults=[Reset(), Answer(503), Answer(500)])
+    with FaultProxy(config.uri, plan) as proxy:
+        with RunLog(config.model_copy(update={"uri": proxy.url}), "run-1", PARAMS, {}) as log:
+            tell_everything(log, bundle, range(20))
+            assert log.drain(90) == 0
+        assert {type(seen.fault) for seen in proxy.seen} >= {Reset, Answer}
+    assert_everything_is_there(config, range(20))
+
+
+def test_the_same_bundle_is_one_version(config, bundle):
+    with RunLog(config, "run-1", PARAMS, {}) as log:
+        log.register(bundle)
+        assert log.drain(60) == 0
+        log.register(bundle)
+        assert log.drain(60) == 0
+    client, _ = the_run(config)
+    assert len(client.search_model_versions(f"name = '{config.model}'")) == 1
+
+
+def test_a_record_that_is_refused_holds_up_no_other(config, tmp_path):
+    with RunLog(config, "run-1", PARAMS, {}) as log:
+        for step in range(10):
+            log.metrics(step, {"loss%" if step == 4 else "loss": step})
+        log.status("FINISHED")
+        assert log.drain(60) == 0
+        assert log.refused == 1
+    client, run = the_run(config)
+    assert [step for step, _ in history(client, run)] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert run.info.status == "FINISHED"
+    assert "loss%" in next(tmp_path.glob("spool/*/refused.jsonl")).read_text()
+
+
+TRAINING = """
+import sys, time
+from cluster.config import TrackingConfig
+from cluster.run_log import RunLog
+config = TrackingConfig.model_validate_json(sys.argv[1])
+png, step = bytes.fromhex(sys.argv[2]), int(sys.argv[3])
+log = RunLog(config, "run-1", {"train.seed": 1}, {})
+while True:
+    log.metrics(step, {"loss": 1 / (1 + step)}, {"val": png} if step % 10 == 0 else None)
+    print(step, flush=True)
+    step += 1
+    time.sleep(0.01)
+"""
+
+
+def test_killed_at_any_moment_everything_arrives_once_and_in_order(config):
+    draw, told = random.Random(1), []
+    for _ in range(3):
+        # The next takes up after the last record that the one before may have made.
+        arguments = [config.model_dump_json(), PNG.hex(), str(told[-1] + 2 if told else 0)]
+        with subprocess.Popen(
+            [sys.executable, "-c", TRAINING, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as process:
+            told.append(int(process.stdout.readline()))
+            time.sleep(draw.uniform(2, 6))  # the sender takes some seconds to begin
+            process.send_signal(signal.SIGKILL)
+            told += [int(line) for line in process.stdout.read().splitlines()]
+    assert sync(config, print, uri_is_given=False) == ""
+    client, run = the_run(config)
+    steps = [step for step, _ in history(client, run)]
+    assert steps == sorted(set(steps))
+    assert set(told) <= set(steps)
+    assert len(steps) - len(told) <= 3  # made, but not yet told of
+    assert len(pictures(client, run)) == len([step for step in steps if step % 10 == 0])
+    assert run.info.status == "RUNNING"
+
+
+def test_nobody_waits_for_a_server_that_never_answers(config):
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as hole:
+        silent = config.model_copy(update={"uri": f"http://127.0.0.1:{hole.getsockname()[1]}"})
+        slowest, begin = 0.0, time.monotonic()
+        log = RunLog(silent, "run-1", PARAMS, {})
+        slowest = time.monotonic() - begin
+        for step in range(300):
+            begin = time.monotonic()
+            log.metrics(step, {"loss": 0.5}, {"val": PNG})
+            slowest = max(slowest, time.monotonic() - begin)
+        assert slowest < 1
+        begin = time.monotonic()
+        assert log.drain(0.5) == 1 + 300 + 300
+        log.close()
+        assert time.monotonic() - begin < 5
+
+
+def test_a_run_without_a_server_ends_well_and_says_how_to_send_the_rest(config, bundle, caplog):
+    away = config.model_copy(update={"uri": f"http://someone:hush@127.0.0.1:{closed_port()}"})
+    with RunLog(away, "run-1", PARAMS, {}) as log:
+        tell_everything(log, bundle, range(20))
+        assert log.drain(3) == 1 + 20 + 2 + 4
+        assert log.last_error
+    assert "27 records for MLflow are still to be sent: `metasr sync` sends them" in caplog.text
+    said = []
+    assert "127.0.0.1" in sync(away, said.append, uri_is_given=False)
+    assert said == ["run run-1: 27 records are still to be sent"]
+    kept = b"".join(path.read_bytes() for path in Path(config.spool).rglob("*") if path.is_file())
+    for words in (kept.decode("latin-1"), caplog.text, log.last_error):
+        assert "hush" not in words
+    assert sync(config, said.append, uri_is_given=True) == ""
+    assert said[1:] == ["run run-1: 27 records sent"]
+    assert_everything_is_there(config, range(20))
+    assert sync(config, said.append, uri_is_given=True) == ""
+    assert len(said) == 2
+
+
+def test_a_run_that_sends_its_own_records_is_left_to_do_so(config):
+    away = config.model_copy(update={"uri": f"http://127.0.0.1:{closed_port()}"})
+    said = []
+    with RunLog(away, "run-1", PARAMS, {}) as log:
+        log.drain(1)
+        assert sync(config, said.append, uri_is_given=True) == ""
+        assert said == ["run run-1: skipped, another process is sending them"]
+        assert log.remaining == 1
