@@ -45,6 +45,8 @@ class TrackingConfig(Section):
     """Experiment that runs are filed under."""
     model: str = "meta-srgan"
     """Name of the registered model."""
+    spool: str = "~/metasr/spool"
+    """Folder on the driver's own disk for what MLflow has not got yet; `metasr sync` sends it."""
 
 
 class JobConfig(ExperimentConfig):
