@@ -53,7 +53,13 @@ def join(config: JobConfig, stack: ExitStack) -> Cluster:
     """
     if not ray.is_initialized():
         _reach(os.environ.get("RAY_ADDRESS", ""))
-        stack.enter_context(connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker))
+        try:
+            stack.enter_context(connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker))
+        except ConfigError as error:
+            if not error.why.startswith("Failed to connect"):  # it has said more, such as that versions differ
+                raise
+            fix = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on the head"
+            raise ConfigError(no_ray(os.environ.get("RAY_ADDRESS", "")), "", fix) from error
     dashboard = str(ray.init(ignore_reinit_error=True).dashboard_url or "")
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return Cluster(dashboard, _asks_for_token(dashboard), nodes, ray.available_resources())

@@ -16,7 +16,7 @@ from metasr.perceptual import check_perceptual
 
 VGG_DEADLINE_S = 300.0  # it may have to be fetched
 DATABASE_S = 60.0  # the first time, MLflow makes its tables
-JOIN_S = 25.0
+JOIN_S = 40.0
 START_S = 180.0
 NODES_S = machines.NODES_ANSWER_S + 30
 QUICK_S = 30.0  # a store that is slow must not keep a job from its start

@@ -258,6 +258,10 @@ def test_the_estimate_of_a_checkpoint_is_not_below_a_real_one(job, tmp_path):
 
     config = changed(job, "model", num_features=8, num_blocks=1)
     state = TrainingState.initial(config, torch.device("cpu"), mean=0.0, std=1.0)
+    for optimiser in (state.generator_optimiser, state.discriminator_optimiser):
+        for parameter in optimiser.param_groups[0]["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()  # only then has it a state to be kept
     state.save(tmp_path, config, RunIdentity("run", "code", "digest", "url"))
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= fit.checkpoint_bytes(config)
 
