@@ -47,16 +47,19 @@ class RunCheckpoints:
     def __init__(self, store: Store, run_name: str, fence: Claim | None = None) -> None:
         self._store, self._run, self._fence = store, run_name, fence
 
-    def claim(self, driver_fence: int) -> "RunCheckpoints":
+    def claim(self, driver_fence: int, tell: Callable[[str], None] = log.warning) -> "RunCheckpoints":
         """Return these checkpoints for writing; whoever claimed them before can change them no more.
+
+        While the store is away it waits.
 
         Args:
             driver_fence: `Lease.fence` of the driver. Each group of workers claims anew.
+            tell: Told of waiting.
 
         Raises:
             SupersededError: A newer driver has claimed them.
         """
-        ledger = self._change(lambda ledger: ledger.claimed_by(driver_fence))
+        ledger = self._patiently(lambda: self._change(lambda ledger: ledger.claimed_by(driver_fence)), tell)
         return RunCheckpoints(self._store, self._run, ledger.claim)
 
     def entries(self) -> tuple[Kept, ...]:

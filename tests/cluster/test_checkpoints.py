@@ -319,6 +319,16 @@ def test_a_worker_that_was_frozen_at_any_request_overwrites_nothing_of_its_succe
         assert RunCheckpoints(plain, run).fetch_step(200, Loader()).score == 3.0
 
 
+def test_a_claim_waits_for_the_store(through, publish):
+    store, _ = through(first(9, Answer(503)))
+    told = []
+    claimed = RunCheckpoints(store, RUN).claim(1, told.append)
+    assert len(told) == 1
+    assert "waiting for the store" in told[0]
+    publish(claimed, 100)
+    assert steps_of(claimed) == [100]
+
+
 def test_an_outage_is_waited_for_and_never_taken_for_damage(through, publish):
     plain, _ = through()
     claimed = RunCheckpoints(plain, RUN).claim(1)
