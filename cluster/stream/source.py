@@ -166,11 +166,10 @@ class ShardCrops:
                 log.warning("%s Samples of %s stand in for its own", substituted.reason, substituted.by)
 
     def _surely(self, shard: Shard, closed: threading.Event) -> _Crops:
-        """Return the crops of a shard; an error that leads to a stand-in was met twice in a row."""
+        """Return the crops of a shard. An error was met twice in a row: the last of many tries may have bad luck."""
         ask = partial(self._patiently, shard.name, partial(self._crops_of, shard), closed)
-        if self._skips:
-            with suppress(*_CORRUPT):  # on a bad network, the last of many tries may be one with a flipped bit
-                return ask()
+        with suppress(*_CORRUPT):
+            return ask()
         return ask()
 
     def _crops_of(self, shard: Shard) -> _Crops:

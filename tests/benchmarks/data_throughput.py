@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
@@ -29,9 +29,9 @@ import torch
 import webdataset
 from botocore.config import Config
 
-from cluster.shards import INDEX, Index, Sample, Shard, ShardWriter
+from cluster.shards import INDEX, Index, Sample, Shard, ShardWriter, quick_checksum
 from cluster.store import Store, open_store
-from cluster.stream import ShardCrops, read_index
+from cluster.stream import ShardCache, ShardCrops, read_index, shard_cache
 from metasr.config import ExperimentConfig
 from metasr.data.order import SampleOrder
 from metasr.data.sample import make_batch, plan_step
@@ -40,7 +40,16 @@ from metasr.errors import StoreError
 NUM_THREADS = 4
 BATCH = 32
 CROP_PX = 128
-CONTENDERS = ("raw GET", "hash alone", "stream", "stream, patches", "webdataset", "webdataset, patches")
+CONTENDERS = (
+    "raw GET",
+    "SHA-256 alone",
+    "XXH3 alone",
+    "stream",
+    "stream, read before",
+    "stream, patches",
+    "webdataset",
+    "webdataset, patches",
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -111,16 +120,21 @@ def measure(contender: str, store: Store) -> dict[str, float]:
     shards = [shard for shard in index.shards if shard.split == "train"]
     run = {
         "raw GET": lambda: raw_get(store, shards),
-        "hash alone": lambda: hash_alone(store, shards),
+        "SHA-256 alone": lambda: checksum_alone(store, shards, lambda data: hashlib.sha256(data).hexdigest()),
+        "XXH3 alone": lambda: checksum_alone(store, shards, quick_checksum),
         "stream": lambda: stream(store, index, patches=False),
+        "stream, read before": lambda: stream_again(store, index),
         "stream, patches": lambda: stream(store, index, patches=True),
         "webdataset": lambda: webdataset_by_hand(store, shards, patches=False),
         "webdataset, patches": lambda: webdataset_by_hand(store, shards, patches=True),
     }[contender]
+    batches = run()
+    if contender == "stream, read before":
+        next(batches)
     before, cpu_before = resource.getrusage(resource.RUSAGE_SELF), cpu_s()
     began = time.perf_counter()
     first = samples = 0.0
-    for batch in run():
+    for batch in batches:
         first = first or time.perf_counter() - began
         samples += batch
     seconds = time.perf_counter() - began
@@ -161,25 +175,36 @@ def raw_get(store: Store, shards: list[Shard]) -> Iterator[int]:
             yield shard.num_samples
 
 
-def hash_alone(store: Store, shards: list[Shard]) -> Iterator[int]:
-    """Hash as many bytes as verification does, without fetching them again: what verification costs."""
+def checksum_alone(store: Store, shards: list[Shard], checksum: Callable[[bytes], str]) -> Iterator[int]:
+    """Check as many bytes as verification does, without fetching them again: what verification costs."""
     data = store.get(shards[0].name)
     for shard in shards:
-        hashlib.sha256(data).hexdigest()
+        checksum(data)
         yield shard.num_samples
 
 
-def stream(store: Store, index: Index, *, patches: bool) -> Iterator[int]:
-    """Our stream: an epoch of verified crops in the order of training, no disk cache, little memory."""
-    crops = ShardCrops(store, index, keep_bytes=0, num_threads=NUM_THREADS)
+def stream(
+    store: Store, index: Index, *, patches: bool, cache: ShardCache | None = None, epochs: int = 1
+) -> Iterator[int]:
+    """Our stream: an epoch of verified crops in the order of training, from the store, with little in memory."""
+    crops = ShardCrops(store, index, cache, keep_bytes=0, num_threads=NUM_THREADS)
     config = ExperimentConfig.model_validate({"train": {"batch_size": BATCH}})
-    order = SampleOrder(crops.shard_sizes, 2, 0)
+    order = SampleOrder(crops.shard_sizes, 2, 0, lanes=2)
     whole = slice(0, BATCH)
     batches = crops.stream(order, first_step=0, batch_size=BATCH, part=whole)
-    for step, batch in enumerate(islice(batches, len(order) // BATCH)):
+    for step, batch in enumerate(islice(batches, epochs * len(order) // BATCH)):
         if patches:
             make_batch(batch, plan_step(config, step), whole)
         yield len(batch)
+
+
+def stream_again(store: Store, index: Index) -> Iterator[int]:
+    """Yield once when all shards were read, and then an epoch of crops from copies, or from the folder again."""
+    with tempfile.TemporaryDirectory() as folder:
+        batches = stream(store, index, patches=False, cache=shard_cache(store, folder, 100), epochs=2)
+        num_batches = sum(shard.num_samples for shard in index.shards if shard.split == "train") // BATCH
+        yield sum(islice(batches, num_batches))
+        yield from batches
 
 
 def webdataset_by_hand(store: Store, shards: list[Shard], *, patches: bool) -> Iterator[int]:

@@ -67,8 +67,13 @@ class WatchedStore(FolderStore):
         self._lock = threading.Lock()
 
     def get(self, key, **expected):
+        return self._watch(key, super().get(key, **expected))
+
+    def get_range(self, key, *place):
+        return self._watch(key, super().get_range(key, *place))
+
+    def _watch(self, key, data):
         self.asked.append(key)
-        data = super().get(key, **expected)
         with self._lock:
             self.alive += 1
             self.most_alive = max(self.most_alive, self.alive)

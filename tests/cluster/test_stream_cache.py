@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from cluster.stream import ShardCache
 from metasr.errors import StoreError
@@ -33,10 +34,10 @@ class Source:
         return self.data
 
 
-def fetches(cache, data):
+def fetches(cache, data, quick=""):
     """How often getting `data` asks its source."""
     source = Source(data)
-    assert cache.get(name_of(data), source) == data
+    assert cache.get(name_of(data), source, quick=quick) == data
     return source.asked
 
 
@@ -57,11 +58,13 @@ def test_what_was_fetched_once_is_not_fetched_again(folder):
 
 
 @pytest.mark.parametrize("damaged", [A[:-1] + b"b", A[:-1], b"", A + b"a"], ids=["flipped", "cut", "empty", "longer"])
-def test_a_damaged_copy_is_found_and_fetched_again(folder, damaged, caplog):
+@pytest.mark.parametrize("quick", ["", xxhash.xxh3_128_hexdigest(A)], ids=["SHA-256", "XXH3"])
+def test_a_damaged_copy_is_found_and_fetched_again(folder, damaged, quick, caplog):
     cache = ShardCache(folder, 10_000)
-    fetches(cache, A)
+    fetches(cache, A, quick)
+    assert fetches(cache, A, quick) == 0
     (folder / name_of(A)).write_bytes(damaged)
-    assert fetches(cache, A) == 1
+    assert fetches(cache, A, quick) == 1
     assert "is damaged and will be fetched again" in caplog.text
     assert (folder / name_of(A)).read_bytes() == A
 

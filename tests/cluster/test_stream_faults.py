@@ -135,6 +135,15 @@ def test_crops_are_the_same_while_a_third_of_all_requests_fails(through, origina
     assert source.substituted == []
 
 
+@pytest.mark.parametrize("on_corrupt", ["stop", "skip"])
+def test_a_bit_that_flips_at_the_last_try_is_no_damage_at_the_source(through, original, expected, on_corrupt):
+    faults = [Answer(500), Flip(2000)]
+    store = through(lambda number, *_: faults[number] if number < len(faults) else None, TWICE)
+    source = source_of(store, original, num_threads=1, on_corrupt=on_corrupt)
+    assert torch.equal(batches(source), expected)
+    assert source.substituted == []
+
+
 # Away
 
 
@@ -185,8 +194,15 @@ def test_a_stream_that_is_closed_while_the_store_is_away_ends_its_threads(throug
 # At the source
 
 
+def flip_a_pixel(path):
+    data = bytearray(path.read_bytes())
+    assert data[1536:1542] == b"\x93NUMPY"  # a first image, with a header of 128 bytes
+    data[1536 + 128 + 40] ^= 1
+    path.write_bytes(data)
+
+
 DAMAGE = {
-    "bit flipped": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"),
+    "bit flipped": flip_a_pixel,
     "truncated": lambda path: os.truncate(path, 1500),
     "missing": lambda path: path.unlink(),
 }
