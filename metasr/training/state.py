@@ -162,5 +162,6 @@ def _load_adam(optimiser: Adam, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split("/")
-        state.setdefault(int(number), {})[name] = value
+        # Adam counts its steps on the CPU; a count on a GPU would have every step wait for every parameter.
+        state.setdefault(int(number), {})[name] = value.cpu() if name == "step" else value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

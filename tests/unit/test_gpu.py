@@ -68,7 +68,7 @@ def test_patches_are_those_of_a_cpu(kind):
     expected = make_batch(crops, plan, slice(0, 4), Degradation(kind))
     found = make_batch(crops.to(GPU), plan, slice(0, 4), Degradation(kind))
     torch.testing.assert_close(found.hr.cpu(), expected.hr)
-    tolerance = 1 / 255 if kind == "bilinear8" else 1e-4  # a value between two levels may fall to either
+    tolerance = 1.01 / 255 if kind == "bilinear8" else 1e-4  # a value between two levels may fall to either
     torch.testing.assert_close(found.lr.cpu(), expected.lr, rtol=0, atol=tolerance)
 
 
@@ -95,9 +95,8 @@ def test_training_on_a_gpu_follows_that_on_a_cpu(tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-2)
 
 
-def steps_of(context, config):
+def steps_of(context, config, state):
     """Do a few steps on one of the workers, which are threads of one process and share a GPU."""
-    state = TrainingState.initial(config, GPU, mean=0.5, std=0.25)
     reduction = Exact(context, config.train.num_virtual_shards, (state.generator, state.discriminator))
     networks = Networks(state.generator, state.discriminator, None)
     crops = smooth_images(4, 48, seed=0).to(GPU)
@@ -111,16 +110,21 @@ def steps_of(context, config):
     return state
 
 
+def start(config):
+    return TrainingState.initial(config, GPU, mean=0.5, std=0.25)
+
+
 @pytest.mark.parametrize("num_workers", [2, 3, 4])
 def test_any_number_of_workers_computes_the_same_bits(num_workers):
     config = experiment(batch_size=4)
     torch.use_deterministic_algorithms(True)
     try:
-        alone = steps_of(LocalContext(Path(), GPU), config)
+        alone = steps_of(LocalContext(Path(), GPU), config, start(config))
         together = Together(num_workers)
         contexts = [ThreadContext(rank, together) for rank in range(num_workers)]
+        states = [start(config) for _ in contexts]  # here, as threads share their random numbers
         with ThreadPoolExecutor(num_workers) as pool:
-            for state in pool.map(lambda context: steps_of(context, config), contexts):
+            for state in pool.map(lambda context, state: steps_of(context, config, state), contexts, states):
                 assert_same_state(state, alone)
     finally:
         torch.use_deterministic_algorithms(False)
