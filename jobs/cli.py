@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "compare a model with interpolation and other models on the validation subjects",
     "promote": "make an evaluated model the champion",
     "sync": "send MLflow what it missed while it was away",
+    "verify-run": "compare two runs, bit for bit, and explain the first difference",
     "upscale": "super-resolve a NIfTI volume",
     "demo": "all of the above on one healthy brain, in minutes",
 }
@@ -148,12 +149,12 @@ def _dispatch(arguments: Sequence[str]) -> int | None:
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
         print("metasr VERB [--help]: arbitrary-scale super-resolution of brain MRI\n")
-        print("\n".join(f"  {name:<10}{text}" for name, text in VERBS.items()))
+        print("\n".join(f"  {name:<12}{text}" for name, text in VERBS.items()))
         print("\nResearch software, not a medical device.")
         return 0
     if verb not in VERBS:
         raise ConfigError(f"unknown verb {verb}", nearest(verb, VERBS), "`metasr --help` lists the verbs")
-    job = importlib.import_module(f"jobs.{verb}")
+    job = importlib.import_module(f"jobs.{verb.replace('-', '_')}")
     return job.main(arguments[1:])
 
 

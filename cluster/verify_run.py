@@ -1,0 +1,242 @@
+"""Two runs compared, causes before effects: whether they are the same bits, and if not, what is behind it.
+
+Training is exact: the same settings on the same data give the same bits, whatever the number of workers and whatever
+faults there were.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.checkpoints import Kept, RunCheckpoints
+from cluster.config import JobConfig
+from cluster.state_digest import Check, Difference, compare_states, state_digest
+from cluster.store import open_store
+from metasr.config import ExperimentConfig
+from metasr.errors import CheckpointError
+from metasr.manifest import MANIFEST, unseal
+
+MACHINERY = set(JobConfig.model_fields) - set(ExperimentConfig.model_fields)
+"""Sections of the settings that do not decide which weights come out."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two.
+
+    Attributes:
+        where: Its URL or folder.
+        newest_step: Of its checkpoints.
+        digest: `state_digest` of the one that is compared.
+    """
+
+    where: str
+    newest_step: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of the comparison of two runs.
+
+    Attributes:
+        a, b: The runs.
+        step: Updates done in the checkpoints that are compared, the newest of which both have one.
+        causes: What decides the weights.
+        effects: What training has made of it, see `compare_states`.
+        suspects: What may be behind a difference that no cause explains.
+    """
+
+    a: Side
+    b: Side
+    step: int
+    causes: tuple[Check, ...]
+    effects: tuple[Check, ...]
+    suspects: tuple[str, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether the same bits came out."""
+        return self.a.digest == self.b.digest
+
+    @property
+    def verdict(self) -> str:
+        """All of it in a sentence."""
+        causes = [cause for cause in self.causes if not cause.equal]
+        if self.identical:
+            bits = f"identical: every bit of {_names(self.effects)} at step {self.step}"
+            return f"{bits}, although these differ: {_names(causes)}" if causes else bits
+        parted = f"they part at or before step {self._parted}"
+        if causes:
+            return f"{parted}, because of the {causes[0].name}: {'; '.join(map(str, causes[0].differences))}"
+        return (
+            f"{parted}. Nothing that is known to matter differs: {_names(self.causes)}. "
+            f"Look at {'; at '.join(self.suspects)}"
+        )
+
+    @property
+    def _parted(self) -> int:
+        """The first step of which it is known that they differ there."""
+        log = self.effects[0]
+        logged = log.differences[0].about.get("step") if log.differences else None
+        return self.step if logged is None else logged
+
+
+def verify_run(a: str, b: str, storage_url: str) -> Verification:
+    """Compare two runs at the newest step of which both still have a checkpoint.
+
+    Args:
+        a: URL or folder of a run, folder of a checkpoint, or name of a run in `storage_url`.
+        b: Another.
+        storage_url: Where runs are that are given by name.
+
+    Raises:
+        CheckpointError: There is no such run, no step that both have, or a checkpoint is damaged.
+        StoreError: A store is away or refuses.
+    """
+    one, other = _find(a, storage_url), _find(b, storage_url)
+    step = _common_step(one, other)
+    with tempfile.TemporaryDirectory(prefix="metasr-verify-") as folder:
+        ours, theirs = _bring(one, step, Path(folder) / "a"), _bring(other, step, Path(folder) / "b")
+        return Verification(
+            ours.side,
+            theirs.side,
+            step,
+            _causes(ours.about, theirs.about),
+            compare_states(ours.folder, theirs.folder),
+            tuple(_suspects(ours.about)),
+        )
+
+
+class _Source(NamedTuple):
+    """Where it is, and for each step a function that puts the checkpoint into a new folder, or says where it is."""
+
+    where: str
+    checkpoints: Mapping[int, Callable[[Path], Path]]
+
+
+class _Brought(NamedTuple):
+    """A checkpoint on this machine, checked, and what its manifest says."""
+
+    side: Side
+    folder: Path
+    about: Mapping[str, Any]
+
+
+def _find(reference: str, storage_url: str) -> _Source:
+    folder = Path(os.path.expanduser(reference))
+    with _named(reference):
+        if (folder / MANIFEST).is_file():
+            return _Source(str(folder), {_step_of(folder): lambda _: folder})
+    parent, slash, name = reference.rstrip("/").rpartition("/")
+    store = open_store(parent + slash if slash else storage_url)
+    run = RunCheckpoints(store, name)
+    where = f"{store.url}/{name}"
+    with _named(where):
+        kept = run.entries()
+        if not kept:
+            store.require()
+            raise CheckpointError(
+                f"run {name}",
+                "there is no checkpoint of it",
+                "Give the URL or folder of a run, the folder of a checkpoint, or the name of a run in --storage.url",
+            )
+    return _Source(where, {one.step: partial(_fetch, run, one) for one in kept})
+
+
+def _fetch(run: RunCheckpoints, kept: Kept, folder: Path) -> Path:
+    run.fetch(kept, folder)
+    return folder
+
+
+def _common_step(a: _Source, b: _Source) -> int:
+    common = a.checkpoints.keys() & b.checkpoints.keys()
+    if not common:
+        have = [f"{one.where} has step {', '.join(map(str, sorted(one.checkpoints)))}" for one in (a, b)]
+        raise CheckpointError(
+            "there is no step of which both have a checkpoint",
+            "; ".join(have),
+            "Train both to the same step, with the same settings",
+        )
+    return max(common)
+
+
+def _bring(source: _Source, step: int, folder: Path) -> _Brought:
+    with _named(source.where):
+        folder = source.checkpoints[step](folder)
+        about = unseal(folder, "checkpoint")
+        if _step_of(folder) != step or not isinstance(about.get("config"), dict):
+            raise CheckpointError("its checkpoint", f"its {MANIFEST} is not that of step {step}", "Use another")
+        return _Brought(Side(source.where, max(source.checkpoints), state_digest(folder)), folder, about)
+
+
+def _step_of(folder: Path) -> int:
+    step = unseal(folder, "checkpoint").get("step")
+    if not isinstance(step, int):
+        raise CheckpointError(f"checkpoint {folder}", f"its {MANIFEST} names no step", "Use another")
+    return step
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Say of an error which of the two it is about."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot compare {where}", f"{error.what}: {error.why}", error.fix) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot compare {where}", error.strerror or str(error), "Check its files") from error
+
+
+def _causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Check, ...]:
+    settings = tuple(
+        difference
+        for difference in _settings(a["config"], b["config"])
+        if difference.name.partition(".")[0] not in MACHINERY and difference.name != "data.url"
+    )
+    return (
+        _fact("code version", "code_version", a, b),
+        Check("settings", not settings, settings),
+        _fact("data", "data_digest", a, b),
+        _fact("start", "initial_bundle", a, b),
+        _fact("arithmetic", "arithmetic", a, b),
+    )
+
+
+def _fact(name: str, key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Check:
+    """Compare what two manifests say; the only thing that may be empty is the bundle to start from."""
+    ours, theirs = (about.get(key) or "random weights" for about in (a, b))
+    if ours == theirs:
+        return Check(name, True, value=str(ours))
+    return Check(name, False, (Difference(key, {"A": ours, "B": theirs}),))
+
+
+def _settings(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[Difference]:
+    for name in sorted(a.keys() | b.keys()):
+        ours, theirs = a.get(name), b.get(name)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _settings(ours, theirs, f"{prefix}{name}.")
+        elif ours != theirs:
+            yield Difference(f"{prefix}{name}", {"A": ours, "B": theirs})
+
+
+def _suspects(about: Mapping[str, Any]) -> Iterator[str]:
+    config = about["config"]
+    if config.get("train", {}).get("reduction") == "fast":
+        yield "resources.num_workers: with train.reduction fast, other numbers of workers give other weights"
+    if str(about.get("code_version")).endswith("+changes"):
+        yield "the code, which had changes that are in no commit"
+    if config.get("loss", {}).get("perceptual"):
+        yield "the file of the VGG network, which is known by its path alone"
+    yield "the machines of the other workers, since a checkpoint notes the arithmetic of the first, and their memory"
+    yield "the checkpoints themselves, which somebody may have edited"
+
+
+def _names(checks: Sequence[Check]) -> str:
+    *some, last = [check.name for check in checks]
+    return f"{', '.join(some)} and {last}" if some else last
