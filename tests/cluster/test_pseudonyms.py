@@ -54,6 +54,16 @@ def test_no_name_and_no_text_of_a_header_is_in_any_byte_of_the_store(folder, tmp
     assert list(report.refused) == ["BraTS-GLI-77799-000"]
 
 
+def test_without_pseudonyms_too_no_text_of_a_header_and_no_path_is_in_any_byte_of_the_store(folder, tmp_path):
+    (folder / f"{CANARY}-t1c.nii.gz").rename(folder / "BraTS-GLI-77704-000-t1c.nii.gz")
+    run_prepare(folder, open_store(str(tmp_path / "store")), OPTIONS.model_copy(update={"pseudonymise": False}))
+    files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert any(b"BraTS-GLI-77704-000" in path.read_bytes() for path in files)  # names are stored here, and would show
+    for path in files:
+        for secret in (CANARY, "ward-of", str(tmp_path)):
+            assert secret.encode() not in path.read_bytes()
+
+
 def test_who_is_in_which_split_is_as_without_pseudonyms(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     hidden, plain = (
