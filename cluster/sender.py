@@ -102,15 +102,12 @@ def send_all(spool: Spool, delivery: Delivery, is_stopped: Callable[[], bool] = 
 
 def _batch(records: list[Record]) -> list[Record]:
     """Return the first record, and the metrics that follow if it is metrics too."""
-    batch, points = records[:1], 0
-    if batch and batch[0].kind == "metrics":
-        batch = []
-        for record in records:
-            points += len(record.payload["values"])
-            if record.kind != "metrics" or (batch and points > MAX_POINTS):
-                break
-            batch.append(record)
-    return batch
+    num_points = 0
+    for count, record in enumerate(records):
+        num_points += len(record.payload.get("values", ()))
+        if count and (record.kind != "metrics" or records[0].kind != "metrics" or num_points > MAX_POINTS):
+            return records[:count]
+    return records
 
 
 def _send(spool: Spool, delivery: Delivery, batch: list[Record]) -> None:
