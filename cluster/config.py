@@ -15,12 +15,23 @@ class ResourcesConfig(Section):
 
     num_workers: int = Field(2, ge=1)
     """Training processes; each computes its part of every batch."""
+    min_workers: int = Field(0, ge=0)
+    """Train with fewer workers, down to this many, where there is no room for all, and with more as soon as there is.
+    0 waits for room for all."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Put workers on few nodes, or on many."""
     cpus_per_worker: float = Field(1, gt=0)
     """CPU cores reserved for each worker; it computes with as many threads."""
     gpu: bool = False
     """Give each worker a GPU."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(8, ge=0)
     """Times the workers are started again, from the newest checkpoint, after one has died."""
+
+    @model_validator(mode="after")
+    def _some_are_no_more_than_all(self) -> Self:
+        if self.min_workers > self.num_workers:
+            raise ValueError(f"resources.min_workers {self.min_workers} is above num_workers {self.num_workers}")
+        return self
 
 
 class StorageConfig(Section):
@@ -28,6 +39,8 @@ class StorageConfig(Section):
 
     url: str = "~/metasr/runs"
     """Folder or s3://bucket/prefix for checkpoints; all nodes must reach it."""
+    spool: str = "~/.cache/metasr/checkpoints"
+    """Folder on each node's own disk for checkpoints on their way to url."""
     cache: str = "~/.cache/metasr/shards"
     """Folder on each node's own disk for copies of the shards that come from a bucket; empty keeps none."""
     cache_gb: float = Field(20, gt=0)

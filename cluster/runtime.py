@@ -9,8 +9,12 @@ import ray
 
 from metasr.errors import ConfigError
 
-# Ray Train waits two seconds between looks at its workers; a job of short steps would spend its time waiting.
-TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # Ray's 2 s between looks at the workers is long beside short steps
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "30",  # a worker that does not answer hangs; Ray would wait 10 minutes
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # until fewer workers are tried, after a node was lost
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # or every line comes twice
+}
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 
 

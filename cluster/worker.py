@@ -1,10 +1,13 @@
 """The seam between `metasr.training` and `ray.train`: what runs inside a training worker."""
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import faulthandler
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
@@ -13,33 +16,67 @@ import torch
 from ray.actor import ActorHandle
 from torch import Tensor, nn
 
+from cluster.checkpoints import Kept, RunCheckpoints, SupersededError, Uploader
 from cluster.config import JobConfig
-from cluster.store import open_store
+from cluster.store import Store, UnavailableError, open_store
 from cluster.stream import ShardCrops, read_index, shard_cache, validation_slices
+from cluster.watch import Event, Kind
+from metasr.context import Wish
+from metasr.errors import MetaSRError
 from metasr.identity import RunIdentity
 from metasr.training.loop import fit
+
+log = logging.getLogger(__name__)
+
+HANGS_AFTER_S = 60
+WISH_POLL_S = 0.5
+PREEMPTION_EVERY_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver sends to every worker.
+
+    Attributes:
+        config: The settings.
+        identity: What the run is made from.
+        fence: Number of the driver's lease.
+        mailbox: Actor beside the driver.
+        initial_weights: In Ray's object store; None for random ones.
+    """
+
+    config: JobConfig
+    identity: RunIdentity
+    fence: int
+    mailbox: ActorHandle
+    initial_weights: ray.ObjectRef
 
 
 class RayContext:
     """`metasr.context.WorkerContext` on a Ray Train worker.
 
+    The first worker speaks for all: it keeps checkpoints and tells the driver.
+
     Args:
-        tracker: The actor that `cluster.trainer` made for the run.
+        job: What this worker was sent.
+        data: Whose retries are reported.
     """
 
-    def __init__(self, tracker: ActorHandle) -> None:
-        self._tracker = tracker
-        self._ray = ray.train.get_context()
+    def __init__(self, job: Job, data: Store) -> None:
+        context = ray.train.get_context()
+        self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
+        self._job, self._data = job, data
+        self._storage = open_store(job.config.storage.url)
+        self._checkpoints = RunCheckpoints(self._storage, job.identity.run_name)
+        self._uploader: Uploader | None = None
+        self._wishes = _Wishes(job.mailbox) if self.rank == 0 else None
+        self._steps = self._retries = 0
+        self._is_preempted = False
 
     @property
     def device(self) -> torch.device:
         """The device Ray gave this worker."""
         return ray.train.torch.get_device()
-
-    def part(self, batch_size: int) -> slice:
-        """Return this worker's patches: equal parts, in the order of the ranks."""
-        share = batch_size // self._ray.get_world_size()
-        return slice(self._ray.get_world_rank() * share, (self._ray.get_world_rank() + 1) * share)
 
     def prepare(self, module: nn.Module, *, share_buffers: bool) -> nn.Module:
         """Wrap the module in DistributedDataParallel."""
@@ -48,54 +85,154 @@ class RayContext:
 
     def average(self, values: Tensor) -> Tensor:
         """Return the mean over the workers."""
-        if self._ray.get_world_size() > 1:
+        if self.num_workers > 1:
             torch.distributed.all_reduce(values)
-        return values / self._ray.get_world_size()
+        return values / self.num_workers
 
-    @contextmanager
-    def newest_checkpoint(self) -> Iterator[Path | None]:
-        """Give the newest checkpoint that Ray Train knows, as a local folder."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-        else:
-            with checkpoint.as_directory() as folder:
-                yield Path(folder)
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """Return the values of every worker."""
+        if self.num_workers == 1:
+            return [values]
+        found = [torch.empty_like(values) for _ in range(self.num_workers)]
+        torch.distributed.all_gather(found, values)
+        return found
 
-    def report(self, metrics: Mapping[str, float], save: Callable[[Path], None]) -> None:
-        """Have the first worker write the checkpoint; all wait until it is in storage."""
-        if self._ray.get_world_rank() != 0:
-            ray.train.report(dict(metrics))
+    def resume(self, load: Callable[[Path], None]) -> None:
+        """Have the first worker find the newest good checkpoint, and load it on all."""
+        step = -1
+        if self.rank == 0:
+            self._take_over()
+            kept = self._checkpoints.newest_good(load, self._warn)
+            step = kept.step if kept else -1
+        (found, *_) = self.gather(torch.tensor(step, device=self.device))
+        if self.rank != 0 and found >= 0:
+            self._checkpoints.fetch_step(int(found), load, self._warn)
+
+    def keep(self, step: int, score: float | None, save: Callable[[Path], None]) -> None:
+        """Have the first worker write the checkpoint to its disk; it goes up from there while training goes on."""
+        if self._uploader is None:
             return
-        with tempfile.TemporaryDirectory() as folder:
-            save(Path(folder))
-            ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+        began = time.perf_counter()
+        self._uploader.submit(save, step, score)
+        self.log("kept", step, {"seconds": time.perf_counter() - began})
 
-    def log(self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, bytes] | None = None) -> None:
-        """Send metrics and pictures of the first worker to the tracker, without waiting for it."""
-        if self._ray.get_world_rank() == 0:
-            self._tracker.log.remote(step, dict(metrics), dict(pictures or {}))
+    def log(
+        self,
+        kind: Kind,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        text: str = "",
+        pictures: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Send an event of the first worker to the driver, without waiting for it."""
+        if self.rank == 0:
+            self._job.mailbox.put.remote(Event(kind, step, dict(values), text, dict(pictures or {})))
+        if kind == "steps":
+            self._log_retries(step)
+
+    def wish(self) -> Wish:
+        """Return what the driver wants, or a checkpoint where a node is about to be taken away."""
+        faulthandler.dump_traceback_later(HANGS_AFTER_S)  # unless the next step comes before
+        wish = self._wishes.newest if self._wishes else Wish.NONE
+        if self.num_workers > 1:
+            wish = Wish(int(max(self.gather(torch.tensor(int(wish), device=self.device)))))
+        self._steps += 1
+        if self._steps % PREEMPTION_EVERY_STEPS == 0 and not self._is_preempted:
+            self._is_preempted = ray.train.get_preemption_info() is not None
+            if self._is_preempted:
+                self.log("stopping", 0, {}, text="a node is about to be taken away")
+                return max(wish, Wish.CHECKPOINT)
+        return wish
+
+    def finish(self) -> None:
+        """Wait until all checkpoints are in the store."""
+        faulthandler.cancel_dump_traceback_later()
+        if self._uploader is not None:
+            self._uploader.drain()
+            self._uploader.close()
+        self.gather(torch.zeros((), device=self.device))  # a worker that ended early would take its group with it
+
+    def _take_over(self) -> None:
+        """Claim the run's checkpoints, and send up those that a worker before left on this disk."""
+        self._checkpoints = self._checkpoints.claim(self._job.fence, self._warn)
+        spool = Path(self._job.config.storage.spool).expanduser() / self._job.identity.run_name
+        keep = self._job.config.train.keep_checkpoints
+        self._uploader = Uploader(self._checkpoints, spool, keep, self._warn, self._log_upload)
+        self._uploader.drain()
+
+    def _log_upload(self, kept: Kept, seconds: float, waiting: int) -> None:
+        values = {"seconds": seconds, "bytes": float(kept.num_bytes), "pending": float(waiting)}
+        self.log("uploaded", kept.step, values)
+
+    def _log_retries(self, step: int) -> None:
+        counts = self._data.retries.counts + self._storage.retries.counts
+        if counts.total() > self._retries:
+            self._retries = counts.total()
+            self.log("retries", step, {name: float(count) for name, count in counts.items()})
+
+    def _warn(self, text: str) -> None:
+        log.warning("%s", text)
+        self.log("warning", 0, {}, text=text)
 
 
-def train_worker(arguments: Mapping[str, Any]) -> None:
+class _Wishes:
+    """Looks for the driver's wishes in a thread, so that no step waits for the answer."""
+
+    def __init__(self, mailbox: ActorHandle) -> None:
+        self.newest = Wish.NONE
+        self._mailbox = mailbox
+        threading.Thread(target=self._poll, daemon=True).start()
+
+    def _poll(self) -> None:
+        while True:
+            self.newest = ray.get(self._mailbox.wish.remote())
+            time.sleep(WISH_POLL_S)
+
+
+def train_worker(arguments: Mapping[str, Job]) -> None:
     """Train on one worker.
 
     Args:
-        arguments: `config` (JobConfig as JSON values), `identity` (RunIdentity's fields), `tracker` (the actor) and
-            `initial_weights` (in Ray's object store, None for random ones).
+        arguments: `job`, what the driver sends.
+
+    Raises:
+        MetaSRError: Training cannot go on. The driver was told, unless a new group of workers may fare better.
     """
-    config = JobConfig.model_validate(arguments["config"])
-    if not config.resources.gpu:
+    job = arguments["job"]
+    try:
+        _train(job)
+    except (UnavailableError, SupersededError):
+        raise
+    except MetaSRError as error:
+        ray.get(job.mailbox.fail.remote(error))
+        raise
+    except Exception as error:
+        if ray.train.get_context().get_world_rank() == 0:
+            ray.get(job.mailbox.crash.remote(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+        raise
+
+
+def _train(job: Job) -> None:
+    began = time.perf_counter()
+    config = job.config
+    if config.resources.gpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, by the first product of matrices
+    else:
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     store = open_store(config.data.url)
     index = read_index(store)
     cache = shard_cache(store, config.storage.cache, config.storage.cache_gb)
+    validation = validation_slices(store, index, config.eval.validation_slices, cache)
+    context = RayContext(job, store)
+    context.log("group", 0, {"num_workers": float(context.num_workers), "data_s": time.perf_counter() - began})
     fit(
         config,
         ShardCrops(store, index, cache),
         (index.mean, index.std),
-        validation_slices(store, index, config.eval.validation_slices, cache),
-        RunIdentity(**arguments["identity"]),
-        RayContext(arguments["tracker"]),
-        ray.get(arguments["initial_weights"]),
+        validation,
+        job.identity,
+        context,
+        ray.get(job.initial_weights),
     )
+    context.finish()

@@ -1,5 +1,6 @@
 """metasr train: train a generator with Ray Train, or go on with it, and register the best."""
 
+import sys
 from collections.abc import Sequence
 
 from cluster.config import JobConfig
@@ -7,7 +8,8 @@ from jobs.cli import Parser, add_settings, run, say, settings
 
 DESCRIPTION = """Train a generator with Ray Train, track it in MLflow, and register the best checkpoint's generator.
 
-The same command again continues where it stopped. With RAY_ADDRESS set, as in `ray job submit`, it trains on that
+The same command again continues where it stopped: after Ctrl-C or SIGTERM, which keep a checkpoint first, and after
+any fault. With RAY_ADDRESS set, as in `ray job submit`, it trains on that
 cluster; without, it starts Ray on this machine.
 
   metasr train --recipe smoke --data.url ~/data/t1ce
@@ -17,8 +19,8 @@ cluster; without, it starts Ray on this machine.
   metasr train --recipe smoke --train.steps 500 --print-config"""
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Train."""
+def main(arguments: Sequence[str]) -> int:
+    """Train; return the exit code."""
     parser = Parser(prog="metasr train", description=DESCRIPTION)
     parser.add_argument(
         "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
@@ -35,17 +37,23 @@ def main(arguments: Sequence[str]) -> None:
     resolved = settings(JobConfig, known, known.recipe)
     if known.print_config:
         print(resolved.text())
-        return
+        return 0
 
     from cluster.trainer import train
 
-    trained = train(resolved, known.recipe, say, known.init_from)
-    config = resolved.config.tracking
+    terminal = sys.stdout if sys.stdout.isatty() else None
+    trained = train(resolved, known.recipe, say, init_from=known.init_from, terminal=terminal)
+    if trained.records_not_sent:
+        say(f"MLflow has not got {trained.records_not_sent} records yet: `metasr sync` sends them")
+    if trained.stopped_by:
+        say(f"run {trained.run_name} stopped at step {trained.step}: run the same command again to continue")
+        return 128 + trained.stopped_by
     state = "was already finished" if trained.already_done else "finished"
-    say(f"run {trained.run_name} {state}: version {trained.version} of {config.model}, the challenger")
+    say(f"run {trained.run_name} {state}: its best generator is the challenger of {resolved.config.tracking.model}")
     if trained.already_done:
         say("the same settings on the same data are the same run; change --train.seed to train another")
     say("next: metasr evaluate, then metasr promote")
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from metasr.errors import CheckpointError
+
+
+class Wish(IntEnum):
+    """What somebody outside wants of training, after the step that it is at; the highest counts."""
+
+    NONE = 0
+    CHECKPOINT = 1
+    STOP = 2
 
 
 class WorkerContext(Protocol):
@@ -77,8 +86,8 @@ class WorkerContext(Protocol):
             pictures: PNG files by name.
         """
 
-    def stop_requested(self) -> bool:
-        """Return whether to end after this step: the same on all workers, which all ask at every step."""
+    def wish(self) -> Wish:
+        """Return what is wanted after this step: the same on all workers, which all ask at every step."""
 
 
 def share(number: int, context: WorkerContext, rank: int | None = None) -> range:
@@ -154,6 +163,6 @@ class LocalContext:
         """Remember the values."""
         self.history.append((step, dict(values)))
 
-    def stop_requested(self) -> bool:
-        """Never."""
-        return False
+    def wish(self) -> Wish:
+        """Nobody is there to want anything."""
+        return Wish.NONE

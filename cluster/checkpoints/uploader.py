@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cluster.checkpoints.ledger import best_of, comparable
+from cluster.checkpoints.ledger import Kept, best_of, comparable
 from cluster.checkpoints.run import RunCheckpoints
 from cluster.checkpoints.spool import Snapshot, Spool
 from cluster.store import UnavailableError
@@ -40,14 +40,22 @@ class Uploader:
         folder: The spool, on this machine's own disk, for this run alone.
         keep: See `RunCheckpoints.publish`.
         tell: Called with lines of progress, also from the uploader's thread.
+        uploaded: Called with each checkpoint that is in the store, the seconds that took, and how many still wait.
 
     Attributes:
         counts: What was done so far.
     """
 
-    def __init__(self, checkpoints: RunCheckpoints, folder: Path, keep: int, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        checkpoints: RunCheckpoints,
+        folder: Path,
+        keep: int,
+        tell: Callable[[str], None],
+        uploaded: Callable[[Kept, float, int], None] = lambda kept, seconds, waiting: None,
+    ) -> None:
         self.counts = Counts()
-        self._checkpoints, self._keep, self._tell = checkpoints, keep, tell
+        self._checkpoints, self._keep, self._tell, self._uploaded = checkpoints, keep, tell, uploaded
         self._spool = Spool(folder)
         self._pending = self._spool.adopt(tell)
         self._in_hand: Snapshot | None = None
@@ -172,9 +180,11 @@ class Uploader:
             self._tell(f"uploading the checkpoint of step {snapshot.step}, which an earlier process left")
         start = time.perf_counter()
         kept = self._checkpoints.publish(snapshot.checkpoint, snapshot.step, snapshot.score, keep=self._keep)
-        self.counts.seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self.counts.seconds += seconds
         self.counts.uploaded += 1
         self.counts.num_bytes += kept.num_bytes
+        self._uploaded(kept, seconds, len(self._pending) - 1)
 
     def _wait(self, error: UnavailableError) -> None:
         with self._changed:

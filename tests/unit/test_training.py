@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metasr.config import OptimConfig
-from metasr.context import LocalContext
+from metasr.context import LocalContext, Wish
 from metasr.data.degrade import resize_bicubic
 from metasr.errors import CheckpointError, TrainingError
 from metasr.inference.bundle import load_bundle
@@ -314,9 +314,9 @@ class Impatient(LocalContext):
 
     patience = 0
 
-    def stop_requested(self):
+    def wish(self):
         self.patience -= 1
-        return self.patience < 0
+        return Wish.STOP if self.patience < 0 else Wish.NONE
 
 
 def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on_from_it(tmp_path):

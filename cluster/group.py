@@ -1,0 +1,205 @@
+"""Ray Train around `cluster.worker`: a group of workers that comes back from faults, until training ends."""
+
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from types import FrameType
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+from ray.train import FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from cluster.checkpoints import SupersededError
+from cluster.config import JobConfig, expand
+from cluster.lease import Lease
+from cluster.mailbox import Mail, mail
+from cluster.runtime import connected
+from cluster.watch import Event
+from cluster.worker import Job, train_worker
+from metasr.context import Wish
+from metasr.errors import ConfigError, MetaSRError, TrainingError
+from metasr.identity import RunIdentity
+from metasr.inference.bundle import Bundle
+
+LOOK_AGAIN_S = 0.5
+RESIZE_EVERY_S = 30.0
+
+
+class Stop:
+    """What SIGTERM and Ctrl-C do: the first asks for a checkpoint and an end, the second ends at once.
+
+    Args:
+        tell: Told what was asked.
+
+    Attributes:
+        signal: The first signal, 0 if there was none.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.signal = 0
+        self._tell = tell
+
+    @contextmanager
+    def heard(self, ask: Callable[[Wish], None]) -> Iterator[None]:
+        """Listen to signals until the block ends. Only the main thread of a process can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            if self.signal:
+                raise KeyboardInterrupt
+            self.signal = number
+            self._tell(f"{signal.Signals(number).name}: keeping a checkpoint after this step; once more ends at once")
+            ask(Wish.STOP)
+
+        before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def train_on_ray(
+    config: JobConfig,
+    identity: RunIdentity,
+    initial: Bundle | None,
+    lease: Lease,
+    see: Callable[[Event], None],
+    mark: Callable[[str], None],
+    stop: Stop,
+) -> None:
+    """Train until all steps are done or `stop` was asked for; workers that die are started again.
+
+    Args:
+        config: The settings.
+        identity: What the run is made from.
+        initial: Whose weights to start from.
+        lease: Of the run: who loses it stops.
+        see: Called with each event, from another thread.
+        mark: Called with the name of what the driver has come to.
+        stop: Hears signals.
+
+    Raises:
+        MetaSRError: Training failed, and more tries would not help.
+    """
+    check_workers(config)
+    with connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker), mail(see) as box:
+        mark("connected")
+        weights = ray.put(initial.generator.state_dict() if initial else None)
+        job = Job(_portable(config, identity), identity, lease.fence, box.actor, weights)
+        # Ray Train wants a place for checkpoints; it is given none to keep there.
+        with stop.heard(box.ask), tempfile.TemporaryDirectory() as unused:
+            outcome = _fit_in_thread(_trainer(config, job, unused))
+            mark("fit")
+            _wait(outcome, box, lease)
+
+
+def check_workers(config: JobConfig) -> None:
+    """Raise ConfigError where a batch cannot be shared by the workers."""
+    train, resources = config.train, config.resources
+    if train.reduction == "exact":
+        if resources.num_workers > train.num_virtual_shards:
+            raise ConfigError(
+                f"resources.num_workers {resources.num_workers}",
+                f"a batch has {train.num_virtual_shards} virtual shards to share",
+                f"Set train.virtual_shards to a power of two from {resources.num_workers} to train.batch_size, or "
+                "train.reduction to fast",
+            )
+        return
+    for number in range(resources.min_workers or resources.num_workers, resources.num_workers + 1):
+        if train.batch_size % number or train.num_virtual_shards % number:
+            raise ConfigError(
+                f"train.batch_size {train.batch_size} in {train.num_virtual_shards} virtual shards",
+                f"{number} workers cannot share it equally, which train.reduction fast needs",
+                "Change their number, train.virtual_shards or train.reduction",
+            )
+
+
+def _portable(config: JobConfig, identity: RunIdentity) -> JobConfig:
+    """Return the config with paths that mean the same in the working directory of a worker."""
+    values = config.model_dump(mode="json")
+    values["data"]["url"] = identity.data_url
+    values["storage"]["url"] = expand(config.storage.url)
+    for name in ("spool", "cache"):
+        if not (place := values["storage"][name]).startswith("~"):  # each node has a home of its own
+            values["storage"][name] = place and expand(place)
+    if config.loss.vgg_weights is not None:
+        values["loss"]["vgg_weights"] = expand(str(config.loss.vgg_weights))
+    return JobConfig.model_validate(values)
+
+
+def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
+    resources = config.resources
+    number: int | tuple[int, int] = resources.num_workers
+    if resources.min_workers:
+        number = resources.min_workers, resources.num_workers
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=number,
+            use_gpu=resources.gpu,
+            resources_per_worker={"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.gpu else {}),
+            placement_strategy=resources.placement.upper(),
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+        ),
+        run_config=RunConfig(
+            name=job.identity.run_name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+        ),
+    )
+
+
+def _fit_in_thread(trainer: TorchTrainer) -> Future[Result]:
+    """Fit in a thread of its own: in the main thread Ray Train takes signals for itself, and ends as failed."""
+    outcome: Future[Result] = Future()
+
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()
+    return outcome
+
+
+def _wait(outcome: Future[Result], box: Mail, lease: Lease) -> None:
+    """Wait for the end of training, or for what makes waiting useless."""
+    while not wait([outcome], LOOK_AGAIN_S).done:
+        if lease.lost.is_set():
+            raise SupersededError("training has stopped here", "another driver has taken the run over")
+        if box.failure is not None:
+            raise box.failure
+    try:
+        outcome.result()
+    except TrainingFailedError as error:
+        raise box.failure or _cause(error) from error
+    except RayError as error:
+        raise _failed(error) from error
+
+
+def _cause(error: TrainingFailedError) -> MetaSRError:
+    """Return the error of the worker that failed first, in one line."""
+    failures = getattr(error, "worker_failures", {})
+    for rank in sorted(failures):
+        cause = getattr(failures[rank], "cause", failures[rank])
+        if isinstance(cause, MetaSRError):
+            return cause
+    return _failed(next(iter(failures.values()), error))
+
+
+def _failed(error: BaseException) -> TrainingError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return TrainingError(
+        "training failed", reason, "Run the same command again to continue; --debug shows the traceback"
+    )
