@@ -33,7 +33,11 @@ class MlflowServer:
         self.port = closed_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder, self._process = folder, None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
 
     def start(self):
         command = [sys.executable, "-m", "mlflow", "server", "--workers=1", "--host=127.0.0.1", f"--port={self.port}"]
