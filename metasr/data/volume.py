@@ -25,6 +25,7 @@ from metasr.errors import DataError
 
 MAX_VOXELS = 2**31
 MAX_EXTENSION_BYTES = 2**22  # between header and voxels: notes, which nibabel keeps as many small objects
+CIFTI_INTENTS = range(3000, 3100)  # of NIfTI-2 headers
 CHUNK_BYTES = 2**20
 RAS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation code of right-anterior-superior
 Number = TypeVar("Number", bound=np.number)
@@ -131,6 +132,8 @@ def _image_class(path: Path) -> type[nib.Nifti1Image]:
     """Return the class for the format of a file, NIfTI-1 or NIfTI-2, as nibabel would choose it."""
     sniff = None
     for kind in all_image_classes:
+        if kind is nib.Cifti2Image:  # of these NIfTI-2 files nibabel sees .nii alone; `_check_header` sees .nii.gz too
+            continue
         fits, sniff = kind.path_maybe_image(path, sniff)
         if fits and kind in (nib.Nifti1Image, nib.Nifti2Image):
             return kind
@@ -164,6 +167,8 @@ def _read_exactly(file: Opener, start: bytes, wanted: int) -> bytes:
 
 
 def _check_header(path: Path, header: nib.Nifti1Header) -> None:
+    if isinstance(header, nib.Nifti2Header) and int(header["intent_code"]) in CIFTI_INTENTS:
+        raise DataError(str(path), "it is a CIFTI-2 matrix, not a volume", "Give one volume a file")
     shape, num_dimensions = header.get_data_shape(), int(header["dim"][0])
     if not 1 <= num_dimensions <= 7:  # nibabel would take as many as there is room for
         raise DataError(str(path), f"its header claims {num_dimensions} dimensions", "Repair the header")

@@ -133,9 +133,11 @@ def test_nifti_2_stays_nifti_2_with_an_affine_in_float64(tmp_path):
     np.testing.assert_array_equal(nib.load(tmp_path / "again.nii").affine, affine)
 
 
-def test_a_matrix_of_connections_is_refused_by_name(tmp_path):
-    raw = with_field(volume_bytes(kind=nib.Nifti2Image), 504, "<i", 3001)
-    assert_refused(written(tmp_path / "x.nii", raw), "Cifti2Image")
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+def test_a_matrix_of_connections_is_refused_by_name(tmp_path, name):
+    for intent in (3000, 3001, 3099):
+        raw = with_field(volume_bytes(kind=nib.Nifti2Image), 504, "<i", intent)
+        assert_refused(written(tmp_path / name, raw), "CIFTI-2")
 
 
 def test_a_bit_among_voxels_that_are_not_compressed_cannot_be_found(tmp_path):
