@@ -85,12 +85,15 @@ def compare_states(a: Path, b: Path) -> tuple[Check, ...]:
         CheckpointError: One cannot be read.
     """
     ours, theirs = _digests(a), _digests(b)
-    log_equal = ours[LOG] == theirs[LOG]
-    checks = [Check("metric log", log_equal, () if log_equal else (_first_line(a, b),), ours[LOG])]
     found = (ours.keys() | theirs.keys()) - {LOG}
-    for part in (*(part for part in PARTS if part in found), *sorted(found - set(PARTS))):
-        equal = ours.get(part) == theirs.get(part)
-        checks.append(Check(part, equal, () if equal else tuple(_tensors(a, b, part)), ours.get(part, "")))
+    checks = []
+    for name in (LOG, *(part for part in PARTS if part in found), *sorted(found - set(PARTS))):
+        label = "metric log" if name == LOG else name
+        if ours.get(name) == theirs.get(name):
+            checks.append(Check(label, True, value=ours[name]))
+        else:
+            differences = (_first_line(a, b),) if name == LOG else tuple(_tensors(a, b, name))
+            checks.append(Check(label, False, differences))
     return tuple(checks)
 
 

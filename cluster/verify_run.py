@@ -132,7 +132,7 @@ def _find(reference: str, storage_url: str) -> _Source:
     folder = Path(os.path.expanduser(reference))
     with _named(reference):
         if (folder / MANIFEST).is_file():
-            return _Source(str(folder), {_step_of(folder): lambda _: folder})
+            return _Source(str(folder), {_step_of(unseal(folder, "checkpoint")): lambda _: folder})
     parent, slash, name = reference.rstrip("/").rpartition("/")
     store = open_store(parent + slash if slash else storage_url)
     run = RunCheckpoints(store, name)
@@ -170,15 +170,15 @@ def _bring(source: _Source, step: int, folder: Path) -> _Brought:
     with _named(source.where):
         folder = source.checkpoints[step](folder)
         about = unseal(folder, "checkpoint")
-        if _step_of(folder) != step or not isinstance(about.get("config"), dict):
+        if _step_of(about) != step or not isinstance(about.get("config"), dict):
             raise CheckpointError("its checkpoint", f"its {MANIFEST} is not that of step {step}", "Use another")
         return _Brought(Side(source.where, max(source.checkpoints), state_digest(folder)), folder, about)
 
 
-def _step_of(folder: Path) -> int:
-    step = unseal(folder, "checkpoint").get("step")
+def _step_of(about: Mapping[str, Any]) -> int:
+    step = about.get("step")
     if not isinstance(step, int):
-        raise CheckpointError(f"checkpoint {folder}", f"its {MANIFEST} names no step", "Use another")
+        raise CheckpointError("its checkpoint", f"its {MANIFEST} names no step", "Use another")
     return step
 
 

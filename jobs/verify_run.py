@@ -23,6 +23,7 @@ Exit code 0: the same bits. 1: other bits. 2: they cannot be compared.
   metasr verify-run smoke-0a1b2c3d4e ~/elsewhere/runs/smoke-0a1b2c3d4e
   metasr verify-run s3://bucket/runs/paper-5d1fa2b3c4 s3://copy/runs/paper-5d1fa2b3c4 --json"""
 MOST_SHOWN = 5
+WIDTH = 25
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,14 +66,14 @@ def _print(found: "Verification") -> None:
 
 def _print_check(check: "Check") -> None:
     if check.equal:
-        say(f"equal    {check.name:<25}{check.value}".rstrip())
+        say(f"equal    {check.name:<{WIDTH}}{check.value}".rstrip())
         return
     shown = [str(difference) for difference in check.differences[:MOST_SHOWN]]
     if left := len(check.differences) - len(shown):
         shown.append(f"and {left} more, see --json")
-    say(f"DIFFERS  {check.name:<25}{shown[0]}")
+    say(f"DIFFERS  {check.name:<{WIDTH}}{shown[0]}")
     for line in shown[1:]:
-        say(f"{'':<34}{line}")
+        say(f"{'':<9}{'':<{WIDTH}}{line}")
 
 
 if __name__ == "__main__":

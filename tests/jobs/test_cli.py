@@ -34,6 +34,8 @@ SETTINGS = {
     "train": [name for name, _ in leaves(JobConfig)],
     "evaluate": ["data.url", *(name for name, _ in leaves(JobConfig) if name.startswith("eval.")), *TRACKING],
     "promote": TRACKING,
+    "sync": TRACKING,
+    "verify-run": ["storage.url"],
     "upscale": TRACKING,
     "demo": [],
 }
@@ -108,7 +110,8 @@ def test_the_help_names_the_verbs_and_says_what_this_is_not(metasr, arguments):
 
 
 def test_every_job_is_a_verb():
-    assert {path.stem for path in JOBS.glob("*.py")} - {"__init__", "cli"} == set(VERBS) == set(SETTINGS)
+    jobs = {path.stem.replace("_", "-") for path in JOBS.glob("[!_]*.py")} - {"cli"}
+    assert jobs == set(VERBS) == set(SETTINGS)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -122,7 +125,7 @@ def test_the_help_of_a_verb_has_all_its_settings_and_no_others(helps, verb):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_job_run_as_a_file_from_anywhere_is_the_verb(helps, verb, tmp_path):
-    assert start(sys.executable, JOBS / f"{verb}.py", "--help", folder=tmp_path) == helps[verb]
+    assert start(sys.executable, JOBS / f"{verb.replace('-', '_')}.py", "--help", folder=tmp_path) == helps[verb]
 
 
 @pytest.mark.parametrize("model", [JobConfig, PrepareConfig])
@@ -152,7 +155,7 @@ import contextlib, importlib, sys
 from jobs.cli import VERBS
 for verb in VERBS:
     with contextlib.suppress(SystemExit):
-        importlib.import_module(f"jobs.{verb}").main(["--help"])
+        importlib.import_module(f"jobs.{verb.replace('-', '_')}").main(["--help"])
 heavy = {"torch", "torchvision", "ray", "mlflow", "boto3", "webdataset", "nibabel"} & set(sys.modules)
 sys.exit(f"imported: {heavy}" if heavy else 0)
 """
