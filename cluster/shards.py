@@ -28,6 +28,7 @@ INDEX = "index.json"
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 TAR_BLOCK_BYTES = 512
+NAME_DIGITS = 12  # of the SHA-256, in hexadecimal
 NPY_PREFIX_BYTES = 10  # magic, version, and the length of the header that follows
 
 
@@ -179,13 +180,14 @@ class ShardWriter:
             for member in self._members:
                 tar.write(member)
         data = buffer.getvalue()
+        sha256 = hashlib.sha256(data).hexdigest()
         offsets, sizes = _arrays(data)
         shard = Shard(
-            name=shard_name(self._split, len(self.shards)),
+            name=shard_name(self._split, len(self.shards), sha256),
             split=self._split,
             num_samples=len(self._members),
             num_bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=sha256,
             xxh3_128=quick_checksum(data),
             subjects=tuple(self._subjects),
             array_offsets=offsets,
@@ -197,9 +199,13 @@ class ShardWriter:
         return shard
 
 
-def shard_name(split: Split, number: int) -> str:
-    """Return the key of a shard."""
-    return f"{split}-{number:06d}.tar"
+def shard_name(split: Split, number: int, sha256: str) -> str:
+    """Return the key of a shard.
+
+    Part of its SHA-256 is in it: a shard is never overwritten by one of other bytes, so that an index stays whole
+    while another data set is prepared into the same store.
+    """
+    return f"{split}-{number:06d}-{sha256[:NAME_DIGITS]}.tar"
 
 
 def quick_checksum(data: bytes) -> str:

@@ -141,7 +141,6 @@ class _Building:
                 self._tell(f"{subject.name}: left out. {outcome}")
         self._publication.check()
         self._finish(writer.close())
-        self._shards[split] = writer.shards
         return bool(self._subjects[split])
 
     def _add(self, writer: ShardWriter, split: Split, name: str, cut: Cut, of: str) -> None:
@@ -157,7 +156,8 @@ class _Building:
     def _finish(self, shard: Shard | None) -> None:
         if shard:
             entry = Entry(shard=shard, statistics=self._statistics, spacing_mm=self._spacing_mm)
-            self._journal.write(entry)
+            self._journal.write(entry, number=len(self._shards[shard.split]))
+            self._shards[shard.split].append(shard)
 
     def index(self, options: dict[str, Any], recipe_sha256: str) -> Index:
         """Return the index of all shards.

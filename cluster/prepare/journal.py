@@ -6,7 +6,7 @@ from itertools import count
 from pydantic import ValidationError
 
 from cluster.prepare.cut import Spacing, Statistics
-from cluster.shards import Shard, Split, shard_name
+from cluster.shards import Shard, Split
 from cluster.store import DamagedError, NotThereError, Store
 from metasr.config import Section
 
@@ -23,7 +23,7 @@ class Entry(Section):
 
 
 class Journal:
-    """An object `prepare/<inputs>/<shard>.json` for every finished shard, written after the shard.
+    """An object `prepare/<inputs>/<split>-<number>.json` for every finished shard, written after the shard.
 
     Nobody reads it but `prepare`; when the index is written it may be removed.
 
@@ -39,13 +39,13 @@ class Journal:
         """Return the entries of shards that are in the store, byte for byte, up to the first that is not."""
         return [entry for split in ORDER for entry in self._read(split)]
 
-    def write(self, entry: Entry) -> None:
-        """Note that a shard is in the store."""
-        self._store.put(self._key(entry.shard.name), entry.model_dump_json().encode())
+    def write(self, entry: Entry, number: int) -> None:
+        """Note that a shard, the one of this number in its split, is in the store."""
+        self._store.put(self._key(entry.shard.split, number), entry.model_dump_json().encode())
 
     def _read(self, split: Split) -> Iterator[Entry]:
         for number in count():
-            key = self._key(shard_name(split, number))
+            key = self._key(split, number)
             if not self._store.exists(key):
                 return
             try:
@@ -63,5 +63,5 @@ class Journal:
             return False
         return True
 
-    def _key(self, name: str) -> str:
-        return f"{self._folder}/{name}.json"
+    def _key(self, split: Split, number: int) -> str:
+        return f"{self._folder}/{split}-{number:06d}.json"

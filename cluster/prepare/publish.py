@@ -13,7 +13,7 @@ class Publication:
         self._before = store.stat(INDEX)
 
     def check(self) -> None:
-        """Raise DataError if another preparation has written an index since: its shards must not be overwritten."""
+        """Raise DataError if another preparation has written an index since: ours could not be written."""
         if self._store.stat(INDEX) != self._before:
             raise self._too_late()
 
@@ -37,5 +37,5 @@ class Publication:
         return DataError(
             f"store {self._store.url}",
             "another preparation has written its index in the meantime",
-            "Prepare into a store of your own",
+            "Run the same command again to take its place, or prepare into a store of your own",
         )

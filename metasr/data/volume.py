@@ -132,7 +132,7 @@ def _image_class(path: Path) -> type[nib.Nifti1Image]:
     """Return the class for the format of a file, NIfTI-1 or NIfTI-2, as nibabel would choose it."""
     sniff = None
     for kind in all_image_classes:
-        if kind is nib.Cifti2Image:  # of these NIfTI-2 files nibabel sees .nii alone; `_check_header` sees .nii.gz too
+        if kind is nib.Cifti2Image:  # which nibabel looks for in .nii alone, `_check_header` in .nii.gz too
             continue
         fits, sniff = kind.path_maybe_image(path, sniff)
         if fits and kind in (nib.Nifti1Image, nib.Nifti2Image):

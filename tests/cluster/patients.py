@@ -37,6 +37,12 @@ def make_volumes(folder):
     return folder
 
 
+def shard_file(folder, place):
+    """Return the only file of a folder whose name begins so, such as `train-000001`."""
+    (path,) = folder.glob(f"{place}-*.tar")
+    return path
+
+
 def run_prepare(folder, store, options=OPTIONS):
     return prepare(folder, store, options, lambda line: None)
 

@@ -116,7 +116,8 @@ def tar_of(sample):
 
 
 def read_planted(folder, content):
-    name, digest = shard_name("train", 0), hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
+    name = shard_name("train", 0, digest)
     (folder / name).write_bytes(content)
     shards = [
         Shard(name=name, split=split, num_samples=1, num_bytes=len(content), sha256=digest)
@@ -293,7 +294,7 @@ def test_a_pickle_in_the_journal_of_a_preparation_counts_as_none(tmp_path, kind)
     store = open_store(str(tmp_path / "store"))
     payload = PAYLOADS[kind](Trap(tmp_path / "sprung"))
     for split in ("train", "val"):
-        store.put(f"{FOLDER}/inputs/{shard_name(split, 0)}.json", payload)
+        store.put(f"{FOLDER}/inputs/{split}-000000.json", payload)
     assert Journal(store, "inputs").read() == []
     assert not (tmp_path / "sprung").exists()
 

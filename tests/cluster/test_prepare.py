@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cluster.config import PrepareConfig
-from cluster.prepare import outline, prepare
+from cluster.prepare import outline, prepare, verify
 from cluster.shards import INDEX, Index
 from cluster.store import FolderStore, open_store
 from cluster.stream import read_index, read_samples
@@ -60,9 +60,10 @@ def test_a_preparation_that_fails_leaves_no_index(volumes, tmp_path, room):
 def test_the_index_is_written_last(volumes, tmp_path):
     store = FailingStore(tmp_path / "store", room=99)
     run_prepare(volumes, store)
-    shards = ["val-000000.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar"]
-    assert [key for key in store.keys if not key.startswith("prepare/")] == [*shards, INDEX]
-    assert store.keys[-1] == INDEX
+    written = [key for key in store.keys if not key.startswith("prepare/")]
+    shards = read_index(store).shards
+    assert written[:-1] == [shard.name for split in ("val", "train") for shard in shards if shard.split == split]
+    assert store.keys[-1] == written[-1] == INDEX
 
 
 class OvertakenStore(FolderStore):
@@ -73,7 +74,7 @@ class OvertakenStore(FolderStore):
         self.key, self.others = key, others
 
     def _stat(self, key):
-        if key == INDEX and self.key in [path.name for path in self._root.glob("*")]:
+        if key == INDEX and any(self._root.glob(f"{self.key}*")):
             FolderStore(self._root).put(INDEX, self.others)
         return super()._stat(key)
 
@@ -83,19 +84,51 @@ class OvertakenStore(FolderStore):
         return super()._put_new(key, data)
 
 
-@pytest.mark.parametrize("key", ["val-000000.tar", INDEX])
+@pytest.mark.parametrize("key", ["val-000000", INDEX])
 def test_of_two_preparations_into_one_store_the_second_is_told(volumes, original, tmp_path, key):
     others = (original / INDEX).read_bytes()
     store = OvertakenStore(tmp_path / "store", key, others)
     with pytest.raises(DataError, match="another preparation has written its index"):
         run_prepare(volumes, store)
     assert store.get(INDEX) == others
-    assert (tmp_path / "store" / "train-000000.tar").exists() == (key == INDEX)
+    assert any((tmp_path / "store").glob("train-*.tar")) == (key == INDEX)
 
 
 def test_two_preparations_that_write_the_same_can_both_be_done(volumes, original, tmp_path):
     store = OvertakenStore(tmp_path / "store", INDEX, (original / INDEX).read_bytes())
     run_prepare(volumes, store, OPTIONS.model_copy(update={"shard_mb": 0.03}))
+
+
+def assert_whole(store, index):
+    store.put(INDEX, index.to_bytes())
+    assert verify(store, lambda line: None) == index
+
+
+SMALLER = OPTIONS.model_copy(update={"crop_px": 24})  # as many shards of as many samples, of other bytes
+
+
+def test_the_shards_of_two_preparations_into_one_store_are_both_there_to_be_read(volumes, tmp_path, store):
+    indexes = [run_prepare(volumes, store, options).index for options in (OPTIONS, SMALLER)]
+    assert read_index(store) == indexes[1]
+    for index in indexes:
+        assert_whole(store, index)
+    assert run_prepare(volumes, open_store(str(tmp_path / "alone"))).index == indexes[0]
+
+
+def test_a_preparation_within_another_leaves_both_whole(volumes, store):
+    within = []
+
+    def another(line):
+        if "train, 2 of" in line and not within:
+            within.append(run_prepare(volumes, store, SMALLER).index)
+
+    with pytest.raises(DataError, match=r"another preparation has written its index.*Run the same command again"):
+        prepare(volumes, store, OPTIONS, lambda line: None, progress=another)
+    assert verify(store, lambda line: None) == within[0]
+    index = prepare(volumes, store, OPTIONS, lambda line: None, progress=another).index
+    assert read_index(store) == index
+    for either in (*within, index):
+        assert_whole(store, either)
 
 
 def test_other_options_replace_what_a_store_holds(volumes, tmp_path):

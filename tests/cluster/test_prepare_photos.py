@@ -52,7 +52,8 @@ def test_photographs_split_by_seed_and_are_the_same_bytes_again(photos, tmp_path
     for name in ("one", "two"):
         run_prepare(photos, open_store(str(tmp_path / name)), options)
     files = sorted(path.name for path in (tmp_path / "one").iterdir() if path.is_file())
-    assert files == ["index.json", "train-000000.tar", "train-000001.tar", "val-000000.tar"]
+    places = [file.rpartition("-")[0] or file for file in files]
+    assert places == ["index.json", "train-000000", "train-000001", "val-000000"]
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 

@@ -11,7 +11,7 @@ import pytest
 from cluster.config import PrepareConfig
 from cluster.prepare import prepare
 from cluster.store import open_store
-from tests.cluster.patients import brain, write_volume
+from tests.cluster.patients import brain, shard_file, write_volume
 
 NAMES = [f"patient-{number:02}" for number in range(10)]
 BROKEN = "patient-05"
@@ -92,9 +92,10 @@ def test_after_a_kill_it_goes_on_after_the_last_finished_shard(killed, folder, w
 
 
 def test_a_finished_shard_that_was_damaged_since_is_made_again(killed, folder, whole):
-    data = bytearray((killed / "train-000000.tar").read_bytes())
+    path = shard_file(killed, "train-000000")
+    data = bytearray(path.read_bytes())
     data[1000] ^= 1
-    (killed / "train-000000.tar").write_bytes(data)
+    path.write_bytes(data)
     taken, _ = go_on(folder, killed)
     assert taken == [name for name in NAMES[2:] if name != BROKEN]
     assert data_set(killed) == whole

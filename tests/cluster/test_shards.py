@@ -24,6 +24,7 @@ from tests.cluster.patients import (
     make_volumes,
     read_all,
     run_prepare,
+    shard_file,
     training_crops,
     volume_file,
     write_volume,
@@ -151,7 +152,8 @@ def test_a_shard_ends_with_the_subject_that_fills_it_or_makes_four(tmp_path):
     index = run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "small")), small).index
     assert number_of_subjects(index, "train") == [2] * 6
     assert [shard.name for shard in index.shards if shard.split == "train"] == [
-        f"train-{n:06d}.tar" for n in range(6)
+        f"train-{n:06d}-{shard.sha256[:12]}.tar"
+        for n, shard in enumerate(shard for shard in index.shards if shard.split == "train")
     ]
 
 
@@ -206,7 +208,7 @@ def test_subjects_whose_names_differ_in_a_dot_have_keys_of_their_own(tmp_path):
     run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "store")), options)
     names = []
     for number in range(2):
-        with tarfile.open(tmp_path / "store" / f"train-{number:06d}.tar") as tar:
+        with tarfile.open(shard_file(tmp_path / "store", f"train-{number:06d}")) as tar:
             names += tar.getnames()
     assert len(names) == len(set(names)) == 4
     assert len(read_all(open_store(str(tmp_path / "store")))[0]) == 2
