@@ -1,0 +1,120 @@
+"""Training on a cluster that is already there, by `ray job submit`."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.training import ROOT, arguments_of, only_run
+
+RAY = Path(sysconfig.get_path("scripts")) / "ray"
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of one node that asks for a token: its address, and the environment of those who have it."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it, and their paths must be
+    port, token = free_port(), secrets.token_hex(16)
+    path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # a job runs in the environment of the cluster
+    environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    ports = [f"--port={free_port()}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
+    command = [
+        RAY,
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        "--num-cpus=3",
+        f"--temp-dir={folder}",
+        *ports,
+    ]
+    address = f"http://127.0.0.1:{port}"
+    with Path(folder, "head.log").open("wb") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
+        deadline = time.monotonic() + 60
+        while not answers(request):
+            assert head.poll() is None, Path(folder, "head.log").read_text()
+            assert time.monotonic() < deadline, "the cluster did not start"
+            time.sleep(0.1)
+        yield address, environment
+    finally:
+        head.terminate()  # and with it all that it has started
+        head.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def answers(request):
+    try:
+        with urllib.request.urlopen(request, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def submit(cluster, *arguments, **environment):
+    address, allowed = cluster
+    return subprocess.run(
+        [
+            RAY,
+            "job",
+            "submit",
+            "--address",
+            address,
+            "--working-dir",
+            ".",
+            "--",
+            "python",
+            "jobs/train.py",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env={**allowed, **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_a_submitted_job_trains_on_the_cluster(cluster, tmp_path, store_url):
+    settings = {"train.steps": 4, "train.pixel_only_steps": 3, "resources.num_workers": 2}
+    arguments = map(str, arguments_of(tmp_path, store_url, settings))
+    outcome = submit(cluster, *arguments, RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES="")
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert "its best generator is the challenger of meta-srgan" in outcome.stdout
+    _, run = only_run(tmp_path)
+    assert run.info.status == "FINISHED"
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.data.tags["metasr.code_version"] == commit.stdout.strip()
+
+
+def test_a_submitted_job_that_fails_says_why_and_fails(cluster, tmp_path):
+    outcome = submit(cluster, "--recipe", "smoke", "--data.url", f"{tmp_path}/nothing")
+    assert outcome.returncode != 0
+    assert "failed with exit code 2" in outcome.stdout
+    assert "the folder does not exist" in outcome.stdout
+    assert "Traceback" not in outcome.stdout
+
+
+def test_the_cluster_takes_no_job_without_its_token(cluster, tmp_path):
+    address, environment = cluster
+    stranger = address, {**environment, "RAY_AUTH_TOKEN": "0" * 32}
+    outcome = submit(stranger, "--recipe", "smoke")
+    assert outcome.returncode != 0
+    assert "jobs/train.py" not in outcome.stdout
