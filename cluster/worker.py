@@ -60,17 +60,18 @@ class RayContext:
     Args:
         job: What this worker was sent.
         data: Whose retries are reported.
+        crops: Whose stand-ins for corrupt shards are reported.
     """
 
-    def __init__(self, job: Job, data: Store) -> None:
+    def __init__(self, job: Job, data: Store, crops: ShardCrops) -> None:
         context = ray.train.get_context()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
-        self._job, self._data = job, data
+        self._job, self._data, self._crops = job, data, crops
         self._storage = open_store(job.config.storage.url)
         self._checkpoints = RunCheckpoints(self._storage, job.identity.run_name)
         self._uploader: Uploader | None = None
         self._wishes = _Wishes(job.mailbox) if self.rank == 0 else None
-        self._steps = self._retries = 0
+        self._steps = self._retries = self._substituted = 0
         self._is_preempted = False
 
     @property
@@ -129,7 +130,7 @@ class RayContext:
         if self.rank == 0:
             self._job.mailbox.put.remote(Event(kind, step, dict(values), text, dict(pictures or {})))
         if kind == "steps":
-            self._log_retries(step)
+            self._log_data_trouble(step)
 
     def wish(self) -> Wish:
         """Return what the driver wants, or a checkpoint where a node is about to be taken away."""
@@ -165,7 +166,11 @@ class RayContext:
         values = {"seconds": seconds, "bytes": float(kept.num_bytes), "pending": float(waiting)}
         self.log("uploaded", kept.step, values)
 
-    def _log_retries(self, step: int) -> None:
+    def _log_data_trouble(self, step: int) -> None:
+        new = self._crops.substituted[self._substituted :]
+        self._substituted += len(new)
+        if new:
+            self.log("substituted", step, {}, text=", ".join(one.shard for one in new))
         counts = self._data.retries.counts + self._storage.retries.counts
         if counts.total() > self._retries:
             self._retries = counts.total()
@@ -224,15 +229,9 @@ def _train(job: Job) -> None:
     index = read_index(store)
     cache = shard_cache(store, config.storage.cache, config.storage.cache_gb)
     validation = validation_slices(store, index, config.eval.validation_slices, cache)
-    context = RayContext(job, store)
+    crops = ShardCrops(store, index, cache, on_corrupt=config.data.on_corrupt)
+    context = RayContext(job, store, crops)
     context.log("group", 0, {"num_workers": float(context.num_workers), "data_s": time.perf_counter() - began})
-    fit(
-        config,
-        ShardCrops(store, index, cache),
-        (index.mean, index.std),
-        validation,
-        job.identity,
-        context,
-        ray.get(job.initial_weights),
-    )
+    weights = ray.get(job.initial_weights)
+    fit(config, crops, (index.mean, index.std), validation, job.identity, context, weights)
     context.finish()
