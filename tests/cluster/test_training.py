@@ -161,7 +161,7 @@ def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path, store_url, 
     settings = {"train.steps": 10**6, "train.pixel_only_steps": 10**6, "resources.num_workers": 1}
     process = start_training(tmp_path, store_url, settings)
     try:
-        line_with(process, "loss")
+        line_with(process, "  loss ")
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
     finally:
@@ -181,7 +181,7 @@ def test_a_second_driver_is_refused_while_the_first_is_at_work(tmp_path, store_u
     settings = {"train.steps": 10**6, "train.pixel_only_steps": 10**6, "resources.num_workers": 1}
     first = start_training(tmp_path, store_url, settings)
     try:
-        line_with(first, "loss")
+        line_with(first, "  loss ")
         second = start_training(tmp_path, store_url, settings)
         output, _ = second.communicate(timeout=90)
         assert second.returncode == 2
