@@ -325,7 +325,7 @@ def test_a_run_is_given_by_name_folder_or_checkpoint(trained, tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     store = open_store("~/runs")
     checkpoints = RunCheckpoints(store, "smoke-01").claim(1)
-    kept = checkpoints.publish(runs, trained[0] / "step-4", 4, 0.0, keep=1)
+    kept = checkpoints.publish(trained[0] / "step-4", 4, 0.0, keep=1)
     ways = ["smoke-01", "~/runs/smoke-01", "~/runs/smoke-01/", f"{store.url}/smoke-01"]
     for way in (*ways, f"~/runs/smoke-01/{kept.folder}", trained[0] / "step-4"):
         assert compare("smoke-01", way, storage="~/runs").identical
@@ -353,7 +353,7 @@ def test_a_store_that_is_not_there_is_refused(original, tmp_path):
 
 @pytest.mark.parametrize("name", [WEIGHTS, LOG])
 def test_a_damaged_file_in_the_store_is_refused_with_its_run(trained, runs, tmp_path, name):
-    kept = RunCheckpoints(runs, "bad").claim(1).publish(runs, trained[0] / "step-4", 4, 0.0, keep=1)
+    kept = RunCheckpoints(runs, "bad").claim(1).publish(trained[0] / "step-4", 4, 0.0, keep=1)
     path = tmp_path / "runs" / "bad" / kept.folder / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
