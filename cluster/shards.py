@@ -7,6 +7,7 @@ shard with its length and SHA-256 and is written last: a store without an index 
 import hashlib
 import io
 import json
+import math
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 TAR_BLOCK_BYTES = 512
 NAME_DIGITS = 12  # of the SHA-256, in hexadecimal
+NPY_HEADER_BYTES = 128  # as NumPy writes it for any image
 NPY_PREFIX_BYTES = 10  # magic, version, and the length of the header that follows
 
 
@@ -130,26 +132,33 @@ class Index(Section):
                 )
 
 
+@dataclass(frozen=True)
+class Limit:
+    """When a shard is full: with so many bytes, or so many subjects, whatever comes first."""
+
+    num_bytes: float
+    num_subjects: int
+
+    def reached(self, num_bytes: int, num_subjects: int) -> bool:
+        """Return whether a shard of these ends here."""
+        return num_bytes >= self.num_bytes or num_subjects >= self.num_subjects
+
+
 class ShardWriter:
     """Collect the samples of subjects into tars and put each into the store when it is full.
 
-    A shard ends with a subject: the first with which it has `shard_bytes` or `shard_subjects`. The same subjects in
-    the same order give the same bytes.
+    A shard ends with the subject that makes it full. The same subjects in the same order give the same bytes.
 
     Args:
         store: Where the shards go.
         split: Whose shards they are.
-        shard_bytes: Size from which a shard is full.
-        shard_subjects: Subjects with which a shard is full, whatever their size.
+        limit: When a shard is full.
         shards: Those that are in the store already.
     """
 
-    def __init__(
-        self, store: Store, split: Split, *, shard_bytes: float, shard_subjects: int, shards: Iterable[Shard] = ()
-    ) -> None:
+    def __init__(self, store: Store, split: Split, limit: Limit, shards: Iterable[Shard] = ()) -> None:
         self.shards = list(shards)
-        self._store, self._split = store, split
-        self._shard_bytes, self._shard_subjects = shard_bytes, shard_subjects
+        self._store, self._split, self._limit = store, split, limit
         self._members: list[dict[str, Any]] = []
         self._subjects: list[str] = []
         self._num_bytes = 0
@@ -164,10 +173,9 @@ class ShardWriter:
                 "json": json.dumps({"subject": sample.subject, "slice": sample.slice}).encode(),
             }
             self._members.append({"__key__": _key(sample), **files})
-            self._num_bytes += sum(_tar_bytes(content) for content in files.values())
+            self._num_bytes += sum(_tar_bytes(len(content)) for content in files.values())
         self._subjects.append(subject)
-        is_full = self._num_bytes >= self._shard_bytes or len(self._subjects) >= self._shard_subjects
-        return self.close() if is_full else None
+        return self.close() if self._limit.reached(self._num_bytes, len(self._subjects)) else None
 
     def close(self) -> Shard | None:
         """Store what was collected since the last shard, and return the shard; None where that is nothing."""
@@ -232,6 +240,16 @@ def _key(sample: Sample) -> str:
     return f"{subject}-{sample.slice:04d}"
 
 
-def _tar_bytes(content: bytes) -> int:
-    """Return what a file takes in a tar: a header and whole blocks."""
-    return TAR_BLOCK_BYTES * (1 + -(-len(content) // TAR_BLOCK_BYTES))
+def sample_bytes(shape: tuple[int, int]) -> int:
+    """Return what an image of a shape takes in a shard, with what is said of it."""
+    return _tar_bytes(NPY_HEADER_BYTES + math.prod(shape) * np.dtype(np.float16).itemsize) + _tar_bytes(1)
+
+
+def shard_bytes(samples_bytes: int) -> int:
+    """Return how long the shard is whose samples take so many bytes: a tar has an end, and whole records."""
+    return tarfile.RECORDSIZE * -(-(samples_bytes + 2 * TAR_BLOCK_BYTES) // tarfile.RECORDSIZE)
+
+
+def _tar_bytes(num_bytes: int) -> int:
+    """Return what a file of so many bytes takes in a tar: a header and whole blocks."""
+    return TAR_BLOCK_BYTES * (1 + -(-num_bytes // TAR_BLOCK_BYTES))

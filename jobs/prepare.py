@@ -41,7 +41,9 @@ def main(arguments: Sequence[str]) -> None:
         metavar="N",
         help="subjects in hand at a time; 1 works without Ray [all CPUs of the cluster or machine; 1 if few]",
     )
-    parser.add_argument("--dry-run", action="store_true", help="write nothing: say who would train and validate")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write nothing: say who would train and validate, and how much at most"
+    )
     parser.add_argument("--verify", action="store_true", help="write nothing: read what is there, and check it")
     add_settings(parser, PrepareConfig)
     known = parser.parse_known(arguments)

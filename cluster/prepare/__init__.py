@@ -2,7 +2,7 @@
 
 from cluster.prepare.build import Report, prepare
 from cluster.prepare.cut import MAX_UNIT
-from cluster.prepare.plan import outline
+from cluster.prepare.outline import outline
 from cluster.prepare.verify import verify
 
 __all__ = ["MAX_UNIT", "Report", "outline", "prepare", "verify"]

@@ -122,13 +122,7 @@ class _Building:
 
     def take(self, plan: Plan, split: Split, folder: Path, map_in_order: InOrder) -> bool:
         """Take the subjects of a split, as far as they can be used, and return whether any could."""
-        writer = ShardWriter(
-            self._store,
-            split,
-            shard_bytes=self._options.shard_mb * 1e6,
-            shard_subjects=plan.shard_subjects(split),
-            shards=self._shards[split],
-        )
+        writer = ShardWriter(self._store, split, plan.shard_limit(split, self._options), self._shards[split])
         here = [subject for subject in plan.subjects(split) if self._names(subject.name) not in self._subjects[split]]
         first = len(plan.subjects(split)) - len(here)
         read = partial(_read, folder, self._options, split)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.config import PrepareConfig
 from cluster.prepare.pseudonyms import Names
-from cluster.shards import SPLITS, Split
+from cluster.shards import Limit, Split
 from metasr import __version__
 from metasr.data.photos import find_photos
 from metasr.data.split import split_subjects
@@ -30,9 +30,9 @@ class Plan:
         """Return the subjects of a split."""
         return self.val if split == "val" else self.train
 
-    def shard_subjects(self, split: Split) -> int:
-        """Return how many subjects fill a shard at most: workers can share out a split that has several shards."""
-        return max(1, len(self.subjects(split)) // MIN_SHARDS)
+    def shard_limit(self, split: Split, options: PrepareConfig) -> Limit:
+        """Return when a shard is full: workers can share out a split that has several shards."""
+        return Limit(options.shard_mb * 1e6, max(1, len(self.subjects(split)) // MIN_SHARDS))
 
 
 def find(folder: Path, options: PrepareConfig) -> list[Subject]:
@@ -60,22 +60,6 @@ def make_plan(subjects: Sequence[Subject], options: PrepareConfig) -> Plan:
         reason = "it is in training and in validation"
         raise DataError(f"subject {min(both)}", reason, "Let all of a patient's visits validate, or none")
     return Plan(val, train)
-
-
-def outline(folder: Path, options: PrepareConfig) -> list[str]:
-    """Return what preparing a folder would do, a line for each split. Only names and sizes of files are looked at.
-
-    Raises:
-        DataError: See `find` and `make_plan`.
-    """
-    plan = make_plan(find(folder, options), options)
-    lines = []
-    for split in SPLITS:
-        subjects = plan.subjects(split)
-        megabytes = sum(subject.file.stat().st_size for subject in subjects) / 1e6
-        names = ", ".join(subject.name for subject in subjects)
-        lines.append(f"{split}: {len(subjects)} subjects, files of {megabytes:.1f} MB: {names}")
-    return lines
 
 
 def said_options(options: PrepareConfig, names: Names) -> dict[str, Any]:

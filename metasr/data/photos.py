@@ -1,6 +1,8 @@
 """Photographs: found in a folder, read as luminance, cut into tiles (the paper starts with DIV2K)."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +53,28 @@ def load_luminance(path: Path) -> NDArray[np.float32]:
         DataError: It is not an image of these formats, is cut short, is so large that PIL suspects a decompression
             bomb (before memory is taken for it), or does not say which value is white.
     """
+    with _explained(path), Image.open(path, formats=FORMATS) as image:
+        return _luminance(ImageOps.exif_transpose(image))
+
+
+def photo_shape(path: Path) -> tuple[int, int]:
+    """Return rows and columns of a photograph as it is stored, upright or not, from its header alone.
+
+    Raises:
+        DataError: It is not an image of these formats.
+    """
+    with _explained(path), Image.open(path, formats=FORMATS) as image:
+        columns, rows = image.size
+        return rows, columns
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise what goes wrong in reading a photograph as DataError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                return _luminance(ImageOps.exif_transpose(image))
+            yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         reason = f"it has more than {Image.MAX_IMAGE_PIXELS} pixels"
         raise DataError(str(path), reason, "Cut it into smaller photographs") from error

@@ -4,7 +4,8 @@ import math
 import os
 import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -60,9 +61,7 @@ class Volume:
 
     def axes(self, plane: Plane) -> tuple[int, int, int]:
         """Return the axes of the array that run across the slices, the rows and the columns of `slices(plane)`."""
-        world = io_orientation(self.affine)[:, 0].tolist()
-        across, rows, columns = (world.index(axis) for axis in PLANES[plane])
-        return across, rows, columns
+        return _axes(self.affine, plane)
 
     def slices(self, plane: Plane = "axial", data: NDArray[Number] | None = None) -> NDArray[Number]:
         """Return a view `[slices, rows, columns]` of the volume, or of `data`: any array along the same axes.
@@ -91,11 +90,38 @@ def load_volume(path: Path) -> Volume:
         DataError: It is missing, is not NIfTI, is cut short, is not one 3-D image of real numbers, or holds NaN or
             infinity. The header is checked before the voxels are read, and no more is read than it promises.
     """
+    with _explained(path):
+        return _read(path)
+
+
+def slices_shape(path: Path, plane: Plane = "axial") -> tuple[int, int, int]:
+    """Return how many slices a file has, and their rows and columns, from its header alone.
+
+    Raises:
+        DataError: It is missing, is not NIfTI, or its header is one that `load_volume` refuses.
+    """
+    with _explained(path):
+        kind = _image_class(path)
+        with Opener(str(path), "rb") as file:
+            header = _read_header(path, kind, file.read(kind.header_class.template_dtype.itemsize))
+        across, rows, columns = (header.get_data_shape()[axis] for axis in _axes(header.get_best_affine(), plane))
+        return across, rows, columns
+
+
+def _axes(affine: NDArray[np.float64], plane: Plane) -> tuple[int, int, int]:
+    world = io_orientation(affine)[:, 0].tolist()
+    across, rows, columns = (world.index(axis) for axis in PLANES[plane])
+    return across, rows, columns
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise what goes wrong in reading a file as DataError."""
     if not path.is_file():
         raise DataError(str(path), "there is no such file", "Check the path")
     try:
         with warnings.catch_warnings(action="ignore"):  # of numbers out of range, which are refused or do no harm
-            return _read(path)
+            yield
     except MemoryError as error:
         raise DataError(
             str(path), "it takes more memory than there is", "Use a machine that has more, or a smaller volume"
@@ -111,8 +137,7 @@ def _read(path: Path) -> Volume:
     kind = _image_class(path)
     with Opener(str(path), "rb") as file:
         start = file.read(kind.header_class.template_dtype.itemsize)
-        header = kind.header_class(start)  # without extensions, whose lengths nibabel believes
-        _check_header(path, header)
+        header = _read_header(path, kind, start)
         wanted = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
         image = kind.from_bytes(_read_exactly(file, start, wanted))
     data = np.asarray(image.get_fdata(dtype=np.float64, caching="unchanged"))
@@ -126,6 +151,13 @@ def _read(path: Path) -> Volume:
         if max(data.max(), -data.min()) > np.finfo(header.get_data_dtype()).max:
             raise DataError(str(path), "its slope gives intensities beyond its type", "Repair the header")
     return Volume(data, header, path)
+
+
+def _read_header(path: Path, kind: type[nib.Nifti1Image], start: bytes) -> nib.Nifti1Header:
+    """Return the header of a file that begins so: without extensions, whose lengths nibabel believes."""
+    header: nib.Nifti1Header = kind.header_class(start)
+    _check_header(path, header)
+    return header
 
 
 def _image_class(path: Path) -> type[nib.Nifti1Image]:

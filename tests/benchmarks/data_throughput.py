@@ -29,7 +29,7 @@ import torch
 import webdataset
 from botocore.config import Config
 
-from cluster.shards import INDEX, Index, Sample, Shard, ShardWriter, quick_checksum
+from cluster.shards import INDEX, Index, Limit, Sample, Shard, ShardWriter, quick_checksum
 from cluster.store import Store, open_store
 from cluster.stream import ShardCache, ShardCrops, read_index, shard_cache
 from metasr.config import ExperimentConfig
@@ -102,7 +102,7 @@ def write_shards(store: Store, number: int) -> None:
     per_shard = int(64e6 // (CROP_PX**2 * 2 + 2048))
     shards: list[Shard] = []
     for split, count in (("train", number * per_shard), ("val", 1)):
-        writer = ShardWriter(store, split, shard_bytes=64e6, shard_subjects=per_shard)
+        writer = ShardWriter(store, split, Limit(64e6, per_shard))
         for i in range(count):
             image = random.random((CROP_PX, CROP_PX), dtype=np.float32).astype(np.float16)
             writer.write(f"{split}-{i:05d}", [Sample(f"{split}-{i:05d}", 0, image)])

@@ -1,8 +1,11 @@
 """Preparing: what is taken, what is left out and why, and who validates."""
 
+import gzip
 import hashlib
 import json
 import os
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -322,6 +325,55 @@ def test_the_generator_in_a_bundle_has_the_mean_and_deviation_of_the_crops(volum
 def test_the_outline_says_what_preparing_then_does(volumes, tmp_path):
     lines = outline(volumes, OPTIONS)
     index = run_prepare(volumes, open_store(str(tmp_path / "store")), OPTIONS).index
-    for split, line in zip(("train", "val"), lines, strict=True):
+    for split, line in zip(("train", "val"), lines[:4:2], strict=True):
         assert line.startswith(f"{split}: {len(index.subjects[split])} subjects, files of ")
         assert line.partition("MB: ")[2].split(", ") == sorted(index.subjects[split])
+
+
+def estimates(folder, options):
+    """Return `{split: (images, shards, MB)}` as the outline says them."""
+    found = (
+        re.match(r"(\w+): at most (\d+) \w+ in (\d+) shards of ([0-9.]+) MB", line)
+        for line in outline(folder, options)
+    )
+    return {match[1]: (int(match[2]), int(match[3]), float(match[4])) for match in found if match}
+
+
+@pytest.mark.parametrize("shard_mb", [64, 0.03])
+@pytest.mark.parametrize("step", [1, 5])
+def test_where_every_slice_has_brain_the_outline_estimates_exactly_what_preparing_gives(tmp_path, step, shard_mb):
+    rng = np.random.default_rng(0)
+    for number in range(9):  # a volume that lies on its side: 14 of its 50 rows are slices
+        data = rng.integers(1, 400, (200, 14, 150 + number)).astype(np.int16)
+        write_volume(tmp_path / "volumes" / f"{number}.nii.gz", data, np.eye(4)[[0, 2, 1, 3]])
+    options = PrepareConfig(crop_px=120, min_brain=0, slice_step=step, shard_mb=shard_mb)
+    index = run_prepare(tmp_path / "volumes", open_store(str(tmp_path / "store")), options).index
+    for split, (images, shards, megabytes) in estimates(tmp_path / "volumes", options).items():
+        written = [shard for shard in index.shards if shard.split == split]
+        assert (images, shards) == (sum(shard.num_samples for shard in written), len(written))
+        assert megabytes == pytest.approx(sum(shard.num_bytes for shard in written) / 1e6, abs=0.051)
+
+
+def test_the_outline_is_an_upper_bound_and_reads_no_voxels(volumes, tmp_path):
+    index = run_prepare(volumes, open_store(str(tmp_path / "store")), OPTIONS).index
+    folder = shutil.copytree(volumes, tmp_path / "volumes")
+    headers = {subject: gzip.decompress(volume_file(folder, subject).read_bytes())[:352] for subject in SUBJECTS}
+    for subject in SUBJECTS:
+        volume_file(folder, subject).write_bytes(gzip.compress(headers[subject]))
+    found = estimates(folder, OPTIONS)
+    assert found == estimates(volumes, OPTIONS)
+    for split in ("train", "val"):
+        written = [shard for shard in index.shards if shard.split == split]
+        assert found[split][0] > sum(shard.num_samples for shard in written)
+        assert found[split][1] == len(written)
+
+
+def test_the_outline_names_whose_header_is_refused_and_counts_the_others(volumes, tmp_path):
+    folder = shutil.copytree(volumes, tmp_path / "volumes")
+    volume_file(folder, SUBJECTS[0]).write_text("a text file")
+    (line,) = [line for line in outline(folder, OPTIONS) if "would be left out" in line]
+    assert line.startswith(
+        f"{SUBJECTS[0]}: would be left out. {volume_file(folder, SUBJECTS[0])}: not a readable NIfTI"
+    )
+    whole = estimates(volumes, OPTIONS)["train"][0]
+    assert estimates(folder, OPTIONS)["train"][0] * 3 == whole * 2

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cluster.config import PrepareConfig
+from cluster.prepare import outline
 from cluster.store import open_store
 from cluster.stream import held_out_slices, read_samples
 from tests.cluster.patients import run_prepare
@@ -55,6 +56,17 @@ def test_photographs_split_by_seed_and_are_the_same_bytes_again(photos, tmp_path
     places = [file.rpartition("-")[0] or file for file in files]
     assert places == ["index.json", "train-000000", "train-000001", "val-000000"]
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+
+
+def test_the_outline_counts_the_tiles_of_photographs_from_their_headers(photos, tmp_path):
+    index = run_prepare(photos, open_store(str(tmp_path / "store")), PHOTOS).index
+    for path in (photos / "a.png", photos / "b" / "1.png"):
+        os.truncate(path, 100)  # of the pixels nothing is left
+    lines = outline(photos, PHOTOS)
+    for split in ("train", "val"):
+        written = [shard for shard in index.shards if shard.split == split]
+        images = sum(shard.num_samples for shard in written)
+        assert any(line.startswith(f"{split}: at most {images} images in {len(written)} shards") for line in lines)
 
 
 BAD_PHOTOS = {

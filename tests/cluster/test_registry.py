@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cluster.registry import BUNDLE_DIGEST, CHALLENGER, CHAMPION, EVALUATION, Registry
-from cluster.shards import INDEX, Index, Sample, ShardWriter
+from cluster.shards import INDEX, Index, Limit, Sample, ShardWriter
 from cluster.store import open_store
 from metasr import manifest
 from metasr.config import ExperimentConfig, ModelConfig
@@ -314,7 +314,7 @@ def data(tmp_path):
     image = np.random.default_rng(0).uniform(0, 1, (24, 24)).astype(np.float16)
     shards = []
     for split, subject in (("train", "a"), ("val", "b")):
-        writer = ShardWriter(store, split, shard_bytes=1e6, shard_subjects=1)
+        writer = ShardWriter(store, split, Limit(1e6, 1))
         shards.append(writer.write(subject, [Sample(subject, 0, image)]))
     subjects = {"train": ("a",), "val": ("b",)}
     index = Index(tool_version="0", options={}, mean=0.5, std=0.3, subjects=subjects, shards=tuple(shards))

@@ -1,0 +1,79 @@
+"""What preparing would do, from names and headers alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.config import PrepareConfig
+from cluster.prepare.plan import Plan, find, make_plan
+from cluster.shards import SPLITS, Limit, Split, sample_bytes, shard_bytes
+from metasr.data.photos import photo_shape
+from metasr.data.subjects import Subject
+from metasr.data.volume import slices_shape
+from metasr.errors import DataError
+
+BOUNDS = "These are upper bounds: what has too little brain, or cannot be read, is found when voxels are read."
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """What a subject gives at most."""
+
+    images: int
+    num_bytes: int
+
+
+def outline(folder: Path, options: PrepareConfig) -> list[str]:
+    """Return what preparing a folder would do: who is in which split, and how much they give at most.
+
+    Of each file the header is read, and no voxel: a subject whose header is refused has a line of its own.
+
+    Raises:
+        DataError: See `find` and `make_plan`.
+    """
+    plan = make_plan(find(folder, options), options)
+    lines = [line for split in SPLITS for line in _outline(plan, split, options)]
+    return [*lines, BOUNDS]
+
+
+def _outline(plan: Plan, split: Split, options: PrepareConfig) -> list[str]:
+    subjects, estimates, refused = plan.subjects(split), [], []
+    for subject in subjects:
+        try:
+            estimates.append(_estimate(subject, options, crop=split == "train"))
+        except DataError as error:
+            refused.append(f"{subject.name}: would be left out. {error}")
+    files_mb = sum(subject.file.stat().st_size for subject in subjects) / 1e6
+    images = sum(estimate.images for estimate in estimates)
+    shards = _shards(estimates, plan.shard_limit(split, options))
+    return [
+        f"{split}: {len(subjects)} subjects, files of {files_mb:.1f} MB: {', '.join(s.name for s in subjects)}",
+        f"{split}: at most {images} {'images' if options.kind == 'photos' else 'slices'} "
+        f"in {len(shards)} shards of {sum(shards) / 1e6:.1f} MB together",
+        *refused,
+    ]
+
+
+def _estimate(subject: Subject, options: PrepareConfig, *, crop: bool) -> _Estimate:
+    if options.kind == "photos":
+        rows, columns = photo_shape(subject.file)
+        images = (rows // options.crop_px) * (columns // options.crop_px)
+        if not crop:
+            images = min(images, 1)
+    else:
+        slices, rows, columns = slices_shape(subject.file)
+        images = -(-slices // options.slice_step)
+    shape = (options.crop_px, options.crop_px) if crop else (rows, columns)
+    return _Estimate(images, images * sample_bytes(shape))
+
+
+def _shards(estimates: Sequence[_Estimate], limit: Limit) -> list[int]:
+    """Return the bytes of the shards that the subjects fill, as `ShardWriter` does it."""
+    shards: list[int] = []
+    num_bytes = num_subjects = 0
+    for estimate in estimates:
+        num_bytes, num_subjects = num_bytes + estimate.num_bytes, num_subjects + 1
+        if limit.reached(num_bytes, num_subjects):
+            shards.append(shard_bytes(num_bytes))
+            num_bytes = num_subjects = 0
+    return [*shards, shard_bytes(num_bytes)] if num_subjects else shards
