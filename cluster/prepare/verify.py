@@ -6,8 +6,6 @@ from collections.abc import Callable
 from cluster.prepare.cut import Statistics
 from cluster.shards import INDEX, Index
 from cluster.store import Store
-from cluster.stream import read_index
-from cluster.stream.verified import read_shard
 from metasr.errors import DataError
 
 
@@ -25,6 +23,9 @@ def verify(store: Store, tell: Callable[[str], None]) -> Index:
         StoreError: The store, or a shard, is not there.
         DataError: A shard is not what the index says, or the index is wrong.
     """
+    from cluster.stream import read_index  # here, because it brings torch, for which who prepares need not wait
+    from cluster.stream.verified import read_shard
+
     index = read_index(store)
     statistics = Statistics()
     for shard in index.shards:
