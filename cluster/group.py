@@ -45,6 +45,11 @@ class Stop:
         self.signal = 0
         self._tell = tell
 
+    @property
+    def name(self) -> str:
+        """Name of the signal, such as SIGTERM."""
+        return signal.Signals(self.signal).name if self.signal else "nobody"
+
     @contextmanager
     def heard(self, ask: Callable[[Wish], None]) -> Iterator[None]:
         """Listen to signals until the block ends. Only the main thread of a process can."""
@@ -56,7 +61,7 @@ class Stop:
             if self.signal:
                 raise KeyboardInterrupt
             self.signal = number
-            self._tell(f"{signal.Signals(number).name}: keeping a checkpoint after this step; once more ends at once")
+            self._tell(f"{self.name}: keeping a checkpoint after this step; once more ends at once")
             ask(Wish.STOP)
 
         before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}

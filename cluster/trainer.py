@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -28,7 +29,7 @@ from metasr.inference.bundle import Bundle, load_bundle
 from metasr.perceptual import check_perceptual
 
 Tell = Callable[[str], None]
-LAST_RECORDS_S = 60.0
+LAST_RECORDS_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -78,42 +79,32 @@ def train(
         tell("loss.perceptual is 0: training without the perceptual loss")
     require(config, tell)
     storage = open_store(config.storage.url)
-    checkpoints = RunCheckpoints(storage, identity.run_name)
     with Lease.acquire(storage, identity.run_name, tell) as lease:
+        checkpoints = RunCheckpoints(storage, identity.run_name)
         if done := checkpoints.finished():
             return Trained(identity.run_name, int(done["step"]), already_done=True)
-        checkpoints = checkpoints.claim(lease.fence, tell)
-        tags = {
-            "mlflow.source.git.commit": identity.code_version.removesuffix("+changes"),
-            "metasr.code_version": identity.code_version,
-            "metasr.data_sha256": identity.data_digest,
-            "metasr.initial_bundle": identity.initial_bundle,
-        }
-        with RunLog(config.tracking, identity.run_name, flatten(config), tags) as log:
+        checkpoints = checkpoints.claim(lease.fence, tell)  # which locks out the workers of an earlier driver
+        with RunLog(config.tracking, identity.run_name, flatten(config), _tags(identity)) as log:
             log.text("recipe.yaml", resolved.text() + "\n")
-            watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal))
-            stop, status = Stop(tell), "FAILED"
-            try:
+            watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell)
+            stop = Stop(tell)
+            with watched.failures():
                 train_on_ray(config, identity, initial, lease, watched.see, watched.report.mark, stop)
                 step = _newest_step(checkpoints)
-                status = "KILLED" if stop.signal else "FINISHED"
-                if not stop.signal:
-                    _register_best(checkpoints, log)
-                    checkpoints.claim(lease.fence, tell).finish({"step": str(step)})
-            except KeyboardInterrupt:
-                status = "KILLED"
-                raise
-            finally:
-                not_sent = watched.finish(status, tell)
-            return Trained(identity.run_name, step, stopped_by=stop.signal, records_not_sent=not_sent)
+                if step < config.train.steps:
+                    not_sent = watched.finish("KILLED", f"stopped by {stop.name}")
+                    return Trained(identity.run_name, step, stopped_by=stop.signal, records_not_sent=not_sent)
+                _register_best(checkpoints, log)
+                checkpoints.claim(lease.fence, tell).finish({"step": str(step)})
+                return Trained(identity.run_name, step, records_not_sent=watched.finish("FINISHED", "finished"))
 
 
 class _Watched:
     """Hands every event to whoever wants to know: MLflow, the person who waits, the report."""
 
-    def __init__(self, log: RunLog, watch: Watch) -> None:
+    def __init__(self, log: RunLog, watch: Watch, tell: Tell) -> None:
         self.report = RunReport()
-        self._log, self._watch = log, watch
+        self._log, self._watch, self._tell = log, watch, tell
 
     def see(self, event: Event) -> None:
         """Take an event."""
@@ -122,17 +113,43 @@ class _Watched:
         if event.kind in ("steps", "validated", "resumed", "skipped"):
             self._log.metrics(event.step, event.values, event.pictures)
 
-    def finish(self, status: str, tell: Tell) -> int:
-        """Say how the run ended, with a report; return how many records MLflow has not got."""
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Report a run that ends by an error or a second Ctrl-C."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.finish("KILLED", "interrupted")
+            raise
+        except BaseException as error:
+            self.finish("FAILED", f"failed: {error}")
+            raise
+
+    def finish(self, status: str, outcome: str) -> int:
+        """Say how the run ended, with a report; return how many records MLflow has not got.
+
+        Args:
+            status: For MLflow.
+            outcome: For a person.
+        """
         self._watch.close()
-        report = self.report.finish(status)
+        report = self.report.finish(outcome, records_not_sent=self._log.remaining)
         self._log.text("run-report.json", json.dumps(report, indent=1) + "\n")
         self._log.status(status)
         not_sent = self._log.drain(LAST_RECORDS_S)
-        self.report.finish(status, records_not_sent=not_sent)
+        self.report.finish(outcome, records_not_sent=not_sent)
         for line in self.report.lines():
-            tell(line)
+            self._tell(line)
         return not_sent
+
+
+def _tags(identity: RunIdentity) -> dict[str, str]:
+    return {
+        "mlflow.source.git.commit": identity.code_version.removesuffix("+changes"),
+        "metasr.code_version": identity.code_version,
+        "metasr.data_sha256": identity.data_digest,
+        "metasr.initial_bundle": identity.initial_bundle,
+    }
 
 
 def _load_initial(config: JobConfig, reference: str) -> Bundle:
