@@ -1,5 +1,6 @@
 """metasr prepare: turn a folder of NIfTI volumes, or of photographs, into training shards."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,8 +62,11 @@ def main(arguments: Sequence[str]) -> None:
     if known.dry_run:
         say("\n".join(outline(known.input, options)))
         return
-    report = prepare(known.input, store, options, _tell, workers=known.workers, progress=_show)
-    _tell(f"{store.url}: {report.index.summary()}")
+    try:
+        report = prepare(known.input, store, options, _tell, workers=known.workers, progress=_show)
+    finally:
+        _clear()
+    say(f"{store.url}: {report.index.summary()}")
     if report.refused:
         say(f"left out, see above: {', '.join(report.refused)}")
     say(f"next: metasr train --recipe smoke --data.url {known.output}")
@@ -70,15 +74,23 @@ def main(arguments: Sequence[str]) -> None:
 
 def _tell(line: str) -> None:
     """Print a line that stays."""
-    say(f"{CLEAR_LINE if sys.stdout.isatty() else ''}{line}")
+    _clear()
+    say(line)
 
 
 def _show(line: str) -> None:
-    """Print a line of progress: on a terminal in place of the one before."""
+    """Print a line of progress: on a terminal in place of the one before, and no longer than the terminal is wide."""
     if sys.stdout.isatty():
-        print(f"{CLEAR_LINE}{line}", end="", flush=True)
+        _clear()
+        print(line[: shutil.get_terminal_size().columns - 1], end="", flush=True)
     else:
         say(line)
+
+
+def _clear() -> None:
+    """Remove the line of progress from a terminal."""
+    if sys.stdout.isatty():
+        print(CLEAR_LINE, end="", flush=True)
 
 
 if __name__ == "__main__":
