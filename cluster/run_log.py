@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 from cluster.config import TrackingConfig, expand
@@ -134,18 +134,24 @@ class RunLog:
         self._sender.wake()
 
 
-def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool) -> str:
+class Synced(NamedTuple):
+    """What came of sending what was left."""
+
+    failure: str
+    """Why not all could be sent; empty if all was."""
+    num_skipped: int
+    """Runs that were left to another process, which is sending their records."""
+
+
+def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool) -> Synced:
     """Send what the spools of all runs still hold.
 
     Args:
         config: Where the spools are, and MLflow.
         tell: Called with a line for each run.
         uri_is_given: Send to `config.uri`, and not to where each run was tracked.
-
-    Returns:
-        Why not all could be sent; empty if all was.
     """
-    failure = ""
+    failure, num_skipped = "", 0
     for path in sorted(Path(expand(config.spool)).glob("*/head.json")):
         head, spool = Head(**json.loads(path.read_text())), Spool(path.parent)
         if not spool.remaining():
@@ -158,11 +164,12 @@ def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool
             refused = f", {spool.refused} of them refused, see {spool.folder}/refused.jsonl" if spool.refused else ""
             tell(f"run {head.name}: {sent} records sent{refused}")
         except BusyError as error:
+            num_skipped += 1
             tell(f"run {head.name}: skipped, {error}")
         except Exception as error:
             failure = reason(error)
             tell(f"run {head.name}: {spool.remaining()} records are still to be sent")
-    return failure
+    return Synced(failure, num_skipped)
 
 
 def _deliver_to(config: TrackingConfig, folder: Path, head: Head) -> MlflowDelivery:

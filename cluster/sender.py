@@ -44,6 +44,7 @@ class Sender:
     def __init__(self, spool: Spool, connect: Callable[[], Delivery]) -> None:
         self.last_error = ""
         self._spool, self._connect, self._is_urgent = spool, connect, False
+        self._pause_s = FIRST_PAUSE_S
         self._stop, self._wake, self._retry = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow sender", daemon=True)
         self._thread.start()
@@ -71,24 +72,34 @@ class Sender:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        pause_s = FIRST_PAUSE_S
+        while not self._stop.is_set():
+            try:
+                with self._spool.sending():  # until the end, also while MLflow is away
+                    self._send()
+            except Exception as error:
+                self._put_off(error)
+
+    def _send(self) -> None:
         delivery = None
         while not self._stop.is_set():
             try:
-                with self._spool.sending():
-                    while not self._stop.is_set():
-                        delivery = delivery or self._connect()
-                        send_all(self._spool, delivery, self._stop.is_set)
-                        self.last_error, pause_s = "", FIRST_PAUSE_S
-                        self._wake.wait()
-                        self._wake.clear()
+                delivery = delivery or self._connect()
+                send_all(self._spool, delivery, self._stop.is_set)
             except Exception as error:
-                if not self.last_error:
-                    log.warning("MLflow does not take records, they are kept: %s", reason(error))
-                self.last_error, delivery = reason(error), None
-                self._retry.clear()
-                self._retry.wait((FIRST_PAUSE_S if self._is_urgent else pause_s) * random.uniform(0.5, 1.0))
-                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+                delivery = None
+                self._put_off(error)
+                continue
+            self.last_error, self._pause_s = "", FIRST_PAUSE_S
+            self._wake.wait()
+            self._wake.clear()
+
+    def _put_off(self, error: Exception) -> None:
+        if not self.last_error:
+            log.warning("MLflow does not take records, they are kept: %s", reason(error))
+        self.last_error = reason(error)
+        self._retry.clear()
+        self._retry.wait((FIRST_PAUSE_S if self._is_urgent else self._pause_s) * random.uniform(0.5, 1.0))
+        self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
 
 
 def send_all(spool: Spool, delivery: Delivery, is_stopped: Callable[[], bool] = lambda: False) -> int:

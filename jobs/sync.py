@@ -24,12 +24,12 @@ def main(arguments: Sequence[str]) -> int:
 
     from cluster.run_log import sync
 
-    failure = sync(resolved.config.tracking, say, resolved.origins["tracking.uri"] != "default")
-    if failure:
-        error = StoreError("not all records were sent", failure, "Run `metasr sync` again when MLflow is back")
+    synced = sync(resolved.config.tracking, say, resolved.origins["tracking.uri"] != "default")
+    if synced.failure:
+        error = StoreError("not all records were sent", synced.failure, "Run `metasr sync` again when MLflow is back")
         error.exit_code = 1
         raise error
-    say("nothing is left to send")
+    say("nothing else is left to send" if synced.num_skipped else "nothing is left to send")
     return 0
 
 

@@ -1,6 +1,7 @@
 """What a run tells MLflow, through a real server that dies, stalls, loses answers and refuses."""
 
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster import sender
 from cluster.config import TrackingConfig
 from cluster.registry import CHALLENGER
-from cluster.run_log import RunLog, sync
+from cluster.run_log import RunLog, Synced, sync
 from cluster.tracking import connect
 from metasr import manifest
-from tests.cluster.fault_proxy import Answer, FaultProxy, Reset, mixed
+from tests.cluster.fault_proxy import Answer, FaultProxy, Reset
 from tests.cluster.tracked import MlflowServer, closed_port
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,8 @@ PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
     "3a7e9b550000000a49444154789c63600000000200014827a2330000000049454e44ae426082"
 )
+CLIENT_WAITS_S = 30
+NOTHING_LEFT = Synced("", num_skipped=0)
 PARAMS = {"train.seed": 1, "tracking.uri": "http://someone:hush@host"}
 
 
@@ -33,6 +37,11 @@ def server(tmp_path_factory):
     server = MlflowServer(tmp_path_factory.mktemp("server"))
     yield server
     server.kill()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(sender, "FIRST_PAUSE_S", 0.05)
 
 
 @pytest.fixture
@@ -101,6 +110,7 @@ def test_everything_arrives_though_the_server_dies_in_the_middle(config, server,
         killer.start()
         tell_everything(log, bundle, range(1, 40))
         killer.join()
+        log.tag("note", "a")
         assert log.remaining > 0
         server.start()
         assert log.drain(60) == 0
@@ -108,13 +118,23 @@ def test_everything_arrives_though_the_server_dies_in_the_middle(config, server,
     assert_everything_is_there(config, range(40))
 
 
+def first_of_each(faults):
+    """Plan a fault for the first request of each kind, in turn."""
+    known = {}
+
+    def plan(number, method, path):
+        kind = method, path.partition("?")[0]
+        return None if kind in known else known.setdefault(kind, faults[len(known) % len(faults)])
+
+    return plan
+
+
 def test_answers_that_are_lost_make_nothing_twice(config, bundle):
-    plan = mixed(seed=3, share=0.3, faults=[Reset(), Answer(503), Answer(500)])
-    with FaultProxy(config.uri, plan) as proxy:
+    with FaultProxy(config.uri, first_of_each([Reset(), Reset(), Answer(503), Reset(), Answer(500)])) as proxy:
         with RunLog(config.model_copy(update={"uri": proxy.url}), "run-1", PARAMS, {}) as log:
             tell_everything(log, bundle, range(20))
             assert log.drain(90) == 0
-        assert {type(seen.fault) for seen in proxy.seen} >= {Reset, Answer}
+        assert len([seen for seen in proxy.seen if isinstance(seen.fault, Reset)]) > 5
     assert_everything_is_there(config, range(20))
 
 
@@ -164,17 +184,18 @@ def test_killed_at_any_moment_everything_arrives_once_and_in_order(config):
         with subprocess.Popen(
             [sys.executable, "-c", TRAINING, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
         ) as process:
-            told.append(int(process.stdout.readline()))
-            time.sleep(draw.uniform(2, 6))  # any moment: the sender takes some seconds to begin
+            told += [int(process.stdout.readline()) for _ in range(draw.randint(1, 400))]
             process.send_signal(signal.SIGKILL)
             told += [int(line) for line in process.stdout.read().splitlines()]
-    assert sync(config, print, uri_is_given=False) == ""
+    assert sync(config, print, uri_is_given=False) == NOTHING_LEFT
     client, run = the_run(config)
     steps = [step for step, _ in history(client, run)]
     assert steps == sorted(set(steps))
     assert set(told) <= set(steps)
     assert len(steps) - len(told) <= 3  # made, but not yet told of
-    assert len(pictures(client, run)) == len([step for step in steps if step % 10 == 0])
+    kept = [int(re.search(r"step\+(\d+)\+", path)[1]) for path in pictures(client, run)]
+    assert len(kept) == len(set(kept))
+    assert {step for step in told if step % 10 == 0} <= set(kept) <= {step for step in steps if step % 10 == 0}
     assert run.info.status == "RUNNING"
 
 
@@ -188,11 +209,11 @@ def test_nobody_waits_for_a_server_that_never_answers(config):
             begin = time.monotonic()
             log.metrics(step, {"loss": 0.5}, {"val": PNG})
             slowest = max(slowest, time.monotonic() - begin)
-        assert slowest < 1
+        assert slowest < CLIENT_WAITS_S / 2
         begin = time.monotonic()
         assert log.drain(0.5) == 1 + 300 + 300
         log.close()
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < CLIENT_WAITS_S / 2
 
 
 def test_a_run_without_a_server_ends_well_and_says_how_to_send_the_rest(config, bundle, caplog):
@@ -203,15 +224,15 @@ def test_a_run_without_a_server_ends_well_and_says_how_to_send_the_rest(config, 
         assert log.drain(0.5) == 1 + 20 + 2 + 4
     assert "27 records for MLflow are still to be sent: `metasr sync` sends them" in caplog.text
     said = []
-    assert "127.0.0.1" in sync(away, said.append, uri_is_given=False)
+    assert "127.0.0.1" in sync(away, said.append, uri_is_given=False).failure
     assert said == ["run run-1: 27 records are still to be sent"]
     kept = b"".join(path.read_bytes() for path in Path(config.spool).rglob("*") if path.is_file())
     for words in (kept.decode("latin-1"), caplog.text, log.last_error):
         assert "hush" not in words
-    assert sync(config, said.append, uri_is_given=True) == ""
+    assert sync(config, said.append, uri_is_given=True) == NOTHING_LEFT
     assert said[1:] == ["run run-1: 27 records sent"]
     assert_everything_is_there(config, range(20))
-    assert sync(config, said.append, uri_is_given=True) == ""
+    assert sync(config, said.append, uri_is_given=True) == NOTHING_LEFT
     assert len(said) == 2
 
 
@@ -220,6 +241,6 @@ def test_a_run_that_sends_its_own_records_is_left_to_do_so(config):
     said = []
     with RunLog(away, "run-1", PARAMS, {}) as log:
         wait_until(lambda: log.last_error)
-        assert sync(config, said.append, uri_is_given=True) == ""
+        assert sync(config, said.append, uri_is_given=True) == Synced("", num_skipped=1)
         assert said == ["run run-1: skipped, another process is sending them"]
         assert log.remaining == 1

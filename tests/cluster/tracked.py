@@ -49,7 +49,7 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 [*command, *places], stdout=log, stderr=log, start_new_session=True, env=_environment()
             )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 200
         while not self._is_up():
             assert time.monotonic() < deadline, (self._folder / "log").read_text()[-2000:]
             assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]

@@ -1,6 +1,7 @@
 """metasr sync: what a person sees of it."""
 
 import sys
+import time
 
 import pytest
 
@@ -41,3 +42,13 @@ def test_sync_sends_what_a_run_without_mlflow_has_left(metasr, tmp_path):
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {"loss": 0.5}
     assert metasr("sync", spool)[:2] == (0, "nothing is left to send\n")
+
+
+def test_sync_says_what_it_leaves_to_a_run_that_is_at_work(metasr, tmp_path):
+    away = TrackingConfig(uri="http://127.0.0.1:9", spool=f"{tmp_path}/spool")
+    with RunLog(away, "run-1", {}, {}) as log:
+        while not log.last_error:
+            time.sleep(0.01)
+        code, out, _ = metasr("sync", f"--tracking.spool={tmp_path}/spool")
+    assert code == 0
+    assert out == "run run-1: skipped, another process is sending them\nnothing else is left to send\n"
