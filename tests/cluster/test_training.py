@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from cluster.checkpoints import RunCheckpoints
@@ -114,6 +115,21 @@ def test_two_workers_on_s3_compute_the_same_bits_as_one_process_on_a_folder(tmp_
     name = output.partition("run ")[2].partition(",")[0]
     _, digest = newest_digest(RunCheckpoints(open_store(f"{s3_url}/runs"), name))
     assert digest == state_digest(train_locally(tmp_path, store_url, settings))
+
+
+def test_fast_workers_compute_the_same_up_to_rounding_and_train_the_discriminator_too(tmp_path, store_url):
+    settings = {"train.reduction": "fast", "train.checkpoint_every_steps": 5, "train.pixel_only_steps": 5}
+    train_to_end(tmp_path, store_url, {**settings, "train.steps": 7, "resources.num_workers": 2})
+    reference = train_locally(tmp_path, store_url, {**settings, "train.steps": 5})
+    checkpoints = checkpoints_of(tmp_path / "runs")
+    last, before = checkpoints.entries()
+    assert (last.step, before.step) == (7, 5)
+    checkpoints.fetch(before, tmp_path / "fetched")
+    trained, expected = (
+        safetensors.torch.load_file(folder / "state.safetensors") for folder in (tmp_path / "fetched", reference)
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def another_run(home, store_url):
