@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -19,17 +20,18 @@ from cluster.provenance import code_version
 from cluster.recipes import Resolved, flatten, run_name
 from cluster.registry import Registry
 from cluster.run_log import RunLog
-from cluster.store import open_store
+from cluster.store import open_store, patiently
 from cluster.stream import read_index
 from cluster.watch import Event, RunReport, Watch
 from metasr.config import ModelConfig
-from metasr.errors import ConfigError, MetaSRError
+from metasr.errors import CheckpointError, ConfigError, MetaSRError
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import Bundle, load_bundle
 from metasr.perceptual import check_perceptual
 
 Tell = Callable[[str], None]
 LAST_RECORDS_S = 30.0
+REPORT = "run-report.json"
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,19 @@ def train(
         with RunLog(config.tracking, identity.run_name, flatten(config), _tags(identity)) as log:
             log.text("recipe.yaml", resolved.text() + "\n")
             watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell)
+            keep_report = partial(storage.put, f"{identity.run_name}/{REPORT}")
             stop = Stop(tell)
             with watched.failures():
                 train_on_ray(config, identity, initial, lease, watched.see, watched.report.mark, stop)
-                step = _newest_step(checkpoints)
+                step = patiently(storage, lambda: _newest_step(checkpoints), tell)
                 if step < config.train.steps:
-                    not_sent = watched.finish("KILLED", f"stopped by {stop.name}")
+                    not_sent = watched.finish("KILLED", f"stopped by {stop.name}", keep_report)
                     return Trained(identity.run_name, step, stopped_by=stop.signal, records_not_sent=not_sent)
-                _register_best(checkpoints, log)
-                checkpoints.claim(lease.fence, tell).finish({"step": str(step)})
-                return Trained(identity.run_name, step, records_not_sent=watched.finish("FINISHED", "finished"))
+                patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
+                ours = checkpoints.claim(lease.fence, tell)
+                patiently(storage, lambda: ours.finish({"step": str(step)}), tell)
+                not_sent = watched.finish("FINISHED", "finished", keep_report)
+                return Trained(identity.run_name, step, records_not_sent=not_sent)
 
 
 class _Watched:
@@ -125,16 +130,22 @@ class _Watched:
             self.finish("FAILED", f"failed: {error}")
             raise
 
-    def finish(self, status: str, outcome: str) -> int:
+    def finish(self, status: str, outcome: str, keep: Callable[[bytes], object] | None = None) -> int:
         """Say how the run ended, with a report; return how many records MLflow has not got.
 
         Args:
             status: For MLflow.
             outcome: For a person.
+            keep: Stores the report beside the checkpoints too.
         """
         self._watch.close()
-        report = self.report.finish(outcome, records_not_sent=self._log.remaining)
-        self._log.text("run-report.json", json.dumps(report, indent=1) + "\n")
+        report = json.dumps(self.report.finish(outcome, records_not_sent=self._log.remaining), indent=1) + "\n"
+        try:
+            if keep is not None:
+                keep(report.encode())
+        except StoreError as error:
+            self._tell(f"{REPORT} is in MLflow alone: {error}")
+        self._log.text(REPORT, report)
         self._log.status(status)
         not_sent = self._log.drain(LAST_RECORDS_S)
         self.report.finish(outcome, records_not_sent=not_sent)
@@ -186,10 +197,14 @@ def _newest_step(checkpoints: RunCheckpoints) -> int:
     return newest.step
 
 
-def _register_best(checkpoints: RunCheckpoints, log: RunLog) -> None:
-    best = checkpoints.best()
-    if best is None:
-        raise MetaSRError("training", "no checkpoint has a score", "Look at the losses: training has diverged")
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoints.fetch(best, Path(folder))
-        log.register(Path(folder) / "bundle")
+def _register_best(checkpoints: RunCheckpoints, log: RunLog, tell: Tell) -> None:
+    scored = [(kept.score, kept) for kept in checkpoints.entries() if kept.score is not None]
+    for _, kept in sorted(scored, key=lambda pair: pair[0], reverse=True):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                checkpoints.fetch(kept, Path(folder))
+                log.register(Path(folder) / "bundle")
+                return
+            except CheckpointError as error:
+                tell(f"the checkpoint of step {kept.step} is bad, taking the next best: {error}")
+    raise MetaSRError("training", "no good checkpoint has a score", "Look at the losses: training has diverged")
