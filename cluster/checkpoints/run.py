@@ -1,9 +1,7 @@
 """A run's checkpoints in a store: published whole, found again, verified, with the one before as the fall-back."""
 
 import logging
-import random
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,8 +17,9 @@ from cluster.store import (
     DamagedError,
     NotThereError,
     Store,
-    UnavailableError,
     Version,
+    patiently,
+    pause_s,
 )
 from metasr.errors import CheckpointError
 from metasr.manifest import MANIFEST
@@ -169,8 +168,8 @@ class RunCheckpoints:
         )
 
     def pause_s(self) -> float:
-        """Return how long to wait before a store that was away is asked again: random, so that few ask at once."""
-        return random.uniform(0.5, 1) * self._store.retries.policy.max_pause_s
+        """Return how long to wait before a store that was away is asked again."""
+        return pause_s(self._store)
 
     def _load(self, kept: Kept, load: Callable[[Path], None], tell: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="metasr-checkpoint-") as folder:
@@ -178,16 +177,7 @@ class RunCheckpoints:
             load(Path(folder))
 
     def _patiently(self, action: Callable[[], T], tell: Callable[[str], None]) -> T:
-        """Return what `action` returns once the store is there for it."""
-        is_first = True
-        while True:
-            try:
-                return action()
-            except UnavailableError as error:
-                if is_first:
-                    tell(f"waiting for the store of the checkpoints: {error}")
-                is_first = False
-            time.sleep(self.pause_s())
+        return patiently(self._store, action, tell)
 
     def _fetch_file(self, kept: Kept, name: str, path: Path) -> None:
         sha256, num_bytes = kept.files[name]

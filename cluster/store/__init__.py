@@ -4,6 +4,7 @@ from cluster.store.arrow import arrow_filesystem
 from cluster.store.errors import AlreadyThereError, ChangedError, DamagedError, NotThereError, UnavailableError
 from cluster.store.folder import FolderStore
 from cluster.store.interface import Stat, Store, Version
+from cluster.store.patience import patiently, pause_s
 from cluster.store.retry import RetryPolicy
 from cluster.store.url import open_store
 
@@ -20,4 +21,6 @@ __all__ = [
     "Version",
     "arrow_filesystem",
     "open_store",
+    "patiently",
+    "pause_s",
 ]

@@ -60,7 +60,7 @@ def save_bundle(
     """Write the generator, everything that is needed to build it again, and where it came from."""
     folder.mkdir(parents=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}
-    safetensors.torch.save_file(weights, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # says OSError where the disk is full
     about = {
         **asdict(identity),
         "metasr_version": __version__,

@@ -102,7 +102,7 @@ class TrainingState:
     def save(self, folder: Path, config: ExperimentConfig, identity: RunIdentity) -> None:
         """Write a checkpoint into an empty folder; its manifest comes last."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
-        safetensors.torch.save_file(tensors, folder / WEIGHTS)
+        (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))  # says OSError where the disk is full
         (folder / LOG).write_text("".join(f"{line}\n" for line in self.log))
         about = {
             "step": self.step,
