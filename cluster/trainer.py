@@ -24,7 +24,7 @@ from cluster.store import open_store, patiently
 from cluster.stream import read_index
 from cluster.watch import Event, RunReport, Watch
 from metasr.config import ModelConfig
-from metasr.errors import CheckpointError, ConfigError, MetaSRError
+from metasr.errors import CheckpointError, ConfigError, MetaSRError, StoreError
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import Bundle, load_bundle
 from metasr.perceptual import check_perceptual
@@ -98,9 +98,9 @@ def train(
                     not_sent = watched.finish("KILLED", f"stopped by {stop.name}", keep_report)
                     return Trained(identity.run_name, step, stopped_by=stop.signal, records_not_sent=not_sent)
                 patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
+                not_sent = watched.finish("FINISHED", "finished", keep_report)
                 ours = checkpoints.claim(lease.fence, tell)
                 patiently(storage, lambda: ours.finish({"step": str(step)}), tell)
-                not_sent = watched.finish("FINISHED", "finished", keep_report)
                 return Trained(identity.run_name, step, records_not_sent=not_sent)
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from cluster.checkpoints import Kept, RunCheckpoints, SupersededError, Uploader
 from cluster.config import JobConfig
-from cluster.store import Store, UnavailableError, open_store
+from cluster.store import Store, UnavailableError, open_store, patiently
 from cluster.stream import ShardCrops, read_index, shard_cache, validation_slices
 from cluster.watch import Event, Kind
 from metasr.context import Wish
@@ -28,7 +29,7 @@ from metasr.training.loop import fit
 
 log = logging.getLogger(__name__)
 
-HANGS_AFTER_S = 60
+HANGS_AFTER_S = 20  # sooner than Ray finds a worker that hangs, and ends those who wait for it
 WISH_POLL_S = 0.5
 PREEMPTION_EVERY_STEPS = 20
 
@@ -71,7 +72,7 @@ class RayContext:
         self._checkpoints = RunCheckpoints(self._storage, job.identity.run_name)
         self._uploader: Uploader | None = None
         self._wishes = _Wishes(job.mailbox) if self.rank == 0 else None
-        self._steps = self._retries = self._substituted = 0
+        self._steps = self._newest_step = self._retries = self._substituted = 0
         self._is_preempted = False
 
     @property
@@ -103,11 +104,11 @@ class RayContext:
         step = -1
         if self.rank == 0:
             self._take_over()
-            kept = self._checkpoints.newest_good(load, self._warn)
+            kept = self._checkpoints.newest_good(load, log.warning)
             step = kept.step if kept else -1
         (found, *_) = self.gather(torch.tensor(step, device=self.device))
         if self.rank != 0 and found >= 0:
-            self._checkpoints.fetch_step(int(found), load, self._warn)
+            self._checkpoints.fetch_step(int(found), load, log.warning)
 
     def keep(self, step: int, score: float | None, save: Callable[[Path], None]) -> None:
         """Have the first worker write the checkpoint to its disk; it goes up from there while training goes on."""
@@ -130,7 +131,8 @@ class RayContext:
         if self.rank == 0:
             self._job.mailbox.put.remote(Event(kind, step, dict(values), text, dict(pictures or {})))
         if kind == "steps":
-            self._log_data_trouble(step)
+            self._newest_step = step
+            self._log_data_trouble()
 
     def wish(self) -> Wish:
         """Return what the driver wants, or a checkpoint where a node is about to be taken away."""
@@ -152,22 +154,23 @@ class RayContext:
         if self._uploader is not None:
             self._uploader.drain()
             self._uploader.close()
+            self._log_data_trouble()
         self.gather(torch.zeros((), device=self.device))  # a worker that ended early would take its group with it
 
     def _take_over(self) -> None:
         """Claim the run's checkpoints, and send up those that a worker before left on this disk."""
-        self._checkpoints = self._checkpoints.claim(self._job.fence, self._warn)
+        self._checkpoints = self._checkpoints.claim(self._job.fence, log.warning)
         spool = Path(self._job.config.storage.spool).expanduser() / self._job.identity.run_name
         keep = self._job.config.train.keep_checkpoints
-        self._uploader = Uploader(self._checkpoints, spool, keep, self._warn, self._log_upload)
+        self._uploader = Uploader(self._checkpoints, spool, keep, log.warning, self._log_upload)
         self._uploader.drain()
 
     def _log_upload(self, kept: Kept, seconds: float, waiting: int) -> None:
         values = {"seconds": seconds, "bytes": float(kept.num_bytes), "pending": float(waiting)}
         self.log("uploaded", kept.step, values)
 
-    def _log_data_trouble(self, step: int) -> None:
-        new = self._crops.substituted[self._substituted :]
+    def _log_data_trouble(self) -> None:
+        step, new = self._newest_step, self._crops.substituted[self._substituted :]
         self._substituted += len(new)
         if new:
             self.log("substituted", step, {}, text=", ".join(one.shard for one in new))
@@ -176,9 +179,17 @@ class RayContext:
             self._retries = counts.total()
             self.log("retries", step, {name: float(count) for name, count in counts.items()})
 
-    def _warn(self, text: str) -> None:
-        log.warning("%s", text)
-        self.log("warning", 0, {}, text=text)
+
+class _ToDriver(logging.Handler):
+    """Has the driver tell the warnings of this worker."""
+
+    def __init__(self, mailbox: ActorHandle) -> None:
+        super().__init__(logging.WARNING)
+        self._mailbox = mailbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a warning, without waiting."""
+        self._mailbox.put.remote(Event("warning", 0, text=record.getMessage()))
 
 
 class _Wishes:
@@ -225,10 +236,13 @@ def _train(job: Job) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, by the first product of matrices
     else:
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
+    if ray.train.get_context().get_world_rank() == 0:
+        logging.getLogger("cluster").addHandler(_ToDriver(job.mailbox))
     store = open_store(config.data.url)
-    index = read_index(store)
+    index = patiently(store, partial(read_index, store), log.warning)
     cache = shard_cache(store, config.storage.cache, config.storage.cache_gb)
-    validation = validation_slices(store, index, config.eval.validation_slices, cache)
+    look_at = partial(validation_slices, store, index, config.eval.validation_slices, cache)
+    validation = patiently(store, look_at, log.warning)
     crops = ShardCrops(store, index, cache, on_corrupt=config.data.on_corrupt)
     context = RayContext(job, store, crops)
     context.log("group", 0, {"num_workers": float(context.num_workers), "data_s": time.perf_counter() - began})
