@@ -111,7 +111,7 @@ class RunLog:
         return self._sender.last_error
 
     def drain(self, timeout_s: float) -> int:
-        """Wait until MLflow has everything, for so long at most; return the number of records it has not got."""
+        """Wait until MLflow has all, as long as it takes one every `timeout_s`; return how many it has not got."""
         return self._sender.drain(timeout_s)
 
     def close(self) -> None:

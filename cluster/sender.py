@@ -54,13 +54,16 @@ class Sender:
         self._wake.set()
 
     def drain(self, timeout_s: float) -> int:
-        """Wait until all is sent, for so long at most; return the number of records that remain."""
-        deadline = time.monotonic() + timeout_s
+        """Wait until all is sent, as long as one goes every `timeout_s`; return the number of records that remain."""
         self._is_urgent = True
         self._wake.set()
         self._retry.set()
-        while (remaining := self._spool.remaining()) and time.monotonic() < deadline and self._thread.is_alive():
+        remaining, since = self._spool.remaining(), time.monotonic()
+        while remaining and time.monotonic() - since < timeout_s and self._thread.is_alive():
             time.sleep(0.02)
+            before, remaining = remaining, self._spool.remaining()
+            if remaining != before:
+                since = time.monotonic()
         self._is_urgent = False
         return remaining
 

@@ -30,7 +30,7 @@ from metasr.inference.bundle import Bundle, load_bundle
 from metasr.perceptual import check_perceptual
 
 Tell = Callable[[str], None]
-LAST_RECORDS_S = 30.0
+LAST_RECORDS_S = 20.0
 REPORT = "run-report.json"
 
 
