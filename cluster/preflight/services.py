@@ -20,7 +20,7 @@ from cluster.tracking import connect
 from metasr.errors import ConfigError, StoreError
 
 # A check tells what is wrong now; a run is more patient.
-PATIENCE = RetryPolicy(attempts=2, connect_s=3.0, stall_s=5.0, deadline_s=10.0)
+PATIENCE = RetryPolicy(attempts=4, connect_s=3.0, stall_s=5.0, deadline_s=10.0)
 MIN_MLFLOW = (3, 17)
 """Oldest MLflow that is not warned about: below are, among others, CVE-2026-2652 (basic authentication is passed by,
 fixed in 3.10), CVE-2026-2033 (code execution through artifact paths, 3.8) and CVE-2026-96804 (the pickle switch is
