@@ -15,6 +15,7 @@ from metasr.inference.bundle import save_bundle
 from metasr.perceptual_distance import load_perceptual_distance
 from metasr.pictures import comparison_panel, png_bytes
 from metasr.scale import Scale
+from metasr.training.collapse import Collapse
 from metasr.training.state import TrainingState
 
 
@@ -27,8 +28,10 @@ class Look:
         validation: Sequence[HeldOutSlice],
         identity: RunIdentity,
         context: WorkerContext,
+        collapse: Collapse,
     ) -> None:
-        self._config, self._validation, self._identity, self._context = config, validation, identity, context
+        self._config, self._validation, self._identity = config, validation, identity
+        self._context, self._collapse = context, collapse
         self._distance = None
         if config.train.keep_best_by == "perceptual":
             self._distance = load_perceptual_distance(config.loss.vgg_network, config.loss.vgg_weights)
@@ -43,6 +46,10 @@ class Look:
         metrics = _metrics(mean_by_scale(result.scores), config.eval.scales)
         best_by = {"psnr": "val_psnr_gain", "perceptual": "val_perceptual_gain"}.get(config.train.keep_best_by)
         metrics["selection_score"] = metrics[best_by] if best_by else float(state.step)
+        images = [(comparison.images["model"], comparison.hr) for comparison in result.comparisons]
+        metrics["val_contrast"] = fmean((sr.std() / hr.std()).item() for sr, hr in images)
+        if config.loss.adversarial and state.step > config.train.pixel_only_steps:
+            self._collapse.see_contrast(state.step, metrics["val_contrast"])
         state.record(**metrics)
         pictures = {"validation": png_bytes(comparison_panel(result.comparisons))}
         seconds = {"seconds": time.perf_counter() - began}

@@ -16,6 +16,7 @@ from metasr.identity import RunIdentity
 from metasr.perceptual import load_perceptual
 from metasr.training.arithmetic import deterministic
 from metasr.training.batches import Batches
+from metasr.training.collapse import Collapse
 from metasr.training.look import Look
 from metasr.training.reduction import Exact, Fast, Reduction
 from metasr.training.state import TrainingState
@@ -56,7 +57,8 @@ def fit(
         context.log("resumed", state.step, {"resumed_at_step": float(state.step)})
         networks, reduction = _share(config, state, context)
         batches = Batches(config, crops, state.step, reduction.parts(train.batch_size), context.device)
-        look = Look(config, validation, identity, context)
+        collapse = Collapse(context)
+        look = Look(config, validation, identity, context, collapse)
         meter = _Meter(train.batch_size)
         for parts in batches:
             losses = _step(config, state, networks, parts, reduction, context)
@@ -65,6 +67,8 @@ def fit(
             if state.step % train.log_every_steps == 0:
                 numbers = {name: value.item() for name, value in losses.items()}
                 state.record(**numbers)
+                if config.loss.adversarial and state.step > train.pixel_only_steps and "loss_total" in numbers:
+                    collapse.see_loss(state.step, numbers["loss_discriminator"])
                 context.log("steps", state.step, numbers | meter.read(batches.waited_s))
             wish = context.wish()
             if state.step % train.checkpoint_every_steps == 0 or state.step == train.steps:
