@@ -1,29 +1,151 @@
 """Subjects read by many at once, on Ray: the same bytes as one after the other, whatever happens to the readers."""
 
 import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
 import subprocess
 import sys
-from typing import NamedTuple
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
 
 import pytest
 
-from cluster.config import PrepareConfig
-from cluster.prepare import prepare
-from cluster.store import open_store
 from tests.cluster.patients import brain, write_volume
+from tests.cluster.preparing import contents, finish, start
 
-OPTIONS = PrepareConfig(crop_px=32, val_subjects=("patient-0", "patient-3"), shard_mb=0.05)
-BROKEN = "patient-1"
+RAY = Path(sysconfig.get_path("scripts")) / "ray"
+NAMES = [f"patient-{number:02}" for number in range(10)]
+BROKEN = "patient-05"
+TWO = ("--workers", "2")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of our own, for all of these tests: the process that holds it, and the environment of those who join."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it, and their paths must be
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
+    command += ["--disable-usage-stats", "--include-dashboard=false", "--object-store-memory=100000000"]
+    with Path(folder, "head.log").open("wb") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while "Ray runtime started" not in Path(folder, "head.log").read_text():
+            assert head.poll() is None, Path(folder, "head.log").read_text()
+            assert time.monotonic() < deadline, "the cluster did not start"
+            time.sleep(0.1)
+        yield head, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    finally:
+        head.terminate()  # and with it all that it has started
+        head.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Ten patients, of whom each takes some time, and one cannot be used."""
+    folder = tmp_path_factory.mktemp("volumes")
+    for seed, name in enumerate(NAMES):
+        write_volume(folder / f"{name}.nii.gz", brain(seed, (140, 160, 48)))
+    (folder / f"{BROKEN}.nii.gz").write_text("a text file")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tmp_path_factory):
+    """What one process writes and says, which could join no Ray."""
+    store = tmp_path_factory.mktemp("alone")
+    return prepared(folder, store, {**os.environ, "RAY_ADDRESS": "nowhere:1"}, "--workers", "1")
+
+
+def prepared(folder, store, environment, *more):
+    return result(start(folder, store, *more, env=environment), store)
+
+
+def result(process, store, said=""):
+    """Return what a preparation has written and said in the end."""
+    out, err, code = finish(process)
+    assert (err, code) == ("", 0)
+    return contents(store), (said + out).replace(str(store), "STORE")
+
+
+def test_two_workers_write_the_same_bytes_as_one_and_say_the_same(cluster, folder, alone, tmp_path):
+    two = prepared(folder, tmp_path / "store", cluster[1], *TWO)
+    assert two == alone
+    assert len(two[0]) == 7  # six shards and the index
+    assert len(re.findall(f"^{BROKEN}: left out", two[1], re.MULTILINE)) == 1
+
+
+def working(head):
+    """Return the process ids of the workers of a Ray that are at a subject: Ray writes that into their titles."""
+    parents, titles = {}, {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(process.name)] = int(re.search(r"PPid:\s*(\d+)", (process / "status").read_text())[1])
+            titles[int(process.name)] = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+
+    def is_of_head(process):
+        return process == head.pid or (process in parents and is_of_head(parents[process]))
+
+    return [process for process, title in titles.items() if title.startswith(b"ray::_call") and is_of_head(process)]
+
+
+def until(process, text):
+    """Return what a process says up to a line with a text."""
+    said = ""
+    while text not in said:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        said += line
+    return said
+
+
+def test_a_worker_that_is_killed_at_a_subject_changes_nothing(cluster, folder, alone, tmp_path):
+    head, environment = cluster
+    store = tmp_path / "store"
+    process = start(folder, store, *TWO, env=environment)
+    said = until(process, "val, 2 of 2")
+    while not (victims := working(head)):
+        assert process.poll() is None, "nobody was at work"
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    written, lines = result(process, store, said)
+    assert written == alone[0]
+    assert [line for line in lines.splitlines() if "(raylet)" not in line] == alone[1].splitlines()
+    assert "(raylet)" in lines  # Ray says who died
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 15), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_and_the_same_command_goes_on(cluster, folder, alone, tmp_path, number, code):
+    process = start(folder, tmp_path / "store", *TWO, env=cluster[1])
+    until(process, "train, 3 of 8")
+    process.send_signal(number)
+    _, err, returned = finish(process)
+    assert returned == code
+    assert "Traceback" not in err
+    assert "index.json" not in contents(tmp_path / "store")
+    written, said = prepared(folder, tmp_path / "store", cluster[1], *TWO)
+    assert said.startswith("3 shards with 4 subjects are finished: going on after them\n")
+    assert written == alone[0]
+
 
 # In a process of its own, because Ray leaves processes behind for Python to complain about.
-ON_RAY = """
+DIES_SOMETIMES = """
 import json, os, sys
 from functools import partial
 from pathlib import Path
-from cluster.config import PrepareConfig
-from cluster.prepare import prepare
 from cluster.prepare.in_order import in_order
-from cluster.store import open_store
 
 def dies_sometimes(marker, number):
     "Tenfold, but the process dies of 2, and of 4 the first time."
@@ -32,48 +154,16 @@ def dies_sometimes(marker, number):
         os._exit(1)
     return 10 * number
 
-folder, store, marker = map(Path, sys.argv[1:4])
-lines = []
-prepare(folder, open_store(str(store)), PrepareConfig.model_validate_json(sys.argv[4]), lines.append, workers=2)
 with in_order(3, 6) as map_in_order:
-    numbers = [str(result) for result in map_in_order(partial(dies_sometimes, marker), range(6))]
-print(json.dumps([lines, numbers]))
+    numbers = [str(result) for result in map_in_order(partial(dies_sometimes, Path(sys.argv[1])), range(6))]
+print(json.dumps(numbers))
 """
 
 
-class OnRay(NamedTuple):
-    folder: object
-    store: object
-    lines: list[str]
-    numbers: list[str]
-
-
-@pytest.fixture(scope="module")
-def on_ray(tmp_path_factory):
-    """Seven patients, one of whom cannot be used, prepared by two workers; and what became of numbers."""
-    home = tmp_path_factory.mktemp("workers")
-    for number in range(7):
-        write_volume(home / "volumes" / f"patient-{number}.nii.gz", brain(number))
-    (home / "volumes" / f"{BROKEN}.nii.gz").write_text("a text file")
-    places = [home / "volumes", home / "store", home / "marker"]
-    command = [sys.executable, "-c", ON_RAY, *places, OPTIONS.model_dump_json()]
-    outcome = subprocess.run(command, capture_output=True, text=True, timeout=280)
+def test_what_kills_whoever_reads_it_is_given_up_and_never_stops_the_rest(cluster, tmp_path):
+    command = [sys.executable, "-c", DIES_SOMETIMES, tmp_path / "marker"]
+    outcome = subprocess.run(command, env=cluster[1], capture_output=True, text=True, timeout=120)
     assert outcome.returncode == 0, outcome.stderr
-    return OnRay(*places[:2], *json.loads(outcome.stdout.splitlines()[-1]))
-
-
-def test_two_workers_write_the_same_bytes_as_one_and_say_the_same(on_ray, tmp_path):
-    lines = []
-    prepare(on_ray.folder, open_store(str(tmp_path)), OPTIONS, lines.append)
-    one, two = (
-        {p.relative_to(s): p.read_bytes() for p in s.rglob("*") if p.is_file()} for s in (tmp_path, on_ray.store)
-    )
-    assert len(one) == 13  # six shards, their entries in the journal, and the index
-    assert one == two
-    assert lines == on_ray.lines
-    assert len([line for line in lines if line.startswith(f"{BROKEN}: left out. ")]) == 1
-
-
-def test_what_a_dead_process_was_at_is_done_again_and_never_stops_the_rest(on_ray):
-    assert [on_ray.numbers[number] for number in (0, 1, 3, 4, 5)] == ["0", "10", "30", "40", "50"]
-    assert on_ray.numbers[2].startswith("the process that read it died")
+    numbers = json.loads(outcome.stdout.splitlines()[-1])
+    assert numbers[2].startswith("the process that read it died")
+    assert [numbers[number] for number in (0, 1, 3, 4, 5)] == ["0", "10", "30", "40", "50"]
