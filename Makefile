@@ -8,12 +8,13 @@ FIND_LINKS := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.
 UV := UV_FIND_LINKS="$(FIND_LINKS)" UV_HTTP_TIMEOUT=180 $(RUN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test check bench-data bench-train s3 format lock
+.PHONY: help setup demo test check chaos bench-data bench-train s3 format lock
 
 help:
 	@echo "make demo    set up, then the whole job on one healthy brain: train, evaluate, promote, upscale (minutes)"
 	@echo "make test    set up, then the test suite"
 	@echo "make check   lint, format, types, import directions"
+	@echo "make chaos   a training to which faults happen at random, and what it came to (MINUTES=5 SEED=0)"
 	@echo "make bench-data  how fast training crops arrive, from a folder and from S3 (minutes)"
 	@echo "make bench-train  what exact training costs beside fast training, a step (minutes)"
 	@echo "make s3      an S3 server on this machine, until Ctrl-C; its data and keys are in s3/"
@@ -40,6 +41,11 @@ check: setup
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+
+MINUTES := 5
+SEED := 0
+chaos: setup
+	$(RUN)/python -m tests.chaos.chaos --minutes $(MINUTES) --seed $(SEED) --output chaos
 
 bench-data: setup
 	$(RUN)/python tests/benchmarks/data_throughput.py

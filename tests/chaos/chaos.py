@@ -38,10 +38,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5, help="how long faults happen")
     parser.add_argument("--seed", type=int, default=0, help="decides which faults, and when")
-    parser.add_argument("--output", type=Path, default=Path("chaos"), help="folder, emptied first")
+    parser.add_argument("--output", type=Path, default=Path("chaos"), help="folder for one folder for each seed")
     parser.add_argument("--steps", type=int, help="of the training; without it, as many as take about that long")
     options = parser.parse_args()
-    folder = options.output.absolute()
+    folder = options.output.absolute() / f"seed-{options.seed}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     faults = schedule(options.seed, 60 * options.minutes)
