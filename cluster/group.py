@@ -1,5 +1,6 @@
 """Ray Train around `cluster.worker`: a group of workers that comes back from faults, until training ends."""
 
+import os
 import signal
 import tempfile
 import threading
@@ -154,7 +155,7 @@ def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
             use_gpu=resources.gpu,
             resources_per_worker={"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.gpu else {}),
             placement_strategy=resources.placement.upper(),
-            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+            elastic_resize_monitor_interval_s=float(os.environ.get("METASR_RESIZE_EVERY_S", RESIZE_EVERY_S)),
         ),
         run_config=RunConfig(
             name=job.identity.run_name,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import ray
 
-from metasr.errors import ConfigError
+from metasr.errors import ConfigError, TrainingError
 
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # Ray's 2 s between looks at the workers is long beside short steps
@@ -29,6 +29,7 @@ def connected(cpus: float) -> Iterator[None]:
 
     Raises:
         ConfigError: The cluster cannot be reached.
+        TrainingError: Ray does not start here.
     """
     for name, value in TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -44,13 +45,18 @@ def connected(cpus: float) -> Iterator[None]:
                 f"Ray at {address}", reason, "Check RAY_ADDRESS, or unset it to use this machine"
             ) from error
     else:
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, round(cpus)),
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-            dashboard_host="127.0.0.1",
-            **quiet,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, round(cpus)),
+                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+                dashboard_host="127.0.0.1",
+                **quiet,
+            )
+        except Exception as error:  # Ray has none of its own for this
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            what_to_do = "Run the same command again when the machine has less to do; /tmp/ray has Ray's logs"
+            raise TrainingError("Ray does not start on this machine", reason, what_to_do) from error
     try:
         yield
     finally:
