@@ -1,0 +1,112 @@
+"""Training whose processes are killed or frozen comes to the same bits."""
+
+import signal
+import time
+
+import pytest
+
+from tests.chaos.killer import Killer, send, until
+from tests.chaos.runs import (
+    GOING_ON,
+    SETTINGS,
+    STARTING,
+    UPLOADED,
+    check_restarts,
+    digest_of,
+    ended,
+    report_of,
+    running,
+)
+from tests.cluster.training import line_with, only_run
+
+
+@pytest.fixture(scope="module")
+def machine(machines):
+    """A machine with room for two workers."""
+    machine = machines.add(num_cpus=2)
+    yield machine
+    machines.lose(machine)
+
+
+def spooling(home):
+    """Return whether a checkpoint is being written to the worker's disk."""
+    return any((home / "spool").glob("*/.step-*.part/checkpoint/*"))
+
+
+def uploading(home, before=()):
+    """Return whether a checkpoint that was not there before has some of its files in the store, and not all."""
+    folders = set((home / "runs").glob("*/step-*")) - set(before)
+    return any(any(folder.rglob("*.safetensors")) and not (folder / "manifest.json").exists() for folder in folders)
+
+
+def test_workers_killed_at_any_moment(machines, machine, home, store_url, uninterrupted):
+    killer = Killer(7, machines.workers)
+    with running(home, store_url, SETTINGS, **machines.environment) as process:
+        line_with(process, STARTING)
+        killer.kill_all_at(lambda: uploading(home), 120, "an upload")
+        line_with(process, GOING_ON)
+        killer.kill_all_at(lambda: spooling(home), 120, "a checkpoint being written")
+        assert spooling(home)
+        for _ in range(2):
+            line_with(process, GOING_ON)
+            print(killer.strike(within_s=1))
+        line_with(process, GOING_ON)
+        ended(process)
+    check_restarts(report_of(home), at_least=4)
+    assert digest_of(home) == uninterrupted
+    assert not list((home / "spool").glob("*/.*"))  # nothing torn is left
+
+
+def test_a_frozen_worker_is_found_and_harms_nothing_when_it_wakes_up(
+    machines, machine, home, store_url, uninterrupted
+):
+    with running(home, store_url, SETTINGS, **machines.environment) as process:
+        line_with(process, UPLOADED)
+        frozen = machines.workers()[:1]
+        began = time.monotonic()
+        send(signal.SIGSTOP, frozen)
+        until(lambda: not set(machines.workers()) - set(frozen), 90, "the end of the others")
+        found_s = time.monotonic() - began
+        line_with(process, GOING_ON)
+        send(signal.SIGCONT, frozen)
+        ended(process)
+    print(f"found after {found_s:.1f} s")
+    assert found_s < 60
+    check_restarts(report_of(home), at_least=1)
+    assert digest_of(home) == uninterrupted
+    assert "Timeout (0:00:20)!" in machines.logs_of_workers()
+    assert "in gather" in machines.logs_of_workers()
+
+
+BUG = """
+import sys
+from importlib.machinery import PathFinder
+
+def broken(*arguments, **options):
+    raise ZeroDivisionError("a bug")
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name != "metasr.training.steps":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (execute(module), setattr(module, "generator_step", broken))
+        return spec
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+def test_an_unknown_error_that_comes_again_and_again_ends_the_run(home, store_url):
+    (home / "bug").mkdir()
+    (home / "bug" / "sitecustomize.py").write_text(BUG)
+    settings = SETTINGS | {"resources.num_workers": 1}
+    with running(home, store_url, settings, PYTHONPATH=str(home / "bug")) as process:
+        output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, output
+    assert "Traceback" not in output, output
+    assert "error: training failed 3 times in the same way: ZeroDivisionError: a bug" in output
+    assert len(report_of(home)["restarts"]) == 2
+    _, run = only_run(home)
+    assert run.info.status == "FAILED"
