@@ -70,6 +70,25 @@ class JobConfig(ExperimentConfig):
     tracking: TrackingConfig = TrackingConfig()
 
 
+class GateConfig(Section):
+    """What a version must show to become the champion, besides PSNR and SSIM nowhere below bicubic."""
+
+    psnr_margin_db: float = Field(0.05, ge=0)
+    """PSNR in dB that it may lose against the champion at any one scale."""
+    ssim_margin: float = Field(0.0005, ge=0)
+    """SSIM that it may lose against the champion at any one scale."""
+    min_patients: int = Field(6, ge=2)
+    """Patients from which on its mean gain over the champion, over all scales, must be sure: the lower end of the
+    paired 95 % interval above zero. With fewer, whose interval means nothing, the mean must be above zero."""
+
+
+class PromotionConfig(Section):
+    """What a promotion needs to know."""
+
+    tracking: TrackingConfig = TrackingConfig()
+    gate: GateConfig = GateConfig()
+
+
 class PrepareConfig(Section):
     """How volumes or photographs become shards."""
 

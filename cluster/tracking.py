@@ -50,7 +50,7 @@ def connect(config: TrackingConfig) -> "MlflowClient":
     uri = expand(config.uri)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    with _explained(uri):
+    with explained(uri):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -81,7 +81,7 @@ class Run:
         from mlflow.entities import Param
 
         client = connect(config)
-        with _explained(expand(config.uri)):
+        with explained(expand(config.uri)):
             experiment = _experiment_id(client, config)
             key = hashlib.sha256(name.encode()).hexdigest()  # a filter cannot hold every name
             found = _runs_of(client, experiment, key)
@@ -185,7 +185,7 @@ def _experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
+def explained(uri: str) -> Iterator[None]:
     """Turn MLflow's errors into one line."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

@@ -13,7 +13,7 @@ from metasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from cluster.recipes import Resolved
-    from cluster.registry import Located, Registry
+    from cluster.registry import Evidence, Located, Registry
     from cluster.shards import Index
     from metasr.evaluation.report import Circumstances
     from metasr.inference.bundle import Bundle
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     resolved = settings(JobConfig, known)
     config = resolved.config
 
-    from cluster.registry import Registry
+    from cluster.registry import Registry, record_evaluation
     from cluster.store import open_store
     from cluster.stream import held_out_slices, read_index
     from metasr.evaluation import BICUBIC, LANCZOS, Method, evaluate
@@ -81,7 +81,8 @@ def main(arguments: Sequence[str]) -> None:
             say(f"scores and pictures: {known.output}")
         if located.version:
             reference = f"models:/{located.model}/{located.version}"
-            registry.record_evaluation(reference, result.scores, index.digest(), folder)
+            evidence = _evidence(about, scales, config.eval.slices_per_subject)
+            record_evaluation(registry, reference, evidence, folder)
             own = located.model == config.tracking.model
             say(
                 f"recorded with version {located.version}; next: metasr promote --model "
@@ -109,6 +110,25 @@ def _circumstances(
         perceptual_network=perceptual_network,
         device=device_name(default_device()),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _evidence(about: "Circumstances", scales: "Sequence[Scale]", slices_per_subject: int) -> "Evidence":
+    """Return what a promotion has to know of an evaluation."""
+    from cluster.provenance import code_version
+    from cluster.registry import Evidence
+    from metasr.evaluation.regions import REGIONS
+
+    return Evidence(
+        bundle_sha256=about.bundle_sha256,
+        data_sha256=about.data_sha256,
+        data_url=about.data,
+        scales=tuple(map(str, sorted(scales))),
+        slices_per_subject=slices_per_subject,
+        regions=REGIONS,
+        degradation=about.degradation,
+        noise=about.noise,
+        code_version=code_version(),
     )
 
 

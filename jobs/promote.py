@@ -1,37 +1,50 @@
-"""metasr promote: make an evaluated model the champion."""
+"""metasr promote: make an evaluated model the champion, or return to the one before."""
 
 from collections.abc import Sequence
 
-from cluster.config import JobConfig
+from cluster.config import PromotionConfig
 from jobs.cli import Parser, add_settings, run, say, settings
+from metasr.errors import ConfigError
 
 DESCRIPTION = """Make an evaluated model the champion, which `metasr upscale` uses.
 
-The model's own evaluation must show that neither its PSNR nor its SSIM is below that of bicubic at any
-evaluated scale.
+Its evaluation (`metasr evaluate`) must show, on whole slices: PSNR and SSIM nowhere below bicubic; against the
+champion, if there is one, no scale worse by more than a margin, and better on average over the scales. Both
+must have been evaluated on the same data, scales and slices. What is compared and found is printed before anything
+moves. Every change of champion is recorded in MLflow, in the registered model NAME.promotions.
 
   metasr promote
   metasr promote --model 3
-  metasr promote --model 3 --force "sharper, accepted by the readers" """
+  metasr promote --model 3 --force "sharper, accepted by the readers"
+  metasr promote --history
+  metasr promote --rollback"""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Promote."""
+    """Promote, roll back, or print the history."""
     parser = Parser(prog="metasr promote", description=DESCRIPTION)
-    parser.add_argument("--model", default="challenger", help="alias, version or models:/... [challenger]")
-    parser.add_argument(
-        "--force", default="", metavar="REASON", help="promote against the evidence; REASON is recorded"
-    )
-    add_settings(parser, JobConfig, "tracking")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--model", default="challenger", help="alias, version or models:/... [challenger]")
+    what.add_argument("--history", action="store_true", help="print who was champion when, and why; change nothing")
+    what.add_argument("--rollback", action="store_true", help="return to the champion before; twice goes back two")
+    parser.add_argument("--force", metavar="REASON", help="promote against the gate; REASON is recorded")
+    add_settings(parser, PromotionConfig)
     known = parser.parse_known(arguments)
-    config = settings(JobConfig, known).config
+    config = settings(PromotionConfig, known).config
+    if known.force is not None and (known.history or known.rollback):
+        raise ConfigError("--force", "it is for a promotion", "Leave it out")
 
-    from cluster.registry import Registry
+    from cluster.registry import Registry, history, promote, rollback
 
-    version, before = Registry(config.tracking).promote(known.model, known.force)
-    change = (
-        f"instead of version {before}" if before and before != version else "as it was" if before else "the first"
-    )
+    registry = Registry(config.tracking)
+    if known.history:
+        say("\n".join(history(registry)) or f"{config.tracking.model} has had no champion")
+        return
+    if known.rollback:
+        version, before = rollback(registry, say)
+    else:
+        version, before = promote(registry, known.model, config.gate, say, force=known.force)
+    change = "the first" if before is None else "as it was" if before == version else f"instead of version {before}"
     say(f"version {version} of {config.tracking.model} is the champion, {change}")
     say("next: metasr upscale -i in.nii.gz -o out.nii.gz --scale 2.5")
 

@@ -12,7 +12,7 @@ from metasr.evaluation.report import Circumstances, report, summary
 from metasr.evaluation.tables import to_csv
 from metasr.pictures import comparison_panel, scales_panel
 
-TABLE, PAPER_TABLE = "table.txt", "paper_table.txt"
+TABLE, PAPER_TABLE, SCORES = "table.txt", "paper_table.txt", "scores.csv"
 
 
 def write_results(folder: Path, result: Evaluation, methods: Sequence[Method], about: Circumstances) -> str:
@@ -20,7 +20,7 @@ def write_results(folder: Path, result: Evaluation, methods: Sequence[Method], a
     spent = costs(methods, result)
     text = report(result, spent, about)
     (folder / TABLE).write_text(text + "\n")
-    (folder / "scores.csv").write_text(to_csv(result.scores))
+    (folder / SCORES).write_text(to_csv(result.scores))
     (folder / "scores.json").write_text(summary(result, spent, about))
     comparison_panel(result.comparisons).save(folder / "comparison.png")
     return text

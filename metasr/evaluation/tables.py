@@ -9,7 +9,9 @@ from math import isnan
 from metasr.evaluation.cost import Cost
 from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
 from metasr.evaluation.protocol import Score
+from metasr.evaluation.regions import REGIONS, RegionName
 from metasr.evaluation.statistics import MIN_PATIENTS_FOR_TEST, Difference, differences, mean_by_scale
+from metasr.scale import Scale
 
 SIGNIFICANT = 0.05
 LONGEST_NAME = 24
@@ -102,6 +104,30 @@ def to_csv(scores: Sequence[Score]) -> str:
     writer.writeheader()
     writer.writerows(asdict(score) | {"scale": str(score.scale)} for score in scores)
     return text.getvalue()
+
+
+def from_csv(text: str) -> list[Score]:
+    """Return the scores that `to_csv` wrote.
+
+    Raises:
+        ValueError, KeyError, TypeError: It did not write them.
+    """
+    regions: dict[str, RegionName] = {region: region for region in REGIONS}
+    return [
+        Score(
+            row["subject"],
+            int(row["slice"]),
+            Scale.parse(row["scale"]),
+            row["method"],
+            regions[row["region"]],
+            float(row["psnr"]),
+            float(row["ssim"]),
+            float(row["nrmse"]),
+            float(row["consistency"]) if row["consistency"] else None,
+            float(row["perceptual"]) if row["perceptual"] else None,
+        )
+        for row in csv.DictReader(StringIO(text))
+    ]
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:

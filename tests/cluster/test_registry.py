@@ -1,6 +1,5 @@
-"""Models in a real MLflow: what is registered, what can be found again, and what the gate lets through."""
+"""Models in a real MLflow: what is registered, and what can be found again."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,29 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.registry import BUNDLE_DIGEST, CHALLENGER, CHAMPION, EVALUATION, Registry
+from cluster.registry import BUNDLE_DIGEST, CHALLENGER, EVALUATION, Registry
+from cluster.registry.evidence import evaluation_of
 from cluster.shards import INDEX, Index, Limit, Sample, ShardWriter
 from cluster.store import open_store
 from metasr import manifest
-from metasr.config import ExperimentConfig, ModelConfig
-from metasr.errors import CheckpointError, MetaSRError, RegistryError
-from metasr.evaluation import Score
-from metasr.identity import RunIdentity
-from metasr.inference.bundle import load_bundle, save_bundle
-from metasr.models import build_generator
-from metasr.scale import Scale
-from tests.cluster.tracked import artifact, start
+from metasr.errors import CheckpointError, RegistryError
+from metasr.inference.bundle import load_bundle
+from tests.cluster.registered import flip, make_bundle
+from tests.cluster.tracked import start
 
 CPU = torch.device("cpu")
-TINY = ExperimentConfig(model=ModelConfig(num_features=8, num_blocks=1))
-DATA = "d" * 64
-
-
-def make_bundle(folder, step):
-    torch.manual_seed(step)
-    identity = RunIdentity("run-1", "abc123", "file:///nowhere", DATA)
-    save_bundle(folder, build_generator(TINY.model), TINY, identity, step=step, metrics={"step": step})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -47,30 +34,6 @@ def registry(config):
 def version(config, registry, bundles):
     """A registered version, not yet evaluated."""
     return registry.register(bundles[0], start(config))
-
-
-def scores(ssim_gain=0.01, **gains):
-    """Scores of two subjects; `x2=0.5` puts the model 0.5 dB above bicubic at scale 2."""
-    rows = []
-    for subject, psnr in (("a", 30.0), ("b", 32.0)):
-        for name, gain in gains.items():
-            scale = Scale.parse(name.removeprefix("x"))
-            rows.append(Score(subject, 7, scale, "bicubic", "whole", psnr, 0.9, 0.1))
-            rows.append(Score(subject, 7, scale, "model", "whole", psnr + gain, 0.9 + ssim_gain, 0.1))
-            # Elsewhere the model is worse, which the gate does not look at.
-            rows.append(Score(subject, 7, scale, "bicubic", "brain", psnr, 0.9, 0.1))
-            rows.append(Score(subject, 7, scale, "model", "brain", 0.0, 0.0, 0.1))
-    return rows
-
-
-@pytest.fixture
-def results(tmp_path):
-    """The folder that an evaluation wrote."""
-    folder = tmp_path / "results"
-    folder.mkdir()
-    (folder / "scores.csv").write_text("subject\na\n")
-    (folder / "comparison.png").write_bytes(b"a picture")
-    return folder
 
 
 def aliases(client, config):
@@ -173,12 +136,6 @@ def stored_bundle(client, config, version):
     return Path(client.get_model_version(config.model, version).source.removeprefix("file://"))
 
 
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 TAMPERING = {
     "weights": lambda bundle: flip(bundle / "generator.safetensors"),
     "card": lambda bundle: (bundle / "README.md").write_text("champion of the world"),
@@ -196,112 +153,6 @@ def test_a_bundle_that_was_tampered_with_is_not_used(config, client, registry, v
     with pytest.raises(CheckpointError) as caught:
         load_bundle(registry.locate(version, tmp_path / "download").folder, CPU)
     assert "\n" not in str(caught.value)
-
-
-# Evaluating and promoting
-
-
-def test_an_evaluation_is_kept_with_its_version_and_its_run(config, client, registry, version, results, tmp_path):
-    registry.record_evaluation(version, scores(x2=0.5, x3=0.25, **{"2x3.3": 1.0}), DATA, results)
-    found = client.get_model_version(config.model, version)
-    run = client.get_run(found.run_id)
-    evidence = json.loads(found.tags[EVALUATION])
-    assert evidence["subjects"] == 2
-    assert evidence["psnr"]["model"] == pytest.approx({"2": 31.5, "3": 31.25, "2x3.3": 32.0})
-    assert run.data.metrics["eval_psnr_model_x2"] == pytest.approx(31.5)
-    assert run.data.metrics["eval_psnr_bicubic_x3"] == pytest.approx(31.0)
-    assert run.data.metrics["eval_ssim_model_x2x3.3"] == pytest.approx(0.91)
-    for file in results.iterdir():
-        kept = artifact(client, found.run_id, f"evaluation-version-{version}/{file.name}", tmp_path)
-        assert kept == file.read_bytes()
-
-
-@pytest.mark.parametrize("gains", [{"x2": 0.5}, {"x2": 0.0}, {"x1.5": 0.01, "x2": 1.0, "x1x4": 3.0}])
-@pytest.mark.parametrize("ssim_gain", [0.0, 0.05])
-def test_a_version_nowhere_below_bicubic_is_promoted(config, client, registry, version, results, gains, ssim_gain):
-    registry.record_evaluation(version, scores(ssim_gain, **gains), DATA, results)
-    assert registry.promote(CHALLENGER) == (version, None)
-    assert aliases(client, config) == {CHALLENGER: version, CHAMPION: version}
-
-
-def assert_not_promoted(registry, version, client, config, *words):
-    with pytest.raises(RegistryError) as caught:
-        registry.promote(version)
-    for word in words:
-        assert word in str(caught.value)
-    assert CHAMPION not in aliases(client, config)
-
-
-def test_a_version_that_was_not_evaluated_is_not_promoted(config, client, registry, version):
-    assert_not_promoted(registry, version, client, config, "not been evaluated", f"metasr evaluate --model {version}")
-
-
-@pytest.mark.parametrize("gain", [-0.01, -5.0, float("nan"), float("-inf")])
-def test_a_version_with_less_psnr_at_one_scale_is_not_promoted(config, client, registry, version, results, gain):
-    registry.record_evaluation(version, scores(x2=1.0, x3=gain), DATA, results)
-    assert_not_promoted(registry, version, client, config, "at scale 3 its PSNR is", "--force")
-
-
-@pytest.mark.parametrize("gain", [-0.001, float("nan")])
-def test_a_version_with_less_ssim_is_not_promoted(config, client, registry, version, results, gain):
-    registry.record_evaluation(version, scores(gain, x2=1.0), DATA, results)
-    assert_not_promoted(registry, version, client, config, "at scale 2 its SSIM is", "that of bicubic 0.9000")
-
-
-def test_an_evaluation_of_another_bundle_does_not_count(config, client, registry, bundles, results):
-    good, other = (registry.register(bundle, start(config, name)) for name, bundle in zip("ab", bundles, strict=True))
-    registry.record_evaluation(good, scores(x2=1.0), DATA, results)
-    evidence = client.get_model_version(config.model, good).tags[EVALUATION]
-    client.set_model_version_tag(config.model, other, EVALUATION, evidence)
-    assert_not_promoted(registry, other, client, config, "another bundle")
-
-
-def test_a_version_whose_bundle_was_tampered_with_is_not_promoted(config, client, registry, version, results):
-    registry.record_evaluation(version, scores(x2=1.0), DATA, results)
-    TAMPERING["another bundle"](stored_bundle(client, config, version))
-    with pytest.raises(MetaSRError):
-        registry.promote(version)
-    assert CHAMPION not in aliases(client, config)
-
-
-def test_promoting_twice_changes_nothing(config, client, registry, version, results):
-    registry.record_evaluation(version, scores(x2=1.0), DATA, results)
-    assert [registry.promote(version), registry.promote(version)] == [(version, None), (version, version)]
-    assert aliases(client, config)[CHAMPION] == version
-
-
-def test_a_promotion_names_the_champion_before(config, client, registry, bundles, results):
-    for name, bundle in zip("ab", bundles, strict=True):
-        registry.record_evaluation(registry.register(bundle, start(config, name)), scores(x2=1.0), DATA, results)
-    assert [registry.promote("1"), registry.promote("2"), registry.promote("1")] == [
-        ("1", None),
-        ("2", "1"),
-        ("1", "2"),
-    ]
-    assert aliases(client, config) == {CHALLENGER: "2", CHAMPION: "1"}
-
-
-@pytest.mark.parametrize("evaluated", [True, False])
-def test_force_promotes_against_the_evidence_and_keeps_the_reason(
-    config, client, registry, version, evaluated, results
-):
-    if evaluated:
-        registry.record_evaluation(version, scores(x2=-1.0), DATA, results)
-    assert registry.promote(version, force="sharper, say the readers") == (version, None)
-    assert aliases(client, config)[CHAMPION] == version
-    tags = client.get_model_version(config.model, version).tags
-    assert tags["metasr.promotion_forced"] == "sharper, say the readers"
-
-
-def test_a_version_that_passed_is_not_marked_as_forced(config, client, registry, version, results):
-    registry.record_evaluation(version, scores(x2=1.0), DATA, results)
-    registry.promote(version)
-    assert "metasr.promotion_forced" not in client.get_model_version(config.model, version).tags
-
-
-def test_a_version_that_does_not_exist_is_not_promoted(registry):
-    with pytest.raises(RegistryError, match="metasr train"):
-        registry.promote("challenger")
 
 
 # `metasr evaluate`, whose evidence the gate believes
@@ -329,14 +180,15 @@ def evaluate(config, data, model):
     main(["--model", model, "--data.url", data, "--eval.scales", "2", *tracking])
 
 
-def is_evaluated(client, model, version):
-    tags = client.get_model_version(model, version).tags
-    return EVALUATION in tags and json.loads(tags[EVALUATION])["bundle_sha256"] == tags[BUNDLE_DIGEST]
+def is_evaluated(config, model, version):
+    registry = Registry(config)
+    found = registry.version(f"models:/{model}/{version}")
+    return EVALUATION in found.tags and evaluation_of(registry, found).evidence.bundle_sha256
 
 
 def test_the_evaluation_of_a_version_is_recorded_with_it(config, client, version, data, capsys):
     evaluate(config, data, "challenger")
-    assert is_evaluated(client, config.model, version)
+    assert is_evaluated(config, config.model, version)
     assert f"recorded with version {version}" in capsys.readouterr().out
 
 
@@ -345,5 +197,5 @@ def test_the_evaluation_of_another_model_is_recorded_with_that_model(config, cli
     other_version = Registry(other).register(bundles[1], start(config, "run-2"))
     assert other_version == version
     evaluate(config, data, f"models:/{other.model}/{other_version}")
-    assert not is_evaluated(client, config.model, version)
-    assert is_evaluated(client, other.model, other_version)
+    assert not is_evaluated(config, config.model, version)
+    assert is_evaluated(config, other.model, other_version)

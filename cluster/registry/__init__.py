@@ -1,0 +1,19 @@
+"""The model registry: versions, the evidence for them, the gate, and who is the champion."""
+
+from cluster.registry.evidence import EVALUATION, Evidence, record_evaluation
+from cluster.registry.promotion import history, promote, rollback
+from cluster.registry.versions import BUNDLE_DIGEST, CHALLENGER, CHAMPION, Located, Registry
+
+__all__ = [
+    "BUNDLE_DIGEST",
+    "CHALLENGER",
+    "CHAMPION",
+    "EVALUATION",
+    "Evidence",
+    "Located",
+    "Registry",
+    "history",
+    "promote",
+    "record_evaluation",
+    "rollback",
+]

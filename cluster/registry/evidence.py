@@ -1,0 +1,203 @@
+"""What an evaluation proves: sealed with all it depends on, and bound to one version by hash."""
+
+import csv
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import ValidationError
+
+from cluster.config import expand
+from cluster.registry.versions import BUNDLE_DIGEST, Registry
+from cluster.tracking import Run
+from metasr import manifest
+from metasr.config import Section
+from metasr.errors import CheckpointError, RegistryError
+from metasr.evaluation import Mean, Score, mean_by_scale
+from metasr.evaluation.folder import SCORES
+from metasr.evaluation.tables import from_csv
+from metasr.scale import Scale
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+EVALUATION = "metasr.evaluation"
+KIND = "evaluation"
+
+
+class Evidence(Section):
+    """What was evaluated, on what, how, and by which code. The manifest of the results says it."""
+
+    bundle_sha256: str
+    """Of the bundle's manifest, which names every file."""
+    data_sha256: str
+    """Of the data's index, which names every shard."""
+    data_url: str
+    """Where that data was; it may have moved."""
+    scales: tuple[str, ...]
+    slices_per_subject: int
+    """0: all."""
+    regions: tuple[str, ...]
+    degradation: str
+    noise: float
+    code_version: str
+
+    def evaluate(self, reference: str) -> str:
+        """Return the command that evaluates another version alike."""
+        return (
+            f"metasr evaluate --model {reference} --data.url {self.data_url} --eval.scales {','.join(self.scales)} "
+            f"--eval.slices-per-subject {self.slices_per_subject}"
+        )
+
+
+class Evaluated(NamedTuple):
+    """An evaluation that was verified.
+
+    Attributes:
+        sha256: Of the manifest of the results: the identity of the evaluation.
+        scores: A row per subject, slice, scale, method and region.
+    """
+
+    evidence: Evidence
+    sha256: str
+    scores: list[Score]
+
+
+def record_evaluation(registry: Registry, reference: str, evidence: Evidence, results: Path) -> None:
+    """Seal the folder of an evaluation and bind it to a version: as an artifact of its run, its SHA-256 as a tag.
+
+    The tag is written last: an interruption leaves the evaluation before.
+
+    Args:
+        registry: Where the version is.
+        reference: The version, see `Registry.version`.
+        evidence: What the results depend on.
+        results: Folder with `scores.csv`; it gets a manifest.
+
+    Raises:
+        RegistryError: The version's bundle is not the one that was evaluated.
+    """
+    found = registry.version(reference)
+    if evidence.bundle_sha256 != found.tags.get(BUNDLE_DIGEST):
+        raise RegistryError(f"version {found.version}", "another bundle was evaluated", "Evaluate it again")
+    manifest.seal(results, KIND, evidence.model_dump(mode="json"))
+    digest = manifest.digest(results)
+    name = f"evaluation-version-{found.version}-{digest[:12]}"
+    run = Run(registry.config, found.run_id)
+    run.log(0, _metrics(from_csv((results / SCORES).read_text())))
+    run.folder(name, results)
+    tag = json.dumps({"sha256": digest, "artifact": name})
+    registry.client.set_model_version_tag(found.name, found.version, EVALUATION, tag)
+
+
+def evaluation_of(registry: Registry, version: "ModelVersion") -> Evaluated:
+    """Return the evaluation of a version, verified.
+
+    The tag names the SHA-256 of the manifest, the manifest that of every file, and the bundle: what was changed
+    afterwards, or belongs to another version, is found. Someone who may write to MLflow and to its artifacts can
+    make evidence that was never measured; MLflow's permissions are what keeps them from it.
+
+    Raises:
+        RegistryError: There is none, or it is not that of this version, or it was changed.
+    """
+    what, again = f"the evaluation of version {version.version}", evaluate_again(version)
+    if EVALUATION not in version.tags:
+        raise RegistryError(f"version {version.version}", "it has not been evaluated", again)
+    digest, artifact = _tag(version.tags[EVALUATION], what, again)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _download(registry, version.run_id, artifact, Path(temporary), what, again)
+        try:
+            if manifest.digest(folder) != digest:
+                raise RegistryError(what, "its manifest is not the one that was recorded", again)
+            about = manifest.unseal(folder, KIND)
+        except CheckpointError as error:
+            raise RegistryError(what, error.why, again) from error
+        try:
+            evidence = Evidence.model_validate(about)
+            scores = from_csv((folder / SCORES).read_text())
+        except (ValidationError, ValueError, KeyError, TypeError, OSError, csv.Error) as error:
+            raise RegistryError(what, "another version of the program made it", again) from error
+    if evidence.bundle_sha256 != version.tags.get(BUNDLE_DIGEST):
+        raise RegistryError(what, "it is that of another bundle", again)
+    if {str(score.scale) for score in scores} != set(evidence.scales):
+        raise RegistryError(what, "its scores are not at the scales that it names", again)
+    return Evaluated(evidence, digest, scores)
+
+
+def require_comparable(ours: Evaluated, theirs: Evaluated, version: "ModelVersion", champion: "ModelVersion") -> None:
+    """Raise RegistryError, with what to run, unless two evaluations measured the same on the same data."""
+    what = f"versions {version.version} and {champion.version} (the champion) cannot be compared"
+    mine, other = ours.evidence, theirs.evidence
+    if (mine.degradation, mine.noise) != (other.degradation, other.noise):
+        raise RegistryError(
+            what,
+            f"they are for LR that is made differently: {mine.degradation}, noise {mine.noise:g}, and "
+            f"{other.degradation}, noise {other.noise:g}",
+            "Promote it under another tracking.model, or give a reason with --force",
+        )
+    names = {
+        "data_sha256": "data",
+        "scales": "scales",
+        "slices_per_subject": "slices of each subject",
+        "regions": "regions",
+    }
+    differing = [name for field, name in names.items() if getattr(mine, field) != getattr(other, field)]
+    if not differing and _cells(ours.scores) != _cells(theirs.scores):
+        differing = ["slices"]
+    if differing:
+        command = mine.evaluate(reference_to(champion))
+        raise RegistryError(
+            what,
+            f"they were evaluated on different {' and '.join(differing)}",
+            f"Run `{command}`, and promote again",
+        )
+
+
+def evaluate_again(version: "ModelVersion") -> str:
+    """Return what to do about a version without evidence."""
+    return f"Run `metasr evaluate --model {reference_to(version)}`"
+
+
+def reference_to(version: "ModelVersion") -> str:
+    """Return a reference that means a version whatever tracking.model is."""
+    return f"models:/{version.name}/{version.version}"
+
+
+def _tag(text: str, what: str, again: str) -> tuple[str, str]:
+    try:
+        content = json.loads(text)
+        return str(content["sha256"]), str(content["artifact"])
+    except (ValueError, KeyError, TypeError):
+        raise RegistryError(what, "another version of the program recorded it, without its SHA-256", again) from None
+
+
+def _download(registry: Registry, run_id: str, artifact: str, to: Path, what: str, again: str) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    uri = expand(registry.config.uri)
+    try:
+        return Path(download_artifacts(run_id=run_id, artifact_path=artifact, dst_path=str(to), tracking_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise RegistryError(what, f"its artifact {artifact} cannot be fetched", again) from error
+
+
+def _cells(scores: Sequence[Score]) -> set[tuple[str, int, Scale, str]]:
+    """Return what the model was scored on."""
+    return {(score.subject, score.slice, score.scale, score.region) for score in scores if score.method == "model"}
+
+
+def _metrics(scores: Sequence[Score]) -> dict[str, float]:
+    means = mean_by_scale(scores)
+    return {
+        f"eval_{kind}_{method}_x{scale}": value
+        for method in ("bicubic", "model")
+        for kind in ("psnr", "ssim")
+        for scale, value in _by_scale(means, method, kind).items()
+    }
+
+
+def _by_scale(means: Mapping[tuple[Scale, str], Mean], method: str, kind: str) -> dict[str, float]:
+    return {str(scale): getattr(mean, kind) for (scale, name), mean in means.items() if name == method}

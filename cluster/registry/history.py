@@ -1,0 +1,149 @@
+"""Who was champion when, and why: a log in MLflow that only grows, and that decides between promotions at once."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from metasr.config import Section
+from metasr.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+PROMOTION = "metasr.promotion"
+DONE = "metasr.promotion_done"
+log = logging.getLogger(__name__)
+
+
+class Promotion(Section):
+    """A change of champion."""
+
+    after: int
+    """Number of the change before, as its author knew it; 0 for none."""
+    kind: Literal["promotion", "rollback"]
+    before: str | None
+    """Version that was the champion."""
+    to: str
+    """Version that becomes the champion."""
+    by: str
+    reason: str = ""
+    """Why it was promoted against the gate."""
+    evidence: str = ""
+    """SHA-256 of the evaluation that the gate saw."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A change as the log has it.
+
+    Attributes:
+        number: Grows; numbers may be missing.
+        when: By MLflow's clock. Nothing follows from it.
+        is_done: Whether the alias is known to have moved.
+    """
+
+    number: int
+    when: datetime
+    promotion: Promotion
+    is_done: bool
+
+    def __str__(self) -> str:
+        change = self.promotion
+        instead = f"instead of {change.before}" if change.before else "as the first"
+        parts = [f"{self.number:>4}  {self.when:%Y-%m-%d %H:%M} UTC  version {change.to} {instead}, by {change.by}"]
+        if change.kind == "rollback":
+            parts.append("rolled back")
+        if change.reason:
+            parts.append(f"forced: {change.reason}")
+        if change.evidence:
+            parts.append(f"evaluation {change.evidence[:12]}")
+        return ", ".join(parts if self.is_done else [*parts, "not finished"])
+
+
+class History:
+    """The changes of a registered model's champion, as versions of the registered model `NAME.promotions`.
+
+    MLflow can neither write an alias on condition nor append to a tag. What it does give to one writer alone, even
+    of several at once, is the next version number of a registered model: its database has it as a key, and a number
+    of a version that was deleted does not come again. So each change is a version, it says after which change it is
+    meant to come, and it counts only if that is the change before it that counts. Every reader finds the same winner,
+    without locks and without clocks, and a change that lost has no effect.
+    """
+
+    def __init__(self, client: "MlflowClient", model: str) -> None:
+        self._client, self._model, self._name = client, model, f"{model}.promotions"
+
+    def entries(self) -> list[Entry]:
+        """Return the changes that count, oldest first."""
+        counted: list[Entry] = []
+        # Without the registered model, there are no versions either.
+        found = self._client.search_model_versions(f"name = '{self._name}'")
+        for entry in sorted(filter(None, map(_parse, found)), key=lambda entry: entry.number):
+            if entry.promotion.after == (counted[-1].number if counted else 0):
+                counted.append(entry)
+        return counted
+
+    def append(self, promotion: Promotion) -> Entry:
+        """Add a change.
+
+        Raises:
+            RegistryError: Another came first.
+        """
+        self._make()
+        created = self._client.create_model_version(
+            self._name, f"models:/{self._model}/{promotion.to}", tags={PROMOTION: promotion.model_dump_json()}
+        )
+        entries = self.entries()
+        for entry in entries:
+            if entry.number == int(created.version):
+                return entry
+        winner = next((entry for entry in entries if entry.promotion.after == promotion.after), None)
+        first = f"{winner.promotion.by} made version {winner.promotion.to} the champion meanwhile" if winner else ""
+        raise RegistryError(
+            f"version {promotion.to} is not promoted",
+            first or "the history of promotions was changed meanwhile",
+            "Run the same command again to compare with what is there now",
+        )
+
+    def mark_done(self, entry: Entry) -> None:
+        """Note that the alias has moved."""
+        self._client.set_model_version_tag(self._name, str(entry.number), DONE, "true")
+
+    def _make(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        about = f"Who made which version of {self._model} its champion, and why. Written by `metasr promote`."
+        try:
+            self._client.create_registered_model(self._name, description=about)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def champions(entries: Sequence[Entry]) -> list[str]:
+    """Return the versions that a rollback goes back through, the champion last."""
+    stack: list[str] = [entries[0].promotion.before] if entries and entries[0].promotion.before else []
+    for entry in entries:
+        if not entry.is_done:
+            continue  # never came to be, because the alias was moved by hand
+        if entry.promotion.kind == "rollback":
+            del stack[-1:]
+        elif stack[-1:] != [entry.promotion.to]:
+            stack.append(entry.promotion.to)
+    return stack
+
+
+def _parse(version: "ModelVersion") -> Entry | None:
+    """Return what a version of the log says; None for one that is none of ours."""
+    try:
+        promotion = Promotion.model_validate_json(version.tags.get(PROMOTION, ""))
+    except ValidationError:
+        log.warning("version %s of %s is not a promotion, and does not count", version.version, version.name)
+        return None
+    when = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    return Entry(int(version.version), when, promotion, DONE in version.tags)

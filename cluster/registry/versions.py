@@ -1,0 +1,117 @@
+"""The versions of a registered model: register a bundle, find one again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.config import TrackingConfig, expand
+from cluster.tracking import Run, connect
+from metasr import manifest
+from metasr.errors import CheckpointError, RegistryError
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+BUNDLE_DIGEST = "metasr.bundle_sha256"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A bundle on this machine, and the version of the registered model that it is, if it is one."""
+
+    folder: Path
+    model: str | None = None
+    version: str | None = None
+
+
+class Registry:
+    """The versions of one registered model.
+
+    Attributes:
+        config: Where MLflow is, and the name of the model.
+        client: MLflow's own.
+    """
+
+    def __init__(self, config: TrackingConfig) -> None:
+        self.config = config
+        self.client = connect(config)
+
+    def register(self, bundle: Path, run: Run) -> str:
+        """Keep a bundle with its run and make it a version, the new challenger. Doing it again changes nothing."""
+        from mlflow.exceptions import MlflowException
+
+        digest = manifest.digest(bundle)
+        try:
+            self.client.create_registered_model(self.config.model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        for known in self.client.search_model_versions(f"name = '{self.config.model}'"):
+            if known.run_id == run.run_id and known.tags.get(BUNDLE_DIGEST) == digest:
+                version = known.version
+                break
+        else:
+            source = run.folder(f"bundle-{digest[:12]}", bundle)
+            version = self.client.create_model_version(
+                self.config.model, source, run_id=run.run_id, tags={BUNDLE_DIGEST: digest}
+            ).version
+        challenger = self.client.get_registered_model(self.config.model).aliases.get(CHALLENGER, 0)
+        if int(challenger) < int(version):
+            self.client.set_registered_model_alias(self.config.model, CHALLENGER, version)
+        return str(version)
+
+    def locate(self, reference: str, download_to: Path) -> Located:
+        """Return the bundle that a reference names.
+
+        Args:
+            reference: A bundle's folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or just an alias or version.
+            download_to: Empty folder for a bundle that has to be fetched.
+
+        Raises:
+            RegistryError: There is no such version.
+            CheckpointError: What was fetched is not what was registered.
+        """
+        if Path(reference).is_dir():
+            return Located(Path(reference))
+        version = self.version(reference)
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        what = f"version {version.version} of {version.name}"
+        try:
+            folder = Path(
+                download_artifacts(version.source, dst_path=str(download_to), tracking_uri=expand(self.config.uri))
+            )
+        except (MlflowException, OSError) as error:
+            raise CheckpointError(what, "its bundle cannot be fetched", "Use another version") from error
+        if manifest.digest(folder) != version.tags.get(BUNDLE_DIGEST):
+            raise CheckpointError(what, "its bundle is not the one that was registered", "Use another version")
+        return Located(folder, version.name, str(version.version))
+
+    def version(self, reference: str) -> "ModelVersion":
+        """Return the version that `models:/NAME@ALIAS`, `models:/NAME/VERSION`, an alias or a number names."""
+        from mlflow.exceptions import MlflowException
+
+        name, wanted, is_alias = self._parse(reference)
+        try:
+            if is_alias:
+                return self.client.get_model_version_by_alias(name, wanted)
+            return self.client.get_model_version(name, wanted)
+        except MlflowException:
+            fix = {
+                CHALLENGER: "Train one with `metasr train`",
+                CHAMPION: "Promote one with `metasr promote`",
+            }.get(wanted, "Give a bundle's folder, an alias or a version")
+            where = f"no such version at {expand(self.config.uri)}"
+            raise RegistryError(f"model {reference}", where, fix) from None
+
+    def _parse(self, reference: str) -> tuple[str, str, bool]:
+        path = reference.removeprefix("models:/")
+        if path == reference and "/" in path:
+            raise RegistryError(f"model {reference}", "there is no such folder", "Give a bundle's folder or an alias")
+        name, at, alias = path.rpartition("@")
+        if at:
+            return name, alias, True
+        name, _, version = path.rpartition("/")
+        return name or self.config.model, version, not version.isdigit()
