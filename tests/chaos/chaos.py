@@ -21,6 +21,8 @@ import time
 from itertools import count
 from pathlib import Path
 
+from cluster.config import TrackingConfig
+from cluster.run_log import sync
 from cluster.state_digest import state_digest
 from tests.chaos.account import account_of, as_page
 from tests.chaos.schedule import schedule
@@ -53,6 +55,8 @@ def main():
         began = time.time()
         happened = happen(world, faults)
         wall_s = time.time() - began
+        tracking = TrackingConfig(uri=world.mlflow.uri, spool=str(folder / "records"))
+        sync(tracking, print, uri_is_given=True)  # what the end of the run had no MLflow for
         step, digest = newest_digest(world.checkpoints())
         expected = state_digest(train_locally(folder / "undisturbed", world.data_url, settings))
         account = account_of(world, happened, wall_s) | {
@@ -117,6 +121,7 @@ def happen(world, faults):
     for _, _, what in sorted(due):
         if callable(what):
             what()
+    world.calm_down()
     return happened
 
 

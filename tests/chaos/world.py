@@ -45,7 +45,7 @@ class World:
         self.storage_url, self.data_url = f"s3://{BUCKET}/runs", f"s3://{BUCKET}/data"
         self._failing = mixed(seed, FAILING_SHARE, FAULTS)
         self._weather = {}
-        self._closing = ExitStack()
+        self._closing, self._mlflow_is_up = ExitStack(), threading.Event()
         self._driver, self._command, self._pause_until = None, [], 0.0
         self._reports = {}
 
@@ -99,6 +99,11 @@ class World:
         """Return what those drivers said of themselves that came to it."""
         return list(self._reports.values())
 
+    def calm_down(self):
+        """Wait until nothing is broken any more; what `strike` returned was called before."""
+        assert not self._weather
+        assert self._mlflow_is_up.wait(START_TIMEOUT_S)
+
     # What happens to it
 
     def strike(self, fault):
@@ -118,8 +123,7 @@ class World:
             case "store away":
                 return self._worsen(fault.kind, lambda *_: Refuse(), "connections reset")
             case "MLflow killed":
-                self.mlflow.kill()
-                return "SIGKILL to the server", threading.Thread(target=self.mlflow.start).start
+                return self._kill_mlflow()
             case "bit flipped":
                 return self._flip(fault.place), None
         raise ValueError(fault.kind)
@@ -135,6 +139,17 @@ class World:
             return "there was none"
         self._driver.send_signal(number)
         return f"process {self._driver.pid}"
+
+    def _kill_mlflow(self):
+        if not self._mlflow_is_up.is_set():
+            return "there was none", None
+        self._mlflow_is_up.clear()
+        self.mlflow.kill()
+        return "SIGKILL to the server", threading.Thread(target=self._start_mlflow, daemon=True).start
+
+    def _start_mlflow(self):
+        self.mlflow.start()
+        self._mlflow_is_up.set()
 
     def _worsen(self, kind, plan, done):
         self._weather[kind] = plan
@@ -169,7 +184,8 @@ class World:
         self.proxy = self._closing.enter_context(FaultProxy(os.environ["AWS_ENDPOINT_URL"], self._plan))
         (self.folder / "mlflow").mkdir()
         self.mlflow = MlflowServer(self.folder / "mlflow")
-        self._closing.callback(self.mlflow.kill)
+        self._mlflow_is_up.set()
+        self._closing.callback(lambda: self.mlflow.kill() if self._mlflow_is_up.is_set() else None)
 
     def _plan(self, number, method, path):
         for plan in list(self._weather.values()):
