@@ -78,7 +78,7 @@ def settings_of(steps):
     """Return the settings of a training of so many steps."""
     return {
         "train.steps": steps,
-        "train.checkpoint_every_steps": max(10, steps // 40),
+        "train.checkpoint_every_steps": max(10, steps // 20),
         "train.pixel_only_steps": steps // 2,
         "train.virtual_shards": 4,
         "resources.num_workers": 2,

@@ -45,7 +45,7 @@ SETTINGS = {
     "resources.num_workers": 1,
 }
 DEADLINE_S = 240
-WAITS_ON_DISK = "checkpoints wait on the local disk"
+NOTHING_LEFT = Synced("", num_skipped=0)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,17 @@ def begin(home, shards_url):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def listen(process, *texts):
+    """Listen to a training until it has said each text, in any order."""
+    missing, heard = set(texts), []
+    for line in process.stdout:
+        heard.append(line)
+        missing -= {text for text in missing if text in line}
+        if not missing:
+            return
+    raise AssertionError("".join(heard))
 
 
 def ended(process, code=0):
@@ -157,8 +168,7 @@ def test_while_the_store_is_away_training_goes_on_and_checkpoints_go_up_in_order
     first = line_with(process, ", code")
     line_with(process, "checkpoint uploaded")
     outage.away.set()
-    line_with(process, WAITS_ON_DISK)
-    line_with(process, f"step {STEPS}/{STEPS}  validation")
+    listen(process, "checkpoints wait on the local disk", f"step {STEPS}/{STEPS}  validation")
     outage.away.clear()
     output = ended(process)
     assert "the store is back: checkpoints go up again" in output
@@ -224,7 +234,7 @@ def test_after_a_run_without_mlflow_sync_sends_everything_once(begin, home, undi
     assert newest_digest(checkpoints_of(home / "runs")) == undisturbed
     database = TrackingConfig(uri=f"sqlite:///{home}/mlflow.db", spool=str(home / "records"))
     for _ in range(2):
-        assert sync(database, print, uri_is_given=True) == Synced("", num_skipped=0)
+        assert sync(database, print, uri_is_given=True) == NOTHING_LEFT
     assert_all_is_in_mlflow(*only_run(home))
     assert registered(home).about["step"] > 0
 
@@ -240,6 +250,8 @@ def test_mlflow_may_be_killed_and_started_again_while_a_run_is_at_work(begin, ho
         line_with(process, "checkpoint uploaded")
         server.start()
         ended(process)
+        tracking = TrackingConfig(uri=server.uri, spool=str(home / "records"))
+        assert sync(tracking, print, uri_is_given=True) == NOTHING_LEFT  # where it took long to start
     finally:
         server.kill()
     assert_all_is_in_mlflow(*only_run(folder))
@@ -251,9 +263,9 @@ def test_mlflow_may_be_killed_and_started_again_while_a_run_is_at_work(begin, ho
 
 @contextmanager
 def small_disk(folder):
-    """A disk of 16 MB at a folder."""
+    """A disk of 160 MB at a folder: room for some checkpoints of 21 MB."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160m", "none", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
@@ -267,7 +279,7 @@ def fill(folder):
     with (folder / "others").open("ab", buffering=0) as file:
         try:
             while True:
-                file.write(bytes(1 << 14))
+                file.write(bytes(1 << 16))
         except OSError:
             return
 
