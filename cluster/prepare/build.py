@@ -58,6 +58,7 @@ def prepare(
         ConfigError: Pseudonyms are asked for without a key.
         DataError: There is nothing to prepare or nothing that can be used, or another preparation into the same
             store was done first.
+        StoreError: The store cannot be written to.
     """
     folder = folder.absolute()  # the processes that read have working directories of their own
     names = stored_names(options.pseudonymise)
@@ -67,6 +68,7 @@ def prepare(
     recipe = recipe_sha256(said)
     journal = Journal(store, input_sha256(recipe, subjects, names))
     publication = Publication(store)
+    journal.check()
     building = _Building(store, options, names, journal, publication, tell, progress or tell)
     building.resume()
     with in_order(workers, len(subjects)) as map_in_order:

@@ -35,6 +35,12 @@ class Journal:
     def __init__(self, store: Store, inputs: str) -> None:
         self._store, self._folder = store, f"{FOLDER}/{inputs}"
 
+    def check(self) -> None:
+        """Raise StoreError if the store takes nothing: that is said before subjects are read, which takes time."""
+        key = f"{self._folder}/check"
+        self._store.put(key, b"")
+        self._store.delete(key)
+
     def read(self) -> list[Entry]:
         """Return the entries of shards that are in the store, byte for byte, up to the first that is not."""
         return [entry for split in ORDER for entry in self._read(split)]

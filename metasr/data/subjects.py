@@ -74,7 +74,8 @@ def find_subjects(folder: Path, modality: str) -> list[Subject]:
     if not subjects:
         looked_for = f"*_{modality}.nii.gz" if modality else "*.nii.gz"
         others = f"it has {len(files)} NIfTI files, such as {files[0].name}" if files else "it has no NIfTI file"
-        raise DataError(f"no {looked_for} in {folder}", others, "Check the folder and --modality")
+        photos = "" if files else "; photographs need --kind photos"
+        raise DataError(f"no {looked_for} in {folder}", others, f"Check the folder and --modality{photos}")
     return [subject for _, subject in sorted(subjects.items())]
 
 

@@ -189,7 +189,20 @@ def test_nothing_but_broken_volumes_is_an_error_that_leaves_nothing_behind(tmp_p
         volume_file(folder, subject).write_text("a text file")
     with pytest.raises(DataError, match="too few usable subjects"):
         run_prepare(folder, open_store(str(tmp_path / "store")))
-    assert not (tmp_path / "store").exists()
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("where", ["s3://no-such-bucket/data", "a text file/store"])
+def test_an_output_that_cannot_be_written_is_an_error_before_anybody_is_read(tmp_path, s3_url, where):
+    (tmp_path / "a text file").write_text("in the way")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.nii").write_text("who reads this leaves it out")
+    told = []
+    with pytest.raises(StoreError, match="cannot write"):
+        prepare(
+            tmp_path, open_store(where if "://" in where else str(tmp_path / where)), PrepareConfig(), told.append
+        )
+    assert told == []
 
 
 def test_one_subject_cannot_be_split(tmp_path):
