@@ -72,8 +72,8 @@ def train(
         MetaSRError: The settings, the data or the machines cannot be used, or training failed.
     """
     config = resolved.config
-    initial = _load_initial(config, init_from) if init_from else None
-    identity = _identify(config, recipe, initial)
+    initial = load_initial(config, init_from) if init_from else None
+    identity = identify(config, recipe, initial)
     tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
     if initial is not None:
         tell(f"starting from the weights of {init_from}, run {initial.about['run_name']}")
@@ -163,7 +163,7 @@ def _tags(identity: RunIdentity) -> dict[str, str]:
     }
 
 
-def _load_initial(config: JobConfig, reference: str) -> Bundle:
+def load_initial(config: JobConfig, reference: str) -> Bundle:
     """Return the bundle to start from, whose network must be the one that `config` describes."""
     with tempfile.TemporaryDirectory() as download:
         folder = Registry(config.tracking).locate(reference, Path(download)).folder
@@ -179,7 +179,7 @@ def _load_initial(config: JobConfig, reference: str) -> Bundle:
     return bundle
 
 
-def _identify(config: JobConfig, recipe: str, initial: Bundle | None) -> RunIdentity:
+def identify(config: JobConfig, recipe: str, initial: Bundle | None) -> RunIdentity:
     """Return what the run is made from, after a look at what would stop its workers."""
     if not config.data.url:
         raise ConfigError(
