@@ -121,6 +121,19 @@ class PrepareConfig(Section):
         return self
 
 
+def portable(config: JobConfig) -> JobConfig:
+    """Return the config with locations that mean the same in the working directory of a worker."""
+    values = config.model_dump(mode="json")
+    for section, name in (("data", "url"), ("storage", "url"), ("loss", "vgg_weights")):
+        if values[section][name]:
+            values[section][name] = expand(values[section][name])
+    for name in ("spool", "cache"):
+        place = values["storage"][name]
+        if place and not place.startswith("~"):  # each node has a home of its own
+            values["storage"][name] = expand(place)
+    return JobConfig.model_validate(values)
+
+
 def expand(location: str) -> str:
     """Return a path or URL with `~` replaced by the home directory and plain paths made absolute."""
     scheme, separator, rest = location.rpartition("://")

@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.checkpoints import SupersededError
-from cluster.config import JobConfig, expand
+from cluster.config import JobConfig, portable
 from cluster.lease import Lease
 from cluster.mailbox import Mail, mail
 from cluster.runtime import connected
@@ -100,7 +100,7 @@ def train_on_ray(
     with connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker), mail(see) as box:
         mark("connected")
         weights = ray.put(initial.generator.state_dict() if initial else None)
-        job = Job(_portable(config, identity), identity, lease.fence, box.actor, weights)
+        job = Job(portable(config), identity, lease.fence, box.actor, weights)
         # Ray Train wants a place for checkpoints; it is given none to keep there.
         with stop.heard(box.ask), tempfile.TemporaryDirectory() as unused:
             outcome = _fit_in_thread(_trainer(config, job, unused))
@@ -127,19 +127,6 @@ def check_workers(config: JobConfig) -> None:
                 f"{number} workers cannot share it equally, which train.reduction fast needs",
                 "Change their number, train.virtual_shards or train.reduction",
             )
-
-
-def _portable(config: JobConfig, identity: RunIdentity) -> JobConfig:
-    """Return the config with paths that mean the same in the working directory of a worker."""
-    values = config.model_dump(mode="json")
-    values["data"]["url"] = identity.data_url
-    values["storage"]["url"] = expand(config.storage.url)
-    for name in ("spool", "cache"):
-        if not (place := values["storage"][name]).startswith("~"):  # each node has a home of its own
-            values["storage"][name] = place and expand(place)
-    if config.loss.vgg_weights is not None:
-        values["loss"]["vgg_weights"] = expand(str(config.loss.vgg_weights))
-    return JobConfig.model_validate(values)
 
 
 def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:

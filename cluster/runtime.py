@@ -2,8 +2,10 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import ray
 
@@ -15,6 +17,7 @@ TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # until fewer workers are tried, after a node was lost
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # or every line comes twice
 }
+ANSWER_S = 5.0
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 
 
@@ -37,6 +40,7 @@ def connected(cpus: float) -> Iterator[None]:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address := os.environ.get("RAY_ADDRESS"):
+        _reach(address)
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -61,3 +65,15 @@ def connected(cpus: float) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise ConfigError where nobody listens: Ray itself would ask for minutes."""
+    where = urlsplit(address if "://" in address else f"//{address}")
+    if not (where.hostname and where.port):
+        return
+    try:
+        socket.create_connection((where.hostname, where.port), ANSWER_S).close()
+    except OSError as error:
+        why = error.strerror or "no answer"
+        raise ConfigError(f"Ray at {address}", why, "Check RAY_ADDRESS, or unset it to use this machine") from None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import socket
 import urllib.error
 import urllib.request
 import uuid
@@ -15,12 +14,12 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.config import JobConfig, expand
+from cluster.config import JobConfig, portable
 from cluster.preflight.node import NodeFacts, look_at_node
 from cluster.preflight.results import Finding, ok, problem, warning
-from cluster.preflight.services import PATIENCE, Data, is_loopback
+from cluster.preflight.services import Data, is_loopback
 from cluster.runtime import connected
-from cluster.store import Store, open_store
+from cluster.store import Store
 from metasr.errors import ConfigError
 
 ANSWER_S = 5.0
@@ -52,7 +51,6 @@ def join(config: JobConfig, stack: ExitStack) -> Cluster:
         ConfigError: It cannot be reached.
     """
     if not ray.is_initialized():
-        _reach(os.environ.get("RAY_ADDRESS", ""))
         try:
             stack.enter_context(connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker))
         except ConfigError as error:
@@ -63,18 +61,6 @@ def join(config: JobConfig, stack: ExitStack) -> Cluster:
     dashboard = str(ray.init(ignore_reinit_error=True).dashboard_url or "")
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return Cluster(dashboard, _asks_for_token(dashboard), nodes, ray.available_resources())
-
-
-def _reach(address: str) -> None:
-    """Raise ConfigError where nobody listens: Ray itself would ask for minutes."""
-    where = urlsplit(address if "://" in address else f"//{address}")
-    if not (where.hostname and where.port):
-        return
-    try:
-        socket.create_connection((where.hostname, where.port), ANSWER_S).close()
-    except OSError as error:
-        why = error.strerror or "no answer"
-        raise ConfigError(f"Ray at {address}", why, "Check RAY_ADDRESS, or unset it to use this machine") from None
 
 
 def no_ray(address: str) -> str:
@@ -143,14 +129,13 @@ def look_at_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storag
         ConfigError: A node does not answer, or cannot run our code.
     """
     marker = f"doctor/{uuid.uuid4().hex}" if storage else ""
-    portable = _portable(config, data)
     ask = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
     if storage:
         storage.put(marker, b"here")
     try:
         asked = [
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                portable, node["NodeManagerAddress"], data.index.digest() if data else "", marker
+                portable(config), node["NodeManagerAddress"], data.index.digest() if data else "", marker
             )
             for node in cluster.nodes
         ]
@@ -179,13 +164,3 @@ def _answer(address: str, answer: "ray.ObjectRef[NodeFacts]") -> NodeFacts:
         raise ConfigError(f"node {address}", why, "See the node's log, or remove it") from None
     except (RayError, ImportError) as error:
         raise ConfigError(f"node {address} cannot run our code", str(error).strip().splitlines()[-1], fix) from None
-
-
-def _portable(config: JobConfig, data: Data | None) -> JobConfig:
-    """Return the config with locations that mean the same in the working directory of a worker."""
-    values = config.model_dump(mode="json")
-    values["data"]["url"] = data.store.url if data else config.data.url
-    values["storage"]["url"] = open_store(config.storage.url, PATIENCE).url
-    if config.loss.vgg_weights is not None:
-        values["loss"]["vgg_weights"] = expand(str(config.loss.vgg_weights))
-    return JobConfig.model_validate(values)
