@@ -38,8 +38,8 @@ def send(number: int, pids: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
-def until(moment: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Wait for a moment.
+def until(moment: Callable[[], bool], timeout_s: float, what: str, *, every_s: float = LOOK_AGAIN_S) -> None:
+    """Wait for a moment, looking again and again.
 
     Raises:
         TimeoutError: It did not come.
@@ -48,7 +48,7 @@ def until(moment: Callable[[], bool], timeout_s: float, what: str) -> None:
     while not moment():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {timeout_s:g} s")
-        time.sleep(LOOK_AGAIN_S)
+        time.sleep(every_s)
 
 
 class Killer:
@@ -70,7 +70,7 @@ class Killer:
         """
         wait_s, place = self._random.uniform(0, within_s), self._random.random()
         time.sleep(wait_s)
-        until(lambda: bool(self._workers()), timeout_s, "a worker")
+        until(lambda: bool(self._workers()), timeout_s, "a worker", every_s=0.2)
         workers = self._workers()
         index = int(place * len(workers))
         send(number, workers[index : index + 1])

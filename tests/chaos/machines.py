@@ -49,12 +49,18 @@ class Machines:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "RAY_JOB_STOP_WAIT_TIME_S": "60",  # Ray gives a job 3 s between SIGTERM and SIGKILL
+            "RAY_raylet_start_wait_time_s": "120",  # other tests may keep the machine busy
         }
         port = free_port()
         self.dashboard = f"http://127.0.0.1:{port}"
         self._started = []
-        self._head = self._start("--head", "--num-cpus=0", f"--temp-dir={self.folder}", f"--dashboard-port={port}")
-        self._address = re.search(r"--address='([^']+)'", self._head.log.read_text())[1]
+        ports = [f"--port={free_port()}", f"--dashboard-port={port}"]
+        try:
+            head = self._start("--head", "--num-cpus=0", f"--temp-dir={self.folder}", *ports)
+        except BaseException:
+            self.close()
+            raise
+        self._address = re.search(r"--address='([^']+)'", head.log.read_text())[1]
         self.environment["RAY_ADDRESS"] = self._address
 
     def add(self, num_cpus):
@@ -63,6 +69,8 @@ class Machines:
 
     def lose(self, machine):
         """Let a machine be gone, with all its processes at once."""
+        if machine.process.poll() is not None:
+            return  # it is gone, and another process may have its number
         send(signal.SIGKILL, [machine.process.pid, *descendants(machine.process.pid)])
         machine.process.wait()
 
@@ -107,6 +115,11 @@ class Machines:
             )
         machine = Machine(process, log)
         self._started.append(machine)
-        until(lambda: process.poll() is not None or "will now block" in log.read_text(), START_TIMEOUT_S, "Ray")
+        until(
+            lambda: process.poll() is not None or "will now block" in log.read_text(),
+            START_TIMEOUT_S,
+            "Ray",
+            every_s=0.2,
+        )
         assert process.poll() is None, log.read_text()
         return machine

@@ -88,7 +88,7 @@ def test_four_workers_wait_for_room_after_the_loss_of_a_machine(machines, add, h
         assert "4 workers ready" in line_with(process, "ready")
         line_with(process, UPLOADED)
         machines.lose(lost)
-        until(lambda: not machines.workers(), 60, "the end of the group")
+        until(lambda: not machines.workers(), 60, "the end of the group", every_s=0.5)
         add(2)
         assert "4 workers ready" in line_with(process, "ready")
         ended(process)

@@ -65,7 +65,7 @@ def test_a_frozen_worker_is_found_and_harms_nothing_when_it_wakes_up(
         frozen = machines.workers()[:1]
         began = time.monotonic()
         send(signal.SIGSTOP, frozen)
-        until(lambda: not set(machines.workers()) - set(frozen), 90, "the end of the others")
+        until(lambda: not set(machines.workers()) - set(frozen), 90, "the end of the others", every_s=0.5)
         found_s = time.monotonic() - began
         line_with(process, GOING_ON)
         send(signal.SIGCONT, frozen)
