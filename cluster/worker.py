@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 HANGS_AFTER_S = 20  # sooner than Ray finds a worker that hangs, and ends those who wait for it
 WISH_POLL_S = 0.5
-PREEMPTION_EVERY_STEPS = 20
+PREEMPTION_EVERY_S = 5.0  # as often as Ray itself looks; all workers wait for each other's question, some ms
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class RayContext:
         self._checkpoints = RunCheckpoints(self._storage, job.identity.run_name)
         self._uploader: Uploader | None = None
         self._wishes = _Wishes(job.mailbox) if self.rank == 0 else None
-        self._steps = self._newest_step = self._retries = self._substituted = 0
-        self._is_preempted = False
+        self._newest_step = self._retries = self._substituted = 0
+        self._is_preempted, self._asked_at = False, time.monotonic()
 
     @property
     def device(self) -> torch.device:
@@ -137,16 +137,24 @@ class RayContext:
     def wish(self) -> Wish:
         """Return what the driver wants, or a checkpoint where a node is about to be taken away."""
         faulthandler.dump_traceback_later(HANGS_AFTER_S)  # unless the next step comes before
-        wish = self._wishes.newest if self._wishes else Wish.NONE
-        if self.num_workers > 1:
-            wish = Wish(int(max(self.gather(torch.tensor(int(wish), device=self.device)))))
-        self._steps += 1
-        if self._steps % PREEMPTION_EVERY_STEPS == 0 and not self._is_preempted:
-            self._is_preempted = ray.train.get_preemption_info() is not None
-            if self._is_preempted:
-                self.log("stopping", 0, {}, text="a node is about to be taken away")
-                return max(wish, Wish.CHECKPOINT)
+        wish, is_due = Wish.NONE, False
+        if self._wishes is not None:
+            wish = self._wishes.newest
+            is_due = not self._is_preempted and time.monotonic() - self._asked_at >= PREEMPTION_EVERY_S
+        if self.num_workers > 1:  # all hear what the first worker knows
+            told = self.gather(torch.tensor([int(wish), int(is_due)], device=self.device))[0].tolist()
+            wish, is_due = Wish(told[0]), bool(told[1])
+        if is_due and self._is_about_to_be_preempted():
+            return max(wish, Wish.CHECKPOINT)
         return wish
+
+    def _is_about_to_be_preempted(self) -> bool:
+        """Ask Ray whether a node is about to be taken away. All workers have to ask equally often."""
+        self._asked_at = time.monotonic()
+        self._is_preempted = ray.train.get_preemption_info() is not None
+        if self._is_preempted:
+            self.log("stopping", self._newest_step, {}, text="a node is about to be taken away")
+        return self._is_preempted
 
     def finish(self) -> None:
         """Wait until all checkpoints are in the store."""
