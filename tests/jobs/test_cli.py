@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import jobs
-from cluster.config import JobConfig, PrepareConfig
+from cluster.config import JobConfig, PrepareConfig, PromotionConfig
 from cluster.recipes import leaves
 from jobs.cli import VERBS, main, run
 from metasr.config import ExperimentConfig, ModelConfig
@@ -33,7 +33,7 @@ SETTINGS = {
     "doctor": [name for name, _ in leaves(JobConfig)],
     "train": [name for name, _ in leaves(JobConfig)],
     "evaluate": ["data.url", *(name for name, _ in leaves(JobConfig) if name.startswith("eval.")), *TRACKING],
-    "promote": TRACKING,
+    "promote": [name for name, _ in leaves(PromotionConfig)],
     "sync": TRACKING,
     "verify-run": ["storage.url"],
     "upscale": TRACKING,
