@@ -20,6 +20,7 @@ RECIPES = Path(__file__).parent / "recipes"
 VERBS = {
     "prepare": "turn a folder of NIfTI volumes, or photographs, into training shards",
     "doctor": "look at everything that training will need, before GPUs are spent",
+    "estimate": "train a few steps, and say what the whole training will take and cost",
     "train": "train a generator, or go on with it, and register the best",
     "evaluate": "compare a model with interpolation and other models on the validation subjects",
     "promote": "make an evaluated model the champion",

@@ -16,7 +16,8 @@ cluster; without, it starts Ray on this machine.
   metasr train --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 8 --resources.gpu true
   metasr train --recipe photos --data.url ~/data/photos      (then, on MRI, from what that learned:)
   metasr train --recipe brats --data.url ~/data/t1ce --init-from challenger
-  metasr train --recipe smoke --train.steps 500 --print-config"""
+  metasr train --recipe smoke --train.steps 500 --print-config
+  metasr train --recipe smoke --data.url ~/data/t1ce --dry-run"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,11 +33,19 @@ def main(arguments: Sequence[str]) -> int:
         help="start from the weights of this alias, version, models:/... or bundle folder [random weights]",
     )
     parser.add_argument("--print-config", action="store_true", help="print every setting and its source, and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="read a first batch, say what training would do, and stop"
+    )
     add_settings(parser, JobConfig)
     known = parser.parse_known(arguments)
     resolved = settings(JobConfig, known, known.recipe)
     if known.print_config:
         print(resolved.text())
+        return 0
+    if known.dry_run:
+        from cluster.dry_run import dry_run
+
+        say("\n".join(dry_run(resolved, known.recipe, init_from=known.init_from)))
         return 0
 
     from cluster.trainer import train

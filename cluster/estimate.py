@@ -1,0 +1,117 @@
+"""What a training will take, from a few steps of it that are really done on the workers asked for.
+
+The steps are those of a run of its own, in a place of its own in the storage that is removed afterwards. MLflow hears
+nothing of it.
+"""
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from cluster.checkpoints.ledger import Ledger
+from cluster.checkpoints.run import LEDGER
+from cluster.config import JobConfig, expand
+from cluster.forecast import Estimate, Measured, forecast, phases_of
+from cluster.group import Stop, check_workers, train_on_ray
+from cluster.lease import LEASE, Lease
+from cluster.preflight import require
+from cluster.store import Store, open_store
+from cluster.stream import read_index
+from cluster.trainer import identify
+from cluster.watch import Event, RunReport
+from metasr.errors import ConfigError, TrainingError
+
+WARM_UP_STEPS = 5
+FOLDER = "estimate"
+
+
+def estimate(config: JobConfig, recipe: str, tell: Callable[[str], None], *, steps: int = 20) -> Estimate:
+    """Train a few steps of each phase, and return what the whole training will take.
+
+    Args:
+        config: Of that training.
+        recipe: Its name.
+        tell: Called with lines of progress.
+        steps: To measure in each phase, at least 2.
+
+    Raises:
+        ConfigError: The settings or the machines cannot be used.
+        TrainingError: Training failed, or was stopped.
+    """
+    if steps < 2:
+        raise ConfigError(f"--steps {steps}", "one step shows nothing about the next", "Give 2 or more, such as 20")
+    check_workers(config)
+    identity = identify(config, recipe, None)
+    require(config, tell)
+    began, report, events = time.monotonic(), RunReport(), list[Event]()
+
+    def see(event: Event) -> None:
+        report.see(event)
+        events.append(event)
+
+    run_name = f"{FOLDER}-{uuid.uuid4().hex[:12]}"
+    short = _short(config, steps, run_name)
+    tell(f"training {short.train.steps} steps as {run_name}, which is removed afterwards")
+    with _removed(short, run_name) as storage, Lease.acquire(storage, run_name, tell) as lease:
+        stop = Stop(tell)
+        train_on_ray(short, replace(identity, run_name=run_name), None, lease, see, report.mark, stop)
+        wall_s = time.monotonic() - began
+    if stop.signal:
+        raise TrainingError("the estimate was stopped", f"by {stop.name}", "Run the same command again")
+    measured = Measured(tuple(events), WARM_UP_STEPS, steps, report.finish("")["first_step"]["seconds"], wall_s)
+    return forecast(config, read_index(open_store(config.data.url)), measured)
+
+
+def _short(config: JobConfig, steps: int, run_name: str) -> JobConfig:
+    """Return the settings of a run with every phase, each with steps to warm up, and a checkpoint at its end."""
+    phases, length = phases_of(config), WARM_UP_STEPS + steps
+    total = length * len(phases)
+    train = {
+        "steps": total,
+        "pixel_only_steps": {"pixel": length, "full": 0}[phases[0].name],
+        "checkpoint_every_steps": total,
+        "log_every_steps": 1,
+    }
+    return config.model_copy(
+        update={
+            "train": config.train.model_copy(update=train),
+            "resources": config.resources.model_copy(update={"min_workers": 0, "max_failures": 0}),
+            "storage": config.storage.model_copy(
+                update={"url": f"{expand(config.storage.url).rstrip('/')}/{FOLDER}/{run_name}"}
+            ),
+        }
+    )
+
+
+@contextmanager
+def _removed(config: JobConfig, run_name: str) -> Iterator[Store]:
+    """Open the storage of a run, and remove all that the run left there and in the spool of this machine."""
+    storage = open_store(config.storage.url)
+    try:
+        yield storage
+    finally:
+        _remove_run(storage, run_name)
+        shutil.rmtree(Path(expand(config.storage.spool)) / run_name, ignore_errors=True)
+
+
+def _remove_run(storage: Store, run_name: str) -> None:
+    parts = urlsplit(storage.url)
+    if parts.scheme == "file":
+        folder = Path(unquote(parts.path))
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+        return
+    ledger = f"{run_name}/{LEDGER}"
+    if storage.exists(ledger):
+        known = Ledger.model_validate_json(storage.get(ledger))
+        for kept in (*known.kept, *known.loose):
+            for name in kept.files:
+                storage.delete(f"{run_name}/{kept.folder}/{name}")
+    storage.delete(ledger)
+    storage.delete(f"{run_name}/{LEASE}")

@@ -1,0 +1,110 @@
+"""metasr estimate: train a few steps, and say what the whole training will take and cost."""
+
+import json
+import math
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from cluster.config import JobConfig
+from jobs.cli import Parser, add_settings, run, say, settings
+
+if TYPE_CHECKING:
+    from cluster.forecast import Estimate
+
+DESCRIPTION = """Train a few steps of a recipe on the workers asked for, and say what the whole training will take:
+seconds, data, storage and, with a price, money.
+
+The steps are real: on Ray, with checkpoint and validation, in a folder estimate/ of storage.url that is removed
+afterwards. MLflow hears nothing of it. Both kinds of steps are measured where train.pixel_only_steps makes two.
+Prices are in a currency of your own.
+
+  metasr estimate --recipe smoke --data.url ~/data/t1ce
+  metasr estimate --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 8 --resources.gpu true \\
+      --price-per-hour 2.50 --storage-price 0.023"""
+NOT_INCLUDED = """not included: waiting for machines, images and nodes to start; restarts after faults; a machine
+or store busier than now; MLflow's records and artifacts; requests and transfer that a cloud charges for;
+metasr evaluate."""
+GB, MB = 1e9, 1e6
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure; return the exit code."""
+    parser = Parser(prog="metasr estimate", description=DESCRIPTION)
+    parser.add_argument(
+        "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
+    )
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure of each kind [20]")
+    parser.add_argument(
+        "--price-per-hour", type=_price, metavar="P", help="price of one worker for an hour [no price is shown]"
+    )
+    parser.add_argument(
+        "--storage-price", type=_price, metavar="P", help="price of a GB in storage.url for a month [none is shown]"
+    )
+    parser.add_argument("--json", action="store_true", help="print the estimate as JSON")
+    add_settings(parser, JobConfig)
+    known = parser.parse_known(arguments)
+    config = settings(JobConfig, known, known.recipe).config
+
+    from cluster.estimate import estimate
+
+    found = estimate(config, known.recipe, (lambda line: None) if known.json else say, steps=known.steps)
+    money = _money(found, known.price_per_hour, known.storage_price)
+    say(json.dumps(asdict(found) | money, indent=1) if known.json else _text(found, money))
+    return 0
+
+
+def _price(text: str) -> float:
+    """Return a price that can be counted with."""
+    try:
+        price = float(text)
+    except ValueError:
+        price = math.nan
+    if not math.isfinite(price) or price < 0:
+        raise ArgumentTypeError(f"{text!r} is not a price: give a number from 0, such as 2.50")
+    return price
+
+
+def _money(found: "Estimate", worker_hour: float | None, gb_month: float | None) -> dict[str, float]:
+    money = {}
+    if worker_hour is not None:
+        money["workers_price"] = found.worker_hours * worker_hour
+    if gb_month is not None:
+        money["storage_price_per_month"] = found.storage_bytes / GB * gb_month
+    return money
+
+
+def _text(found: "Estimate", money: dict[str, float]) -> str:
+    lines = [f"first step     {_time(found.first_step_s)} after the start"]
+    for phase in found.phases:
+        kind = {"pixel": "pixel loss alone", "full": "all losses"}[phase.name]
+        lines.append(f"step           {phase.step_s:.3f} s with {kind}, {phase.steps} of them")
+    lines += [
+        f"throughput     {found.samples_per_s:.1f} samples/s on {found.num_workers} workers; "
+        f"{found.waiting_share:.0%} of the time waits for data",
+        f"validation     {found.validation_s:.1f} s, {found.num_validations} of them",
+        f"checkpoint     {found.checkpoint_s:.2f} s and {found.checkpoint_bytes / MB:.1f} MB, "
+        f"{found.num_validations} of them; {found.upload_s:.1f} s to the store while training goes on",
+        f"start and end  {_time(found.once_s)}",
+        f"total          {_time(found.total_s)}, {found.worker_hours:.2f} worker hours",
+        f"data read      at most {found.read_bytes / GB:.2f} GB, {found.read_how}",
+        f"storage        {found.storage_bytes / GB:.3f} GB of checkpoints, the newest and the best",
+    ]
+    if "workers_price" in money:
+        lines.append(f"price          {money['workers_price']:.2f} for the workers: hours x workers x price per hour")
+    if "storage_price_per_month" in money:
+        lines.append(f"price          {money['storage_price_per_month']:.4f} a month for the checkpoints")
+    return "\n".join([*lines, f"{found.measured_steps} steps of each kind were measured", NOT_INCLUDED])
+
+
+def _time(seconds: float) -> str:
+    """Return a time as a person says it."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,181 @@
+"""Before GPUs are spent: what training would do, and what it will take."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from mlflow import MlflowClient
+
+from cluster.checkpoints import RunCheckpoints
+from cluster.config import JobConfig
+from cluster.forecast import Measured, forecast, phases_of
+from cluster.recipes import Layer, resolve
+from cluster.store import open_store
+from cluster.stream import read_index
+from cluster.watch import Event
+from metasr.data.sample import plan_step
+from metasr.errors import TrainingError
+from tests.cluster.training import ROOT, TINY, arguments_of, train_to_end
+
+
+def config_of(**settings):
+    values = {name.replace("__", "."): value for name, value in settings.items()}
+    return resolve(JobConfig, [Layer("test", {**TINY, **values})]).config
+
+
+def command(verb, home, store_url, settings, *more):
+    """Run a verb as a person does, with the places and settings of a small training."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.run(
+        [sys.executable, ROOT / "jobs" / f"{verb}.py", *map(str, arguments_of(home, store_url, settings)), *more],
+        cwd=home,
+        env=environment | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def tree(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def names_in_mlflow(home):
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return [run.info.run_name for run in runs], len(client.search_model_versions())
+
+
+# A dry run
+
+
+def test_a_dry_run_says_what_training_would_do_and_leaves_no_trace(tmp_path, store_url):
+    settings = {"train.steps": 40, "train.pixel_only_steps": 30, "train.checkpoint_every_steps": 20}
+    (tmp_path / "tiny.yaml").write_text("train:\n  steps: 1\n")
+    os.utime(tmp_path / "tiny.yaml", (0, 0))
+    done = command("train", tmp_path, store_url, settings, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+    assert "state: would start from step 0" in done.stdout
+    assert "a first batch of 4 crops of 40 x 40 came in" in done.stdout
+    assert "steps: 40, of them 30 with the pixel loss alone" in done.stdout
+    assert "workers: 2, each 2 of the 4 patches of a step" in done.stdout
+    assert "validation: 2 times, 1 slices at scales 1.5, 2" in done.stdout
+
+
+def test_a_dry_run_needs_every_batch_to_be_shared(tmp_path, store_url):
+    done = command("train", tmp_path, store_url, {"train.steps": 40, "resources.num_workers": 5}, "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: resources.num_workers 5: a batch has 4 virtual shards to share")
+
+
+# A real estimate, beside a real run
+
+
+@pytest.fixture(scope="module")
+def estimated(tmp_path_factory, store_url):
+    """A run that is finished, the same run's dry run and estimate, and what lay there before and after."""
+    home = tmp_path_factory.mktemp("estimated")
+    settings = {
+        "train.steps": 24,
+        "train.pixel_only_steps": 16,
+        "train.checkpoint_every_steps": 12,
+        "resources.num_workers": 1,
+    }
+    train_to_end(home, store_url, settings)
+    before = tree(home / "runs"), names_in_mlflow(home)
+    dry = command("train", home, store_url, settings, "--dry-run")
+    done = command("estimate", home, store_url, settings, "--steps", "3", "--price-per-hour", "3600", "--json")
+    assert done.returncode == 0, done.stderr
+    return home, before, dry, json.loads(done.stdout)
+
+
+def test_a_dry_run_knows_a_finished_run(estimated):
+    assert "state: finished at step 24" in estimated[2].stdout
+
+
+def test_an_estimate_removes_what_it_wrote_and_tells_mlflow_nothing(estimated):
+    home, (runs, told), _, _ = estimated
+    files = {path: time for path, time in tree(home / "runs").items() if path.is_file()}
+    assert files == {path: time for path, time in runs.items() if path.is_file()}
+    assert not (home / "runs" / "estimate").exists()
+    assert not list((home / "spool").glob("estimate-*"))
+    assert names_in_mlflow(home) == told
+
+
+def test_an_estimate_adds_up_what_the_schedule_will_do(estimated):
+    *_, found = estimated
+    pixel, full = found["phases"]
+    assert (pixel["name"], pixel["steps"], full["name"], full["steps"]) == ("pixel", 16, "full", 8)
+    assert full["step_s"] > pixel["step_s"] > 0
+    looks = 2 * (found["validation_s"] + found["checkpoint_s"])
+    steps = 16 * pixel["step_s"] + 8 * full["step_s"]
+    assert found["total_s"] == pytest.approx(found["once_s"] + steps + looks)
+    assert found["workers_price"] == pytest.approx(found["total_s"])  # one worker at 1 a second
+
+
+def test_the_checkpoints_of_an_estimate_are_as_large_as_those_of_the_run(estimated):
+    home, _, _, found = estimated
+    (ledger,) = (home / "runs").glob("*/checkpoints.json")
+    newest = RunCheckpoints(open_store(str(home / "runs")), ledger.parent.name).entries()[0]
+    assert found["checkpoint_bytes"] == pytest.approx(newest.num_bytes, rel=0.02)
+    assert found["storage_bytes"] == 2 * found["checkpoint_bytes"]
+
+
+# What is made of measured steps
+
+
+def told(config, steps, seconds_of):
+    """Events of a run of one phase, whose steps take the seconds that `seconds_of` gives for a plan."""
+    plans = [plan_step(config, step) for step in range(steps)]
+    return tuple(
+        Event("steps", step + 1, {"steps_per_s": 1 / seconds_of(plan), "waiting_share": 0.25})
+        for step, plan in enumerate(plans)
+    )
+
+
+def test_a_few_steps_stand_for_all_scales_not_for_those_they_had(store_url):
+    config = config_of(train__steps=1000, loss__adversarial=0, train__scale_max=3.0)
+
+    def seconds(plan):
+        return 0.1 + plan.lr_px**2 / 1000 + plan.hr_px**2 / 5000
+
+    events = told(config, 25, seconds)
+    found = forecast(config, read_index(open_store(store_url)), Measured(events, 5, 20, 1.0, 100.0))
+    everything = sum(seconds(plan_step(config, step)) for step in range(1000))
+    assert found.phases[0].step_s * 1000 == pytest.approx(everything, rel=1e-6)
+    assert found.waiting_share == pytest.approx(0.25)
+
+
+def test_steps_that_warm_up_do_not_count(store_url):
+    config = config_of(train__steps=1000, loss__adversarial=0)
+    slow = [Event("steps", number, {"steps_per_s": 0.01, "waiting_share": 1}) for number in range(1, 6)]
+    events = (*slow, *told(config, 25, lambda plan: 0.5)[5:])
+    found = forecast(config, read_index(open_store(store_url)), Measured(events, 5, 20, 1.0, 600.0))
+    assert found.phases[0].step_s == pytest.approx(0.5)
+
+
+def test_a_run_that_told_of_too_few_steps_gives_no_estimate(store_url):
+    config = config_of(train__steps=1000)
+    events = told(config, 25, lambda plan: 0.5)
+    with pytest.raises(TrainingError, match="too few steps"):
+        forecast(
+            config_of(train__steps=1000, train__pixel_only_steps=10),
+            read_index(open_store(store_url)),
+            Measured(events, 5, 20, 1.0, 60.0),
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"train__pixel_only_steps": 0}, [("full", 10)]),
+        ({"train__pixel_only_steps": 4}, [("pixel", 4), ("full", 6)]),
+        ({"train__pixel_only_steps": 99}, [("pixel", 10)]),
+        ({"train__pixel_only_steps": 4, "loss__adversarial": 0}, [("pixel", 10)]),
+    ],
+)
+def test_steps_are_measured_apart_only_where_there_are_two_kinds(settings, expected):
+    assert [(phase.name, phase.steps) for phase in phases_of(config_of(train__steps=10, **settings))] == expected
