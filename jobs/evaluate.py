@@ -123,7 +123,7 @@ def _evidence(about: "Circumstances", scales: "Sequence[Scale]", slices_per_subj
         bundle_sha256=about.bundle_sha256,
         data_sha256=about.data_sha256,
         data_url=about.data,
-        scales=tuple(map(str, sorted(scales))),
+        scales=tuple(map(str, sorted(set(scales)))),
         slices_per_subject=slices_per_subject,
         regions=REGIONS,
         degradation=about.degradation,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,10 +47,13 @@ class Evidence(Section):
 
     def evaluate(self, reference: str) -> str:
         """Return the command that evaluates another version alike."""
-        return (
-            f"metasr evaluate --model {reference} --data.url {self.data_url} --eval.scales {','.join(self.scales)} "
-            f"--eval.slices-per-subject {self.slices_per_subject}"
-        )
+        settings = {
+            "data.url": self.data_url,
+            "eval.scales": ",".join(self.scales),
+            "eval.slices-per-subject": str(self.slices_per_subject),
+        }
+        flags = [text for name, value in settings.items() for text in (f"--{name}", value)]
+        return shlex.join(["metasr", "evaluate", "--model", reference, *flags])
 
 
 class Evaluated(NamedTuple):

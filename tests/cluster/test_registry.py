@@ -1,5 +1,7 @@
 """Models in a real MLflow: what is registered, and what can be found again."""
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from cluster.registry import BUNDLE_DIGEST, CHALLENGER, EVALUATION, Registry
-from cluster.registry.evidence import evaluation_of
+from cluster.registry.evidence import evaluation_of, require_comparable
 from cluster.shards import INDEX, Index, Limit, Sample, ShardWriter
 from cluster.store import open_store
 from metasr import manifest
@@ -173,11 +175,11 @@ def data(tmp_path):
     return store.url
 
 
-def evaluate(config, data, model):
+def evaluate(config, data, model, scales="2"):
     from jobs.evaluate import main
 
     tracking = [f"--tracking.{name}={getattr(config, name)}" for name in ("uri", "artifacts", "experiment", "model")]
-    main(["--model", model, "--data.url", data, "--eval.scales", "2", *tracking])
+    main(["--model", model, "--data.url", data, "--eval.scales", scales, *tracking])
 
 
 def is_evaluated(config, model, version):
@@ -199,3 +201,23 @@ def test_the_evaluation_of_another_model_is_recorded_with_that_model(config, cli
     evaluate(config, data, f"models:/{other.model}/{other_version}")
     assert not is_evaluated(config, config.model, version)
     assert is_evaluated(config, other.model, other_version)
+
+
+def test_versions_evaluated_by_the_same_command_can_be_compared_and_others_by_the_one_that_is_told(
+    config, registry, bundles, data
+):
+    for name, bundle in zip("ab", bundles, strict=True):
+        registry.register(bundle, start(config, name))
+    evaluate(config, data, "1")
+
+    def compare():
+        ours, theirs = registry.version("2"), registry.version("1")
+        require_comparable(evaluation_of(registry, ours), evaluation_of(registry, theirs), ours, theirs)
+
+    evaluate(config, data, "2", scales="1x2,1.5")
+    with pytest.raises(RegistryError) as caught:
+        compare()
+    told = re.search("`metasr evaluate (.*)`", caught.value.fix)[1]
+    evaluate(config, data, "1", scales=shlex.split(told)[shlex.split(told).index("--eval.scales") + 1])
+    compare()
+    assert evaluation_of(registry, registry.version("1")).evidence.code_version
