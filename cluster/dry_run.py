@@ -1,4 +1,7 @@
-"""What `metasr train` would do, said without doing it: nothing is written, and Ray and MLflow are not asked."""
+"""What `metasr train` would do, said without doing it: nothing is written, Ray is not started.
+
+MLflow is asked only for a model to start from, and the network only for weights of the VGG that nobody named.
+"""
 
 import time
 

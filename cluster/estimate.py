@@ -57,7 +57,7 @@ def estimate(config: JobConfig, recipe: str, tell: Callable[[str], None], *, ste
     run_name = f"{FOLDER}-{uuid.uuid4().hex[:12]}"
     short = _short(config, steps, run_name)
     tell(f"training {short.train.steps} steps as {run_name}, which is removed afterwards")
-    with _removed(short, run_name) as storage, Lease.acquire(storage, run_name, tell) as lease:
+    with removed(short, run_name) as storage, Lease.acquire(storage, run_name, tell) as lease:
         stop = Stop(tell)
         train_on_ray(short, replace(identity, run_name=run_name), None, lease, see, report.mark, stop)
         wall_s = time.monotonic() - began
@@ -89,7 +89,7 @@ def _short(config: JobConfig, steps: int, run_name: str) -> JobConfig:
 
 
 @contextmanager
-def _removed(config: JobConfig, run_name: str) -> Iterator[Store]:
+def removed(config: JobConfig, run_name: str) -> Iterator[Store]:
     """Open the storage of a run, and remove all that the run left there and in the spool of this machine."""
     storage = open_store(config.storage.url)
     try:

@@ -4,17 +4,22 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 
+import boto3
 import pytest
 from mlflow import MlflowClient
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
+from cluster.estimate import removed
 from cluster.forecast import Measured, forecast, phases_of
+from cluster.lease import Lease
 from cluster.recipes import Layer, resolve
 from cluster.store import open_store
 from cluster.stream import read_index
 from cluster.watch import Event
+from metasr import manifest
 from metasr.data.sample import plan_step
 from metasr.errors import TrainingError
 from tests.cluster.training import ROOT, TINY, arguments_of, train_to_end
@@ -40,6 +45,11 @@ def command(verb, home, store_url, settings, *more):
 
 def tree(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def objects_below(url):
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    return boto3.client("s3").list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", [])
 
 
 def names_in_mlflow(home):
@@ -122,6 +132,19 @@ def test_the_checkpoints_of_an_estimate_are_as_large_as_those_of_the_run(estimat
     newest = RunCheckpoints(open_store(str(home / "runs")), ledger.parent.name).entries()[0]
     assert found["checkpoint_bytes"] == pytest.approx(newest.num_bytes, rel=0.02)
     assert found["storage_bytes"] == 2 * found["checkpoint_bytes"]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_run_is_removed_from_a_bucket_too(s3_url, tmp_path, number):
+    url = f"{s3_url}/{uuid.uuid4().hex}"
+    config = config_of(storage__url=url, storage__spool=str(tmp_path))
+    manifest.seal(tmp_path, "checkpoint", {})
+    with removed(config, "estimate-1") as storage, Lease.acquire(storage, "estimate-1", print) as lease:
+        checkpoints = RunCheckpoints(storage, "estimate-1").claim(lease.fence)
+        for step in range(number):
+            checkpoints.publish(tmp_path, step, None, keep=number)
+        assert objects_below(url)
+    assert objects_below(url) == []
 
 
 # What is made of measured steps
