@@ -1,8 +1,6 @@
 """Evaluation: the scores are what Pillow and scikit-image say, and the patient is the unit."""
 
-import csv
 import math
-from io import StringIO
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from metasr.data.slices import informational_crop
 from metasr.errors import ScaleError
 from metasr.evaluation import LANCZOS, HeldOutSlice, Method, Score, evaluate, mean_by_scale
 from metasr.evaluation.methods import resize_lanczos
-from metasr.evaluation.tables import to_csv
+from metasr.evaluation.tables import from_csv, to_csv
 from metasr.models import SRGAN, Generator
 from metasr.scale import Scale
 
@@ -339,28 +337,20 @@ def test_the_csv_gives_every_score_back():
         *evaluate(tiny_generator(), SLICES[:2], (Scale(1.5, 2),)).scores,
         score('odd, "quoted"\nname', 5, math.pi, "model", 1 / 3, math.inf),
     ]
-    rows = list(csv.DictReader(StringIO(to_csv(scores))))
-    assert list(rows[0]) == [
-        *("subject", "slice", "scale", "method", "region", "psnr", "ssim", "nrmse", "consistency", "perceptual")
-    ]
-    optional = [
-        {name: float(row.pop(name)) if row[name] else row.pop(name) or None for name in ("consistency", "perceptual")}
-        for row in rows
-    ]
-    read = [
-        Score(
-            **row | {name: float(row[name]) for name in ("psnr", "ssim", "nrmse")},
-            **more,
-        )
-        for row, more in zip(
-            [row | {"slice": int(row["slice"]), "scale": Scale.parse(row["scale"])} for row in rows],
-            optional,
-            strict=True,
-        )
-    ]
+    text = to_csv(scores)
+    assert text.splitlines()[0] == "subject,slice,scale,method,region,psnr,ssim,nrmse,consistency,perceptual"
+    read = from_csv(text)
     assert read[:-1] == scores[:-1]
     assert read[-1].scale.rows == pytest.approx(math.pi, abs=1e-10)
     assert read[-1].ssim == math.inf
+
+
+@pytest.mark.parametrize(
+    "text", ["subject,slice\np,1\n", "{}", to_csv([score("p", 1, 2, "model", 1.0, 1.0)]).replace("whole", "half")]
+)
+def test_what_is_not_a_table_of_scores_is_not_read(text):
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        from_csv(text + "\n1,2\n")
 
 
 def test_no_slices_give_no_rows():
