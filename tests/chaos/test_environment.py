@@ -84,7 +84,7 @@ def machine(machines):
 def begin(home, shards_url, request):
     """Start a training in this test's folder, which ends with the test.
 
-    One that is given an environment, such as another way to the store, has a Ray of its own, whose workers inherit it.
+    One that is given an environment, such as another way to the store, has a Ray of its own that inherits it.
     """
     started = []
 
