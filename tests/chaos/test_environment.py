@@ -72,26 +72,12 @@ def undisturbed(shards_url, tmp_path_factory):
     return STEPS, state_digest(train_locally(tmp_path_factory.mktemp("undisturbed"), shards_url, SETTINGS))
 
 
-@pytest.fixture(scope="module")
-def machine(machines):
-    """A machine with room for one worker."""
-    machine = machines.add(num_cpus=1)
-    yield machine
-    machines.lose(machine)
-
-
 @pytest.fixture
-def begin(home, shards_url, request):
-    """Start a training in this test's folder, which ends with the test.
-
-    One that is given an environment, such as another way to the store, has a Ray of its own that inherits it.
-    """
+def begin(home, shards_url):
+    """Start a training in this test's folder, which ends with the test."""
     started = []
 
     def start(settings, data_url=shards_url, **environment):
-        if not environment:
-            request.getfixturevalue("machine")
-            environment = request.getfixturevalue("machines").environment
         started.append(start_training(home, data_url, SETTINGS | settings, **environment))
         return started[-1]
 
@@ -322,7 +308,7 @@ def test_a_full_disk_under_the_checkpoints_is_one_error_and_the_same_command_goe
 def test_with_a_full_disk_under_the_copies_training_goes_on_without_them(begin, home, bucket_url, undisturbed):
     with small_disk(home / "cache") as disk:
         fill(disk)
-        output = ended(begin({}, bucket_url, AWS_ENDPOINT_URL=os.environ["AWS_ENDPOINT_URL"]))
+        output = ended(begin({}, bucket_url))
     assert "going on without copies" in output
     assert newest_digest(checkpoints_of(home / "runs")) == undisturbed
 
