@@ -92,6 +92,8 @@ def promote(
 def rollback(registry: Registry, tell: Tell) -> tuple[str, str]:
     """Return to the champion before; twice goes back two. It was let through once, and the gate is not asked again.
 
+    A rollback that was interrupted is finished, and that is all.
+
     Returns:
         The new champion and the one it replaces.
 
@@ -102,14 +104,18 @@ def rollback(registry: Registry, tell: Tell) -> tuple[str, str]:
     """
     with explained(expand(registry.config.uri)):
         champion = _Champion(registry, registry.config.model, tell)
+        began = champion.entries()[-1:]
         entries, alias = champion.settle()
+        if began and not began[0].is_done and began[0].promotion.kind == "rollback":
+            return began[0].promotion.to, str(began[0].promotion.before)  # it was this one, interrupted
         *_, to, now = [None, None, *champions(entries)]
         if to is None or now is None:
             raise RegistryError(
                 f"model {registry.config.model}", "it had no champion before", "`metasr promote --history` lists them"
             )
         champion.require_whole(to)
-        champion.move_to(Promotion(after=entries[-1].number, kind="rollback", before=alias, to=to, by=_who()))
+        change = Promotion(after=entries[-1].number, kind="rollback", before=alias, to=to, by=_who())
+        champion.move_to(change)
         return to, now
 
 
@@ -119,8 +125,9 @@ def history(registry: Registry) -> list[str]:
         champion = _Champion(registry, registry.config.model, lambda line: None)
         entries, alias = champion.entries(), champion.alias()
         lines = [str(entry) for entry in entries]
-        if entries and entries[-1].is_done and alias != entries[-1].promotion.to:
-            lines.append(f"      the alias {CHAMPION} was moved by hand: {_where(alias)}")
+        for last in entries[-1:]:
+            if alias != last.promotion.to and (last.is_done or alias != last.promotion.before):
+                lines.append(f"      the alias {CHAMPION} was moved by hand: {_where(alias)}")
         return lines
 
 
