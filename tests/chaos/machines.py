@@ -14,7 +14,8 @@ from typing import NamedTuple
 from tests.chaos.killer import descendants, send, train_workers, until
 from tests.cluster.test_submit import RAY, free_port
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 200
+TRIES = 3
 
 
 class Machine(NamedTuple):
@@ -49,7 +50,8 @@ class Machines:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "RAY_JOB_STOP_WAIT_TIME_S": "60",  # Ray gives a job 3 s between SIGTERM and SIGKILL
-            "RAY_raylet_start_wait_time_s": "120",  # other tests may keep the machine busy
+            "RAY_raylet_start_wait_time_s": "120",  # other tests may keep the machine busy,
+            "RAY_worker_niceness": "0",  # and Ray's workers make way for all others
         }
         port = free_port()
         self.dashboard = f"http://127.0.0.1:{port}"
@@ -64,8 +66,12 @@ class Machines:
         self.environment["RAY_ADDRESS"] = self._address
 
     def add(self, num_cpus):
-        """Have a machine join."""
-        return self._start(f"--num-cpus={num_cpus}", f"--address={self._address}")
+        """Have a machine join. Ray gives up where others keep the machine busy, and is then asked again."""
+        arguments = [f"--num-cpus={num_cpus}", f"--address={self._address}"]
+        for _ in range(TRIES - 1):
+            with suppress(AssertionError):
+                return self._start(*arguments)
+        return self._start(*arguments)
 
     def lose(self, machine):
         """Let a machine be gone, with all its processes at once."""
