@@ -16,6 +16,7 @@ import argparse
 import heapq
 import json
 import shutil
+import signal
 import sys
 import time
 from itertools import count
@@ -43,6 +44,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("chaos"), help="folder for one folder for each seed")
     parser.add_argument("--steps", type=int, help="of the training; without it, as many as take about that long")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends all that was started
     folder = options.output.absolute() / f"seed-{options.seed}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -89,7 +91,9 @@ def settings_of(steps):
 def steps_for(world, length_s):
     """Return how many steps a training does in a time, with faults, judged by a short one."""
     begin = time.monotonic()
-    train_locally(world.folder / "trial", world.data_url, settings_of(TRIAL_STEPS))
+    train_locally(
+        world.folder / "trial", world.data_url, settings_of(TRIAL_STEPS) | {"train.pixel_only_steps": TRIAL_STEPS}
+    )
     rate = TRIAL_STEPS / (time.monotonic() - begin)
     return max(100, round(USEFUL_SHARE * rate * length_s, -1))
 
