@@ -8,11 +8,12 @@ FIND_LINKS := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.
 UV := UV_FIND_LINKS="$(FIND_LINKS)" UV_HTTP_TIMEOUT=180 $(RUN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test check chaos bench-data bench-train s3 format lock
+.PHONY: help setup demo test test-cluster check chaos bench-data bench-train s3 format lock
 
 help:
 	@echo "make demo    set up, then the whole job on one healthy brain: train, evaluate, promote, upscale (minutes)"
 	@echo "make test    set up, then the test suite"
+	@echo "make test-cluster  the tests that kill processes and machines, and take stores away (many minutes)"
 	@echo "make check   lint, format, types, import directions"
 	@echo "make chaos   a training to which faults happen at random, and what it came to (MINUTES=5 SEED=0)"
 	@echo "make bench-data  how fast training crops arrive, from a folder and from S3 (minutes)"
@@ -35,6 +36,9 @@ demo: setup
 
 test: setup
 	$(RUN)/pytest
+
+test-cluster: setup
+	$(RUN)/pytest tests/chaos
 
 check: setup
 	$(RUN)/ruff check .
