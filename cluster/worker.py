@@ -22,6 +22,7 @@ from cluster.config import JobConfig
 from cluster.store import Store, UnavailableError, open_store, patiently
 from cluster.stream import ShardCrops, read_index, shard_cache, validation_slices
 from cluster.watch import Event, Kind
+from cluster.watchdog import watch_over_me
 from metasr.context import Wish
 from metasr.errors import MetaSRError
 from metasr.identity import RunIdentity
@@ -29,6 +30,7 @@ from metasr.training.loop import fit
 
 log = logging.getLogger(__name__)
 
+FROZEN_AFTER_S = 30.0
 HANGS_AFTER_S = 20  # sooner than Ray finds a worker that hangs, and ends those who wait for it
 WISH_POLL_S = 0.5
 PREEMPTION_EVERY_S = 5.0  # as often as Ray itself looks; all workers wait for each other's question, some ms
@@ -224,6 +226,7 @@ def train_worker(arguments: Mapping[str, Job]) -> None:
         MetaSRError: Training cannot go on. The driver was told, unless a new group of workers may fare better.
     """
     job = arguments["job"]
+    watch_over_me(FROZEN_AFTER_S)
     try:
         _train(job)
     except (UnavailableError, SupersededError):

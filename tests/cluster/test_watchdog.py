@@ -1,0 +1,37 @@
+import signal
+import subprocess
+import sys
+
+import pytest
+
+BEATING = """
+import sys, threading
+from cluster.watchdog import watch_over_me
+watch_over_me(float(sys.argv[1]))
+print("watched", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def watched():
+    """A process that is killed when it stands still for a second, and lives until its input ends."""
+    command = [sys.executable, "-c", BEATING, "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"watched\n"
+        yield process
+        process.kill()
+
+
+def test_a_process_that_stands_still_is_killed(watched):
+    watched.send_signal(signal.SIGSTOP)
+    assert watched.wait(timeout=30) == -signal.SIGKILL
+    assert b"has stood still for 1 s and is killed" in watched.stderr.readline()
+
+
+def test_one_that_waits_lives_for_as_long_as_it_likes(watched):
+    with pytest.raises(subprocess.TimeoutExpired):
+        watched.wait(timeout=3)
+    watched.stdin.close()
+    assert watched.wait(timeout=30) == 0
+    assert watched.stderr.read() == b""  # and its watchdog ends with it
