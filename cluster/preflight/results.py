@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from metasr.errors import MetaSRError
 
 State = Literal["ok", "warning", "problem", "skipped"]
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|PSEUDONYM_KEY")
+_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PSEUDONYM_KEY")
 _SHORTEST_SECRET = 6  # shorter values occur in any text
 
 

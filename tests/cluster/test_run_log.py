@@ -224,6 +224,7 @@ def test_a_run_without_a_server_ends_well_and_says_how_to_send_the_rest(config, 
         assert log.drain(0.5) == 1 + 20 + 2 + 4
     assert "27 records for MLflow are still to be sent: `metasr sync` sends them" in caplog.text
     said = []
+    wait_until(lambda: not sync(away, lambda line: None, uri_is_given=False).num_skipped)  # its last try has ended
     assert "127.0.0.1" in sync(away, said.append, uri_is_given=False).failure
     assert said == ["run run-1: 27 records are still to be sent"]
     kept = b"".join(path.read_bytes() for path in Path(config.spool).rglob("*") if path.is_file())
