@@ -23,12 +23,15 @@ help:
 	@echo "make format  format the code"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
 
+# Compatible mode puts this folder on Python's path. The other lets a folder named metasr, such as ~/metasr, hide the
+# package from whoever works beside it.
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet uv==$(UV_VERSION)
-	$(UV) pip install --quiet --python $(RUN)/python --constraint requirements.lock --editable ".[demo,dev]"
+	$(UV) pip install --quiet --python $(RUN)/python --constraint requirements.lock \
+		--config-setting editable_mode=compat --editable ".[demo,dev]"
 	touch $@
 
 demo: setup
