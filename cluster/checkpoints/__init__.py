@@ -2,6 +2,6 @@
 
 from cluster.checkpoints.ledger import Kept, SupersededError
 from cluster.checkpoints.run import RunCheckpoints
-from cluster.checkpoints.uploader import Counts, Uploader
+from cluster.checkpoints.uploader import Uploader
 
-__all__ = ["Counts", "Kept", "RunCheckpoints", "SupersededError", "Uploader"]
+__all__ = ["Kept", "RunCheckpoints", "SupersededError", "Uploader"]

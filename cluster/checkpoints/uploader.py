@@ -4,7 +4,6 @@ import errno
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -16,16 +15,6 @@ from metasr.errors import TrainingError
 
 MAX_PENDING = 4
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass
-class Counts:
-    """What an uploader has done: snapshots that went up, how long that took, their bytes, and tries that failed."""
-
-    uploaded: int = 0
-    seconds: float = 0.0
-    num_bytes: int = 0
-    retries: int = 0
 
 
 class Uploader:
@@ -41,9 +30,6 @@ class Uploader:
         keep: See `RunCheckpoints.publish`.
         tell: Called with lines of progress, also from the uploader's thread.
         uploaded: Called with each checkpoint that is in the store, the seconds that took, and how many still wait.
-
-    Attributes:
-        counts: What was done so far.
     """
 
     def __init__(
@@ -54,7 +40,6 @@ class Uploader:
         tell: Callable[[str], None],
         uploaded: Callable[[Kept, float, int], None] = lambda kept, seconds, waiting: None,
     ) -> None:
-        self.counts = Counts()
         self._checkpoints, self._keep, self._tell, self._uploaded = checkpoints, keep, tell, uploaded
         self._spool = Spool(folder)
         self._pending = self._spool.adopt(tell)
@@ -180,16 +165,11 @@ class Uploader:
             self._tell(f"uploading the checkpoint of step {snapshot.step}, which an earlier process left")
         start = time.perf_counter()
         kept = self._checkpoints.publish(snapshot.checkpoint, snapshot.step, snapshot.score, keep=self._keep)
-        seconds = time.perf_counter() - start
-        self.counts.seconds += seconds
-        self.counts.uploaded += 1
-        self.counts.num_bytes += kept.num_bytes
-        self._uploaded(kept, seconds, len(self._pending) - 1)
+        self._uploaded(kept, time.perf_counter() - start, len(self._pending) - 1)
 
     def _wait(self, error: UnavailableError) -> None:
         with self._changed:
             self._in_hand = None
-            self.counts.retries += 1
         if not self._is_away:
             self._tell(f"checkpoints wait on the local disk: {error}")
         self._is_away = True

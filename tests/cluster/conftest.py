@@ -1,4 +1,4 @@
-"""Fixtures: made-up patients, stores with them, a store to be damaged; a tracking database."""
+"""Fixtures: made-up patients, stores with them, a store to be damaged; a tracking database, with versions in it."""
 
 import shutil
 import uuid
@@ -6,9 +6,12 @@ import uuid
 import pytest
 
 from cluster.config import TrackingConfig
+from cluster.registry import CHAMPION, Registry
 from cluster.store import open_store
 from cluster.tracking import connect
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
+from tests.cluster.registered import make_bundle, record, scores
+from tests.cluster.tracked import start
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +60,33 @@ def client(config):
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    return [make_bundle(tmp_path_factory.mktemp("bundles") / str(step), step) for step in (1, 2, 3)]
+
+
+@pytest.fixture
+def registry(config):
+    return Registry(config)
+
+
+@pytest.fixture
+def versions(config, registry, bundles, tmp_path):
+    """Three evaluated versions, 1, 2 and 3, each better than the one before."""
+    for number, bundle in enumerate(bundles, start=1):
+        version = registry.register(bundle, start(config, f"run-{number}"))
+        record(registry, version, scores({"2": number, "3": number}, number / 100), tmp_path / f"results-{number}")
+    return ["1", "2", "3"]
+
+
+@pytest.fixture
+def champion(client, config):
+    """Where the alias points, as MLflow says."""
+
+    def look():
+        version = client.get_registered_model(config.model).aliases.get(CHAMPION)
+        return None if version is None else str(version)
+
+    return look

@@ -4,9 +4,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.cluster.patients import brain, write_volume
+
 PREPARE = Path(__file__).parents[2] / "jobs" / "prepare.py"
 CROP_PX = 128
 VAL = ("patient-00", "patient-01")
+NAMES = [f"patient-{number:02}" for number in range(10)]
+BROKEN = "patient-05"
+
+
+def make_patients(folder):
+    """Make ten patients, of whom each takes some time, and one cannot be used; return their folder."""
+    for seed, name in enumerate(NAMES):
+        write_volume(folder / f"{name}.nii.gz", brain(seed, (140, 160, 48)))
+    (folder / f"{BROKEN}.nii.gz").write_text("a text file")
+    return folder
 
 
 def command(folder, store, *more):

@@ -1,11 +1,16 @@
 """Bundles to register, and evaluations of them that were never measured."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
-from cluster.registry import Evidence, record_evaluation
+from cluster.config import GateConfig
+from cluster.registry import Evidence, promote, record_evaluation
 from metasr import manifest
 from metasr.config import ExperimentConfig, ModelConfig
+from metasr.errors import RegistryError
 from metasr.evaluation import Score
 from metasr.evaluation.regions import REGIONS
 from metasr.evaluation.tables import to_csv
@@ -14,6 +19,8 @@ from metasr.inference.bundle import save_bundle
 from metasr.models import build_generator
 from metasr.scale import Scale
 
+GATE = GateConfig()
+FORCED = "metasr.promotion_forced"
 TINY = ExperimentConfig(model=ModelConfig(num_features=8, num_blocks=1))
 DATA = "d" * 64
 
@@ -72,3 +79,15 @@ def record(registry, version, rows, folder, **changes):
     }
     record_evaluation(registry, version, Evidence(**{**values, **changes}), folder)
     return manifest.digest(folder)
+
+
+def refused(registry, version, *words, **options):
+    with pytest.raises(RegistryError) as caught:
+        promote(registry, version, GATE, lambda line: None, **options)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def stored_bundle(client, config, version):
+    return Path(client.get_model_version(config.model, version).source.removeprefix("file://"))

@@ -10,22 +10,15 @@ import pytest
 
 from jobs.prepare import main
 from tests.cluster.patients import brain, write_volume
-from tests.cluster.preparing import VAL, command, contents, finish, start
+from tests.cluster.preparing import NAMES, VAL, command, contents, finish, make_patients, start
 
-NAMES = [f"patient-{number:02}" for number in range(10)]
-BROKEN = "patient-05"
 ROWS, COLUMNS = 24, 60
 ONE = ("--workers", "1")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Ten patients, of whom each takes some time, and one cannot be used."""
-    folder = tmp_path_factory.mktemp("volumes")
-    for seed, name in enumerate(NAMES):
-        write_volume(folder / f"{name}.nii.gz", brain(seed, (140, 160, 48)))
-    (folder / f"{BROKEN}.nii.gz").write_text("a text file")
-    return folder
+    return make_patients(tmp_path_factory.mktemp("volumes"))
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.patients import brain, write_volume
-from tests.cluster.preparing import contents, finish, start
+from tests.cluster.preparing import BROKEN, contents, finish, make_patients, start
 
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
-NAMES = [f"patient-{number:02}" for number in range(10)]
-BROKEN = "patient-05"
 TWO = ("--workers", "2")
 
 
@@ -52,12 +49,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Ten patients, of whom each takes some time, and one cannot be used."""
-    folder = tmp_path_factory.mktemp("volumes")
-    for seed, name in enumerate(NAMES):
-        write_volume(folder / f"{name}.nii.gz", brain(seed, (140, 160, 48)))
-    (folder / f"{BROKEN}.nii.gz").write_text("a text file")
-    return folder
+    return make_patients(tmp_path_factory.mktemp("volumes"))
 
 
 @pytest.fixture(scope="module")

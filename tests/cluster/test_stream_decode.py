@@ -27,9 +27,9 @@ def npy(image, version=(1, 0)):
 IMAGE = npy(IMAGES[0])
 
 
-def tar_of(*members, kind=tarfile.REGTYPE, format=tarfile.PAX_FORMAT):  # noqa: A002
+def tar_of(*members, kind=tarfile.REGTYPE, form=tarfile.PAX_FORMAT):
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size, info.type, info.linkname = len(data), kind, "elsewhere"
@@ -46,24 +46,24 @@ def samples_in(names):
     return files
 
 
-@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize(
     "names", [["a", "b", "c"], ["n" * 95, "m" * 94], ["sub 01", "__sub__"]], ids=["short", "of 100 letters", "odd"]
 )
-def test_tars_of_every_format_are_read(names, format):  # noqa: A002
-    found = decode(tar_of(*samples_in(names), format=format))
+def test_tars_of_every_format_are_read(names, form):
+    found = decode(tar_of(*samples_in(names), form=form))
     assert [(sample.subject, sample.slice) for sample in found] == [(name, i) for i, name in enumerate(names)]
     for sample, image in zip(found, IMAGES, strict=False):
         assert sample.image.dtype == np.float16
         np.testing.assert_array_equal(sample.image, image)
 
 
-@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize(
     "name", ["été", "s" * 120, "é" * 60, "s" + "é" * 60], ids=["not ASCII", "long", "both", "cut"]
 )
-def test_names_that_do_not_fit_in_a_header_are_read(name, format):  # noqa: A002
-    found = decode(tar_of(*samples_in(["a", name, "b"]), format=format))
+def test_names_that_do_not_fit_in_a_header_are_read(name, form):
+    found = decode(tar_of(*samples_in(["a", name, "b"]), form=form))
     assert [sample.subject for sample in found] == ["a", name, "b"]
     np.testing.assert_array_equal(found[1].image, IMAGES[1])
 
@@ -146,7 +146,7 @@ BAD = {
     "two dots": tar_of(("a.b.npy", IMAGE), ("a.b.json", META)),
     "in a folder": tar_of(("f/a.npy", IMAGE), ("f/a.json", META)),
     "in a folder, in the prefix": tar_of(
-        (f"{'f' * 90}/{'a' * 90}.npy", IMAGE), (f"{'f' * 90}/{'a' * 90}.json", META), format=tarfile.USTAR_FORMAT
+        (f"{'f' * 90}/{'a' * 90}.npy", IMAGE), (f"{'f' * 90}/{'a' * 90}.json", META), form=tarfile.USTAR_FORMAT
     ),
     "parent": tar_of(("../a.npy", IMAGE), ("../a.json", META)),
     "links": tar_of(("a.npy", IMAGE), ("a.json", META), kind=tarfile.LNKTYPE),
@@ -181,7 +181,7 @@ BAD = {
     "PAX record without an end": pax(b"path=a.npyx"),
     "PAX name too long": pax(b"path=" + b"a" * 4096 + b"\n"),
     "PAX name of a sample too long": tar_of(*samples_in(["n" * 4090])),
-    "long name of a sample too long": tar_of(*samples_in(["n" * 4092]), format=tarfile.GNU_FORMAT),
+    "long name of a sample too long": tar_of(*samples_in(["n" * 4092]), form=tarfile.GNU_FORMAT),
     "long name too long": with_long_name(b"L", b"a" * 4096 + b"\0", GOOD),
     "long name with a NUL": with_long_name(b"L", b"a\0.npy\0", GOOD),
     "long name of nothing": with_long_name(b"L", bytes(8), GOOD),
@@ -247,9 +247,9 @@ def test_the_reason_is_given(kind, reason):
         decode(BAD[kind])
 
 
-@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_name_may_be_as_long_as_a_path(format):  # noqa: A002
-    assert decode(tar_of(*samples_in(["n" * 4080]), format=format))[0].subject == "n" * 4080
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_name_may_be_as_long_as_a_path(form):
+    assert decode(tar_of(*samples_in(["n" * 4080]), form=form))[0].subject == "n" * 4080
 
 
 def test_the_bad_tars_are_bad_for_one_reason():

@@ -1,32 +1,21 @@
-"""The command as a person meets it: its help, its results, and one line about whatever went wrong."""
+"""The command as a person meets it: its help, and one line about whatever went wrong."""
 
 import os
 import re
 import socket
 import subprocess
 import sys
-from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
-import nibabel as nib
-import numpy as np
 import pytest
-import yaml
 
 import jobs
 from cluster.config import JobConfig, PrepareConfig, PromotionConfig
 from cluster.recipes import leaves
-from jobs.cli import VERBS, main, run
-from metasr.config import ExperimentConfig, ModelConfig
-from metasr.identity import RunIdentity
-from metasr.inference.bundle import save_bundle
-from metasr.models import build_generator
+from jobs.cli import VERBS, run
+from tests.jobs.command import METASR, start
 
 JOBS = Path(jobs.__file__).parent
-METASR = Path(sys.executable).with_name("metasr")
-SHAPE = (10, 12, 4)
-AFFINE = np.array([[-1.0, 0.2, 0.0, 90.0], [0.1, -1.2, 0.0, 126.0], [0.0, 0.0, 3.0, -72.0], [0.0, 0.0, 0.0, 1.0]])
 TRACKING = [name for name, _ in leaves(JobConfig) if name.startswith("tracking.")]
 SETTINGS = {
     "prepare": [name for name, _ in leaves(PrepareConfig)],
@@ -40,45 +29,6 @@ SETTINGS = {
     "upscale": TRACKING,
     "demo": [],
 }
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home folder of our own, where the defaults lead."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def metasr(home, monkeypatch, capfd):
-    """The command, in this process: starting another one takes seconds where torch is needed."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["metasr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Outcome(left.value.code, *capfd.readouterr())
-
-    return call
-
-
-def start(*command, folder, **environment):
-    """Run a command in a process of its own."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env={**os.environ, "HOME": str(folder / "home"), **environment},
-        capture_output=True,
-        text=True,
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def assert_one_error(outcome, *words, code=2):
@@ -166,25 +116,6 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 
 
 # Mistakes
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """Things to point the command at: volumes, a bundle, and much that is neither."""
-    folder = tmp_path_factory.mktemp("places")
-    for name in ("empty", "text", "several"):
-        (folder / name).mkdir()
-    (folder / "text" / "notes.txt").write_text("no volume")
-    (folder / "text.nii.gz").write_text("not a volume")
-    (folder / "typo.yaml").write_text("optim:\n  generater_lr: 0.001\n")
-    (folder / "broken.yaml").write_text("optim: {generator_lr: 1")
-    voxels = np.random.default_rng(0).integers(100, 400, SHAPE).astype(np.int16)
-    voxels[[0, -1]] = voxels[:, [0, -1]] = 0
-    nib.save(nib.Nifti1Image(voxels, AFFINE), folder / "volume.nii.gz")
-    config = ExperimentConfig(model=ModelConfig(num_features=8, num_blocks=1))
-    identity = RunIdentity("run-1", "abc", "file:///nowhere", "d" * 64)
-    save_bundle(folder / "bundle", build_generator(config.model), config, identity, step=1, metrics={})
-    return folder
 
 
 PREPARE = ["prepare", "-o", "{tmp}/store"]
@@ -355,85 +286,3 @@ def test_a_traceback_has_no_secrets_and_the_line_after_it_is_the_last(dead_s3, s
     assert "canary-secret" not in outcome.out + outcome.err
     assert outcome.err.startswith("Traceback")
     assert outcome.err.splitlines()[-1].startswith("error: cannot look at 'index.json' in s3://bucket/data")
-
-
-# Results
-
-
-def test_the_settings_can_be_printed_and_used_as_a_recipe(metasr, tmp_path):
-    first = metasr("train", "--train.steps", "7", "--optim.generator-lr", "1e-5", "--print-config")
-    assert (first.code, first.err) == (0, "")
-    assert re.search(r"^  steps: 7 +# command line$", first.out, re.MULTILINE)
-    assert re.search(r"^  norm: \"none\" +# recipe default$", first.out, re.MULTILINE)
-    assert re.search(r"^  seed: 0 +# default$", first.out, re.MULTILINE)
-    (tmp_path / "again.yaml").write_text(first.out)
-    again = metasr("train", "--recipe", tmp_path / "again.yaml", "--print-config")
-    assert yaml.safe_load(again.out) == yaml.safe_load(first.out)
-    assert set(re.findall("# (.*)", again.out)) == {"recipe again"}
-
-
-def test_prepare_says_what_it_made_and_what_comes_next(metasr, subjects_folder, tmp_path):
-    outcome = metasr(
-        "prepare", "-i", subjects_folder, "-o", tmp_path / "store", "--modality", "t1ce", "--crop-px", "40"
-    )
-    assert (outcome.code, outcome.err) == (0, "")
-    assert "2 training and 1 validation subjects" in outcome.out
-    assert outcome.out.endswith(f"next: metasr train --recipe smoke --data.url {tmp_path}/store\n")
-
-
-def outer_corners(affine, shape):
-    ends = np.array(list(product(*((-0.5, n - 0.5) for n in shape))))
-    return ends @ affine[:3, :3].T + affine[:3, 3]
-
-
-def test_upscale_with_a_folder_gives_more_voxels_in_the_same_place(places, tmp_path):
-    result = tmp_path / "new folder" / "out.nii.gz"
-    given = ["-i", places / "volume.nii.gz", "-o", result, "--scale", "2.5", "--model", places / "bundle"]
-    outcome = start(METASR, "upscale", *given, folder=tmp_path)
-    assert (outcome.code, outcome.err) == (0, "")
-    made_of = "voxels of 0.402 x 0.4866 x 3 mm; axial slices (across k, 3 mm)"
-    assert outcome.out == f"{result}: 10 x 12 x 4 -> 25 x 30 x 4 {made_of}\n"
-    made, original = nib.load(result), nib.load(places / "volume.nii.gz")
-    assert made.shape == (25, 30, 4)
-    assert made.get_data_dtype() == original.get_data_dtype()
-    np.testing.assert_allclose(
-        outer_corners(made.affine, made.shape), outer_corners(original.affine, original.shape), atol=1e-4
-    )
-    data = made.get_fdata()
-    assert data.min() >= 0
-    assert data.std() > 50
-    assert not (tmp_path / "home" / "metasr").exists(), "a folder needs no registry"
-
-
-def test_upscale_to_a_spacing_goes_through_the_thick_slices_and_says_so(metasr, places, tmp_path):
-    result = tmp_path / "out.nii"
-    given = ["-i", places / "volume.nii.gz", "-o", result, "--model", places / "bundle"]
-    outcome = metasr("upscale", *given, "--spacing", "0.5", "0.6", "1")
-    assert (outcome.code, outcome.err) == (0, "")
-    assert "10 x 12 x 4 -> 20 x 24 x 12 voxels of 0.5025 x 0.6083 x 1 mm; " in outcome.out
-    assert outcome.out.endswith("axial slices (across k, 3 mm), and through them\n")
-    made, original = nib.load(result), nib.load(places / "volume.nii.gz")
-    assert made.shape == (20, 24, 12)
-    np.testing.assert_allclose(
-        outer_corners(made.affine, made.shape), outer_corners(original.affine, original.shape), atol=1e-4
-    )
-
-
-def test_upscale_takes_a_plane_and_a_scale_for_each_of_its_axes(metasr, places, tmp_path):
-    result = tmp_path / "out.nii"
-    given = ["-i", places / "volume.nii.gz", "-o", result, "--model", places / "bundle"]
-    outcome = metasr("upscale", *given, "--scale", "2x3.3", "--plane", "sagittal")
-    assert outcome.code == 0
-    assert outcome.out.endswith("sagittal slices (across i, 1.005 mm)\n")
-    assert nib.load(result).shape == (10, 40, 8)
-
-
-@pytest.mark.parametrize(("scale", "warned"), [("4", False), ("4.5", True), ("1", False)])
-def test_upscale_warns_outside_the_trained_scales(metasr, places, tmp_path, scale, warned):
-    result = tmp_path / "out.nii"
-    outcome = metasr(
-        "upscale", "-i", places / "volume.nii.gz", "-o", result, "--scale", scale, "--model", places / "bundle"
-    )
-    assert outcome.code == 0
-    assert ("warning: outside the scales that the model was trained on, 1.1 to 4.0: 4.5" in outcome.out) is warned
-    assert nib.load(result).shape == (int(10 * float(scale)), int(12 * float(scale)), 4)

@@ -100,9 +100,9 @@ def originals():
     return shards
 
 
-def _by_tarfile(members, format):  # noqa: A002
+def _by_tarfile(members, form):
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
         for member in members:
             for ending in ("npy", "json"):
                 info = tarfile.TarInfo(f"{member['__key__']}.{ending}")
