@@ -7,7 +7,6 @@ import time
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig, expand
-from cluster.group import check_workers
 from cluster.preflight.fit import checkpoint_bytes
 from cluster.preflight.services import Data, look_at_data, look_at_shards
 from cluster.recipes import Resolved
@@ -32,7 +31,6 @@ def dry_run(resolved: Resolved[JobConfig], recipe: str, *, init_from: str = "") 
         MetaSRError: The settings or the data cannot be used, or the storage cannot be read.
     """
     config = resolved.config
-    check_workers(config)
     initial = load_initial(config, init_from) if init_from else None
     identity = identify(config, recipe, initial)
     data = look_at_data(config)

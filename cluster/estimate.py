@@ -17,7 +17,7 @@ from cluster.checkpoints.ledger import Ledger
 from cluster.checkpoints.run import LEDGER
 from cluster.config import JobConfig, expand
 from cluster.forecast import Estimate, Measured, forecast, phases_of
-from cluster.group import Stop, check_workers, train_on_ray
+from cluster.group import Stop, train_on_ray
 from cluster.lease import LEASE, Lease
 from cluster.preflight import require
 from cluster.store import Store, open_store
@@ -45,7 +45,6 @@ def estimate(config: JobConfig, recipe: str, tell: Callable[[str], None], *, ste
     """
     if steps < 2:
         raise ConfigError(f"--steps {steps}", "one step shows nothing about the next", "Give 2 or more, such as 20")
-    check_workers(config)
     identity = identify(config, recipe, None)
     require(config, tell)
     began, report, events = time.monotonic(), RunReport(), list[Event]()

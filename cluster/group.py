@@ -96,7 +96,6 @@ def train_on_ray(
     Raises:
         MetaSRError: Training failed, and more tries would not help.
     """
-    check_workers(config)
     with connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker), mail(see) as box:
         mark("connected")
         weights = ray.put(initial.generator.state_dict() if initial else None)

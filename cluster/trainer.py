@@ -13,7 +13,7 @@ import torch
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
-from cluster.group import Stop, train_on_ray
+from cluster.group import Stop, check_workers, train_on_ray
 from cluster.lease import Lease
 from cluster.preflight import require
 from cluster.provenance import code_version
@@ -185,6 +185,7 @@ def identify(config: JobConfig, recipe: str, initial: Bundle | None) -> RunIdent
         raise ConfigError(
             "data.url is not set", "there is nothing to train on", "Give --data.url, see `metasr prepare`"
         )
+    check_workers(config)
     check_perceptual(config.loss)
     store = open_store(config.data.url)
     digest = read_index(store).digest()

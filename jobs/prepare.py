@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config import PrepareConfig
+from cluster.watch.bar import CLEAR_LINE
 from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.errors import ConfigError
 
@@ -19,7 +20,6 @@ slices, splits the subjects into training and validation, and writes WebDataset 
   metasr prepare -i BraTS/ -o s3://bucket/t1ce --modality t1ce     (endpoint and keys: AWS_* variables)
   metasr prepare -i DIV2K/ -o ~/data/photos --kind photos
   metasr prepare -o ~/data/t1ce --verify        (read a data set again, all of it, and check what its index says)"""
-CLEAR_LINE = "\r\x1b[K"
 
 
 def main(arguments: Sequence[str]) -> None:

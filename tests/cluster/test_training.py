@@ -160,6 +160,14 @@ def test_a_run_cannot_start_from_the_weights_of_another_network(tmp_path, store_
     assert f"error: cannot start from {folder}: its model.skip is bicubic, not none" in output
 
 
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(tmp_path, store_url):
+    process = start_training(tmp_path, store_url, {"train.steps": 1, "resources.num_workers": 8})
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert output.startswith("error: resources.num_workers 8: a batch has 4 virtual shards to share.")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
 def test_an_error_that_no_restart_can_mend_is_one_line_at_once_and_marks_the_run_as_failed(tmp_path, store_url):
     settings = {"train.steps": 20, "optim.generator_lr": 1e30, "resources.num_workers": 1}
     process = start_training(tmp_path, store_url, settings)
