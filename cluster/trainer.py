@@ -181,11 +181,11 @@ def load_initial(config: JobConfig, reference: str) -> Bundle:
 
 def identify(config: JobConfig, recipe: str, initial: Bundle | None) -> RunIdentity:
     """Return what the run is made from, after a look at what would stop its workers."""
+    check_workers(config)
     if not config.data.url:
         raise ConfigError(
             "data.url is not set", "there is nothing to train on", "Give --data.url, see `metasr prepare`"
         )
-    check_workers(config)
     check_perceptual(config.loss)
     store = open_store(config.data.url)
     digest = read_index(store).digest()
