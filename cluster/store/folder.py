@@ -1,7 +1,6 @@
 """A store in a folder: on this machine, or on a file system that the machines share."""
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -11,10 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cluster.store.errors import NO_OBJECT, ConditionFailedError, NotThereError, Reason, WrongBodyError, wrong_body
+from cluster.store.folder_lock import hold_lock
 from cluster.store.interface import Stat, Store, Version, check_expected
 from cluster.store.retry import RetryPolicy
 
-LOCK_NAME = ".metasr.lock"
+_LOCKED_S = 10.0  # to compare an object with a version and rename a file, which takes milliseconds
 _RIGHTS = "Give this user the right to it, or choose another folder"
 _ROOM = "Free some space, or choose another folder"
 _REASONS = {
@@ -55,13 +55,14 @@ class FolderStore(Store):
         path = self._root / key
         if not path.is_file():
             raise ConditionFailedError
-        with self._complete(path, data) as (part, new_version), (path.parent / LOCK_NAME).open("wb") as lock:
-            # Let go when the file is closed, also by the death of the process.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._complete(path, data) as (part, new_version), hold_lock(part, _LOCKED_S):
             stat = self._stat(key)
             if stat is None or stat.version != version:
                 raise ConditionFailedError
-            os.replace(part, path)
+            try:
+                os.replace(part, path)
+            except FileNotFoundError:  # this process stood still for so long that another was let by
+                raise ConditionFailedError from None
         return new_version
 
     def _get(self, key: str, sha256: str, num_bytes: int | None) -> tuple[bytes, Version]:

@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -104,19 +107,72 @@ def test_of_two_processes_that_make_an_object_one_succeeds(store):
             store.delete(KEY)
 
 
-def test_no_increment_of_a_counter_is_lost(store):
-    def increment(_):
-        own = open_store(store.url)
-        for _ in range(5):
-            while True:
-                count, version = own.get_with_version(KEY)
-                try:
-                    own.replace(KEY, str(int(count) + 1).encode(), version)
-                    break
-                except ChangedError:
-                    continue
+def increment(url):
+    """Count to five in a store that others count in."""
+    store = open_store(url)
+    for _ in range(5):
+        while True:
+            count, version = store.get_with_version(KEY)
+            try:
+                store.replace(KEY, str(int(count) + 1).encode(), version)
+                break
+            except ChangedError:
+                continue
 
+
+def test_no_increment_of_a_counter_is_lost(store):
     store.put_new(KEY, b"0")
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(increment, range(8)))
+        list(threads.map(increment, [store.url] * 8))
+    assert store.get(KEY) == b"40"
+
+
+FROZEN = """
+import os, signal, sys
+from cluster.store import ChangedError, Version, open_store
+url, key, version, moment = sys.argv[1:]
+rename = os.replace
+def freeze(source, target):
+    if moment == "before":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    rename(source, target)
+    if moment == "after":
+        os.kill(os.getpid(), signal.SIGSTOP)
+os.replace = freeze
+try:
+    open_store(url).replace(key, b"of the frozen one", Version(version))
+except ChangedError:
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("moment", "status"), [("before", 3), ("after", 0)])
+def test_who_is_stopped_while_it_replaces_an_object_keeps_nobody_else_from_it(tmp_path, monkeypatch, moment, status):
+    monkeypatch.setattr("cluster.store.folder._LOCKED_S", 0.2)
+    store = open_store(tmp_path.as_uri())
+    version = store.put_new(KEY, b"0")
+    with subprocess.Popen([sys.executable, "-c", FROZEN, store.url, KEY, version, moment]) as frozen:
+        assert os.WIFSTOPPED(os.waitpid(frozen.pid, os.WUNTRACED)[1])
+        data, version = store.get_with_version(KEY)
+        assert data == (b"0" if moment == "before" else b"of the frozen one")
+        version = store.replace(KEY, b"1", version)
+        frozen.send_signal(signal.SIGCONT)
+        assert frozen.wait(60) == status
+    assert store.get(KEY) == b"1"
+    store.replace(KEY, b"2", version)
+    assert [path.name for path in tmp_path.joinpath(KEY).parent.iterdir() if path.suffix in {".part", ".lock"}] == [
+        ".metasr.lock"
+    ]
+
+
+def test_of_many_that_find_a_stopped_holder_none_loses_a_change(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.store.folder._LOCKED_S", 0.2)
+    store = open_store(tmp_path.as_uri())
+    version = store.put_new(KEY, b"0")
+    with subprocess.Popen([sys.executable, "-c", FROZEN, store.url, KEY, version, "before"]) as frozen:
+        os.waitpid(frozen.pid, os.WUNTRACED)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(increment, [store.url] * 8))
+        frozen.send_signal(signal.SIGCONT)
+        assert frozen.wait(60) == 3
     assert store.get(KEY) == b"40"
