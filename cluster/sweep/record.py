@@ -1,0 +1,98 @@
+"""What is known of a sweep: its trials, what each was given, and what came of it. A JSON document."""
+
+from typing import Any, Literal, Self
+
+from metasr.config import Section
+
+Status = Literal["waiting", "running", "finished", "stopped early", "failed"]
+ENDED: tuple[Status, ...] = ("finished", "stopped early", "failed")
+
+
+class Point(Section):
+    """What one validation of a trial found."""
+
+    step: int
+    """Updates done."""
+    objective: float
+    """See `SweepRecord.objective`; higher is better."""
+    metrics: dict[str, float]
+    """The run's `val_...` metrics, and `selection_score`, by which the run chooses the checkpoint that it keeps."""
+
+
+class Trial(Section):
+    """One training run of a sweep."""
+
+    number: int
+    """From 0 on, in the order in which the searcher suggested them."""
+    settings: dict[str, Any]
+    """What the searcher chose, by dotted name."""
+    run_name: str
+    """Of the run, in the store and in MLflow."""
+    run_id: str = ""
+    """Of the run in MLflow; empty where MLflow has not said it yet."""
+    status: Status = "waiting"
+    """waiting: to be started, or to go on from its newest checkpoint."""
+    reason: str = ""
+    """Why it failed or was stopped early; empty otherwise."""
+    history: tuple[Point, ...] = ()
+    """Its validations, by step."""
+    seconds: float = 0.0
+    """How long it ran, over all its starts."""
+
+    @property
+    def best(self) -> Point | None:
+        """The validation whose generator the run keeps as its best; None before the first."""
+        return max(
+            self.history, key=lambda point: point.metrics.get("selection_score", point.objective), default=None
+        )
+
+    @property
+    def best_objective(self) -> float | None:
+        """Objective of `best`."""
+        return self.best.objective if self.best else None
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of `best`."""
+        return self.best.step if self.best else None
+
+
+class SweepRecord(Section):
+    """A sweep."""
+
+    name: str
+    """The same for the same space, searcher, settings and data."""
+    recipe: str
+    """Name of the recipe whose settings are searched."""
+    objective: str
+    """The formula, in words."""
+    scales: tuple[str, ...]
+    """Scales that the objective looks at, such as `1.5` and `1x4`."""
+    space: dict[str, str]
+    """For each setting that is searched, by dotted name, where: such as `loguniform 0.0001 to 0.01`."""
+    trials: tuple[Trial, ...] = ()
+    """By number."""
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the highest `best_objective` of those that did not fail; None if there is none."""
+        return self.ranking[0] if self.ranking else None
+
+    @property
+    def ranking(self) -> tuple[Trial, ...]:
+        """Trials that ended without failing and were looked at, the best first."""
+        scored = [
+            (trial.best_objective, trial)
+            for trial in self.trials
+            if trial.status in ("finished", "stopped early") and trial.best_objective is not None
+        ]
+        return tuple(trial for _, trial in sorted(scored, key=lambda pair: pair[0], reverse=True))
+
+    def to_json(self) -> str:
+        """Return it as the text of `sweep.json`."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Return what `to_json` wrote."""
+        return cls.model_validate_json(text)
