@@ -51,9 +51,9 @@ def read_samples(store: Store, index: Index, split: Split, cache: ShardCache | N
 class ShardReader:
     """Reads the shards of a store as often as they are needed.
 
-    A shard that comes from a bucket is checked by its SHA-256 every time, one in a folder the first time: nobody can
-    have put other bytes in its place. A copy of it, or the folder's file when it is read again, is checked by the
-    quick checksum of the index: it finds accidental damage just as surely and takes an eighth of the time.
+    A shard is checked by its SHA-256 the first time: nobody has put other bytes in its place. When it is read again,
+    or a copy of it on this disk, the quick checksum of the index checks it: that finds accidental damage just as
+    surely, and takes an eighth of the time.
 
     Args:
         store: Where the shards are.
@@ -72,22 +72,21 @@ class ShardReader:
             StoreError: It cannot be read.
             DataError: It is not what the index says.
         """
-        data = self._read_again(shard) if shard.name in self._known else None
-        if data is None:
-            fetch = partial(self._store.get, shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
-            data = self._cache.get(shard.sha256, fetch, quick=shard.xxh3_128) if self._cache else fetch()
+        fetch = partial(self._fetch, shard)
+        data = self._cache.get(shard.sha256, fetch, quick=shard.xxh3_128) if self._cache else fetch()
         samples = _checked(data, self._index, shard)
-        if shard.xxh3_128 and self._store.url.startswith("file:"):
+        if shard.xxh3_128:
             self._known.add(shard.name)
         return samples
 
-    def _read_again(self, shard: Shard) -> bytes | None:
-        """Return the bytes of a shard in a folder; None where the store has to say what is wrong with them."""
-        with suppress(StoreError):
-            data = self._store.get_range(shard.name, 0, shard.num_bytes)
-            if quick_checksum(data) == shard.xxh3_128:
-                return data
-        return None
+    def _fetch(self, shard: Shard) -> bytes:
+        if shard.name in self._known:
+            with suppress(StoreError):
+                data = self._store.get_range(shard.name, 0, shard.num_bytes)
+                if quick_checksum(data) == shard.xxh3_128:
+                    return data
+        # The first time; or again, for the store to find out what is wrong with those bytes.
+        return self._store.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
 
 
 def read_shard(store: Store, index: Index, shard: Shard, cache: ShardCache | None = None) -> list[Sample]:
