@@ -23,7 +23,9 @@ class ResourcesConfig(Section):
     cpus_per_worker: float = Field(1, gt=0)
     """CPU cores reserved for each worker; it computes with as many threads."""
     gpu: bool = False
-    """Give each worker a GPU."""
+    """Give each worker a GPU, or a part of one, see gpus_per_worker."""
+    gpus_per_worker: float = Field(1, gt=0, le=1)
+    """With gpu: how much of one. Below 1 several runs of one worker each, such as trials of a sweep, share a card."""
     max_failures: int = Field(8, ge=0)
     """Times the workers are started again, from the newest checkpoint, after one has died."""
 
@@ -31,6 +33,15 @@ class ResourcesConfig(Section):
     def _some_are_no_more_than_all(self) -> Self:
         if self.min_workers > self.num_workers:
             raise ValueError(f"resources.min_workers {self.min_workers} is above num_workers {self.num_workers}")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_of_a_run_share_no_card(self) -> Self:
+        if self.gpu and self.gpus_per_worker < 1 and self.num_workers > 1:
+            raise ValueError(
+                f"resources.gpus_per_worker {self.gpus_per_worker:g} is for runs of one worker, not of "
+                f"{self.num_workers}: NCCL refuses workers that share a card"
+            )
         return self
 
 
@@ -68,6 +79,36 @@ class JobConfig(ExperimentConfig):
     resources: ResourcesConfig = ResourcesConfig()
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+
+class SearchConfig(Section):
+    """How a sweep searches."""
+
+    searcher: Literal["tpe", "random"] = "tpe"
+    """Who chooses settings: Optuna's TPE, which learns from trials that ended, or chance."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """Who stops trials early: ASHA (Li 2018), those that are behind others at the same step, or nobody."""
+    trials: int = Field(16, ge=1)
+    """Trials in all. With more than before, the same command goes on with the same sweep."""
+    concurrent: int = Field(0, ge=0)
+    """Trials at a time, at most; 0 takes as many as fit."""
+    seed: int = Field(0, ge=0)
+    """Decides what the searcher chooses."""
+    metric: Literal["ssim", "psnr"] = "ssim"
+    """What the objective is made of: the gain over bicubic, at every scale of eval.scales."""
+    floor: float = 0.0
+    """Least gain at the worst scale: the objective is the mean gain over the scales, or the gain at the worst one
+    where that is below."""
+    asha_grace: float = Field(0.25, gt=0, le=1)
+    """No trial is stopped before this part of train.steps."""
+    asha_reduction: float = Field(3, gt=1)
+    """At each rung, a step this many times that of the one before, one of so many trials goes on."""
+
+
+class SweepConfig(JobConfig):
+    """A job whose settings are searched, and how."""
+
+    search: SearchConfig = SearchConfig()
 
 
 class GateConfig(Section):

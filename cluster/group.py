@@ -33,27 +33,34 @@ RESIZE_EVERY_S = 30.0
 
 
 class Stop:
-    """What SIGTERM and Ctrl-C do: the first asks for a checkpoint and an end, the second ends at once.
+    """A wish to end: of SIGTERM and Ctrl-C, or of a sweep. It asks for a checkpoint; a second signal ends at once.
 
     Args:
         tell: Told what was asked.
 
     Attributes:
-        signal: The first signal, 0 if there was none.
+        signal: The first signal, 0 if there was none; SIGTERM stands for a sweep.
+        name: Who asked, such as SIGTERM.
+        status: What the run is to be called then, in MLflow: KILLED, or FAILED.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
-        self.signal = 0
+        self.signal, self.name, self.status = 0, "nobody", "KILLED"
         self._tell = tell
+        self._ask: Callable[[Wish], None] = lambda wish: None
 
-    @property
-    def name(self) -> str:
-        """Name of the signal, such as SIGTERM."""
-        return signal.Signals(self.signal).name if self.signal else "nobody"
+    def request(self, name: str, number: int = signal.SIGTERM, *, status: str = "KILLED") -> None:
+        """Ask for a checkpoint and an end, in the name of somebody. To ask again changes nothing."""
+        if not self.signal:
+            self.signal, self.name, self.status = number, name, status
+            self._ask(Wish.STOP)
 
     @contextmanager
     def heard(self, ask: Callable[[Wish], None]) -> Iterator[None]:
-        """Listen to signals until the block ends. Only the main thread of a process can."""
+        """Pass wishes on until the block ends; in the main thread of a process, which alone can, also signals."""
+        self._ask = ask
+        if self.signal:  # asked before anybody listened
+            ask(Wish.STOP)
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -61,9 +68,8 @@ class Stop:
         def hear(number: int, frame: FrameType | None) -> None:
             if self.signal:
                 raise KeyboardInterrupt
-            self.signal = number
+            self.request(signal.Signals(number).name, number)
             self._tell(f"{self.name}: keeping a checkpoint after this step; once more ends at once")
-            ask(Wish.STOP)
 
         before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -128,6 +134,12 @@ def check_workers(config: JobConfig) -> None:
             )
 
 
+def resources_of_worker(config: JobConfig) -> dict[str, float]:
+    """Return what Ray reserves for each worker."""
+    resources = config.resources
+    return {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if resources.gpu else {})
+
+
 def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
     resources = config.resources
     number: int | tuple[int, int] = resources.num_workers
@@ -139,7 +151,7 @@ def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
         scaling_config=ScalingConfig(
             num_workers=number,
             use_gpu=resources.gpu,
-            resources_per_worker={"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.gpu else {}),
+            resources_per_worker=resources_of_worker(config),
             placement_strategy=resources.placement.upper(),
             elastic_resize_monitor_interval_s=float(os.environ.get("METASR_RESIZE_EVERY_S", RESIZE_EVERY_S)),
         ),

@@ -96,23 +96,23 @@ def flatten(config: BaseModel) -> dict[str, Any]:
     return dict(walk(config.model_dump(mode="json"), ""))
 
 
-def recipe_layer(recipe: str, folder: Path) -> Layer:
-    """Read a recipe: the name of one in `folder`, or the path of a YAML file."""
+def recipe_layer(recipe: str, folder: Path, kind: str = "recipe") -> Layer:
+    """Read a recipe, or another `kind` of file like it: the name of one in `folder`, or the path of a YAML file."""
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else folder / f"{recipe}.yaml"
     if not path.is_file():
         names = sorted(file.stem for file in folder.glob("*.yaml"))
         hint = difflib.get_close_matches(recipe, names, n=1)
         known = f"Did you mean {hint[0]}?" if hint else f"Choose {', '.join(names)}, or give the path of a YAML file"
-        raise ConfigError(f"recipe {recipe}", "there is no such recipe", known)
+        raise ConfigError(f"{kind} {recipe}", f"there is no such {kind}", known)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path}", f"not valid YAML ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"{kind} {path}", f"not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(
-            f"recipe {path}", "it holds no settings", "Write sections such as `train:` with their settings"
+            f"{kind} {path}", "it holds no settings", "Write sections such as `train:` with their settings"
         )
-    return Layer(f"recipe {path.stem}", dict(_dotted(content)))
+    return Layer(f"{kind} {path.stem}", dict(_dotted(content)))
 
 
 def parse_flag(field: FieldInfo, text: str) -> Any:

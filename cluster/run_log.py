@@ -13,8 +13,9 @@ from cluster.config import TrackingConfig, expand
 from cluster.delivery import MlflowDelivery
 from cluster.sender import Sender, send_all
 from cluster.spool import BusyError, Spool, reason, without_password
-from cluster.tracking import Run, now_ms
+from cluster.tracking import Run, connect, explained, now_ms
 
+PARENT_TAG = "mlflow.parentRunId"
 log = logging.getLogger(__name__)
 
 
@@ -29,6 +30,7 @@ class Head:
     experiment: str
     artifacts: str
     model: str
+    parent: str = ""
 
     def config(self, config: TrackingConfig, uri_is_given: bool) -> TrackingConfig:
         """Return the settings that this run was tracked with; the URI in `config` is taken if it is to be."""
@@ -45,14 +47,21 @@ class RunLog:
         run_name: The same name is the same run.
         params: Settings, kept when the run is first made.
         tags: Set each time.
+        parent: Name of the run that it belongs to, such as that of a sweep; empty for none.
     """
 
     def __init__(
-        self, config: TrackingConfig, run_name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        config: TrackingConfig,
+        run_name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        *,
+        parent: str = "",
     ) -> None:
         shown = json.loads(without_password(json.dumps(dict(params))))
         own = (without_password(config.uri), config.experiment, config.artifacts, config.model)
-        head = Head(run_name, shown, now_ms(), *own)
+        head = Head(run_name, shown, now_ms(), *own, parent)
         self._spool = Spool(Path(expand(config.spool)) / quote(run_name, safe=" "))
         try:
             _write_head(self._spool.folder, head)
@@ -172,8 +181,25 @@ def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool
     return Synced(failure, num_skipped)
 
 
+def ids_of_children(config: TrackingConfig, run_name: str) -> dict[str, str]:
+    """Return the ids in MLflow of the runs that belong to a run, by their names.
+
+    Raises:
+        StoreError: MLflow does not answer.
+    """
+    parent = Run.find_or_make(config, run_name, {}, now_ms()).run_id
+    client = connect(config)
+    with explained(config.uri):
+        experiment = client.get_run(parent).info.experiment_id
+        found = client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{parent}'")
+        return {str(run.info.run_name): run.info.run_id for run in found}
+
+
 def _deliver_to(config: TrackingConfig, folder: Path, head: Head) -> MlflowDelivery:
-    return MlflowDelivery(config, folder, Run.find_or_make(config, head.name, head.params, head.time_ms))
+    run = Run.find_or_make(config, head.name, head.params, head.time_ms)
+    if head.parent:  # by name: its id is not known before MLflow has it
+        run.tag(PARENT_TAG, Run.find_or_make(config, head.parent, {}, head.time_ms).run_id)
+    return MlflowDelivery(config, folder, run)
 
 
 def _write_head(folder: Path, head: Head) -> None:

@@ -25,6 +25,7 @@ LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 def connected(cpus: float) -> Iterator[None]:
     """Use the cluster that RAY_ADDRESS names, as in a submitted job; otherwise a Ray of our own, on this machine.
 
+    A process that is connected already, such as an actor in which a trial of a sweep runs, stays as it is.
     Ray asks for a token by default and makes one in ~/.ray for a cluster of its own; its dashboard is on loopback.
 
     Args:
@@ -36,6 +37,9 @@ def connected(cpus: float) -> Iterator[None]:
     """
     for name, value in TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        yield
+        return
     # Ray says at WARNING that its authentication is on, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}

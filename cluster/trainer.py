@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,8 @@ from metasr.perceptual import check_perceptual
 Tell = Callable[[str], None]
 LAST_RECORDS_S = 20.0
 REPORT = "run-report.json"
+REGISTERED = "registered"
+SWEEP_TAG, OUTCOME = "metasr.sweep", "metasr.outcome"
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,29 @@ class Trained:
     records_not_sent: int = 0
 
 
+@dataclass(frozen=True)
+class InSweep:
+    """What is different for a run that is a trial of a sweep: the best of all trials alone is registered.
+
+    Attributes:
+        name: Of the sweep, and of its run in MLflow.
+        see: Called with each event, from another thread; returns numbers to record with those of the event.
+        stop: How the sweep stops the run.
+    """
+
+    name: str
+    see: Callable[[Event], Mapping[str, float]]
+    stop: Stop
+
+
 def train(
-    resolved: Resolved[JobConfig], recipe: str, tell: Tell, *, init_from: str = "", terminal: TextIO | None = None
+    resolved: Resolved[JobConfig],
+    recipe: str,
+    tell: Tell,
+    *,
+    init_from: str = "",
+    terminal: TextIO | None = None,
+    sweep: InSweep | None = None,
 ) -> Trained:
     """Train what a config describes, or go on with it, and register the best generator.
 
@@ -67,6 +90,7 @@ def train(
         tell: Called with lines of progress.
         init_from: Bundle whose weights to start from, as `Registry.locate` takes it; empty for random weights.
         terminal: Where a bar may be drawn.
+        sweep: That it is a trial of.
 
     Raises:
         MetaSRError: The settings, the data or the machines cannot be used, or training failed.
@@ -83,40 +107,72 @@ def train(
     storage = open_store(config.storage.url)
     with Lease.acquire(storage, identity.run_name, tell) as lease:
         checkpoints = RunCheckpoints(storage, identity.run_name)
-        if done := checkpoints.finished():
+        done = checkpoints.finished()
+        if done and (sweep or done.get(REGISTERED, "yes") == "yes"):
             return Trained(identity.run_name, int(done["step"]), already_done=True)
         checkpoints = checkpoints.claim(lease.fence, tell)  # which locks out the workers of an earlier driver
-        with RunLog(config.tracking, identity.run_name, flatten(config), _tags(identity)) as log:
+        with _log(config, identity, sweep.name if sweep else "") as log:
             log.text("recipe.yaml", resolved.text() + "\n")
-            watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell)
+            watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell, sweep)
             keep_report = partial(storage.put, f"{identity.run_name}/{REPORT}")
-            stop = Stop(tell)
+            stop = sweep.stop if sweep else Stop(tell)
             with watched.failures():
                 train_on_ray(config, identity, initial, lease, watched.see, watched.report.mark, stop)
                 step = patiently(storage, lambda: _newest_step(checkpoints), tell)
                 if step < config.train.steps:
-                    not_sent = watched.finish("KILLED", f"stopped by {stop.name}", keep_report)
+                    not_sent = watched.finish(stop.status, f"stopped by {stop.name}", keep_report)
                     return Trained(identity.run_name, step, stopped_by=stop.signal, records_not_sent=not_sent)
-                patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
+                if sweep is None:
+                    patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
                 not_sent = watched.finish("FINISHED", "finished", keep_report)
                 ours = checkpoints.claim(lease.fence, tell)
-                patiently(storage, lambda: ours.finish({"step": str(step)}), tell)
+                noted = {"step": str(step), REGISTERED: "no" if sweep else "yes"}
+                patiently(storage, lambda: ours.finish(noted), tell)
                 return Trained(identity.run_name, step, records_not_sent=not_sent)
 
 
-class _Watched:
-    """Hands every event to whoever wants to know: MLflow, the person who waits, the report."""
+def register_trial(config: JobConfig, recipe: str, sweep: str, tell: Tell) -> int:
+    """Register the best generator of a trial; return how many records MLflow has not got.
 
-    def __init__(self, log: RunLog, watch: Watch, tell: Tell) -> None:
+    Args:
+        config: The trial's settings.
+        recipe: First part of its run's name.
+        sweep: Name of the sweep.
+        tell: Called with lines of progress.
+
+    Raises:
+        MetaSRError: Another driver is at work on the run, or it has no good checkpoint.
+    """
+    identity = identify(config, recipe, None)
+    storage = open_store(config.storage.url)
+    with Lease.acquire(storage, identity.run_name, tell) as lease, _log(config, identity, sweep) as log:
+        checkpoints = RunCheckpoints(storage, identity.run_name).claim(lease.fence, tell)
+        patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
+        if done := checkpoints.finished():
+            patiently(storage, lambda: checkpoints.finish(done | {REGISTERED: "yes"}), tell)
+        log.status("FINISHED" if done else "KILLED")
+        return log.drain(LAST_RECORDS_S)
+
+
+def _log(config: JobConfig, identity: RunIdentity, sweep: str) -> RunLog:
+    tags = _tags(identity) | ({SWEEP_TAG: sweep} if sweep else {})
+    return RunLog(config.tracking, identity.run_name, flatten(config), tags, parent=sweep)
+
+
+class _Watched:
+    """Hands every event to whoever wants to know: MLflow, the person who waits, the report, a sweep."""
+
+    def __init__(self, log: RunLog, watch: Watch, tell: Tell, sweep: InSweep | None) -> None:
         self.report = RunReport()
-        self._log, self._watch, self._tell = log, watch, tell
+        self._log, self._watch, self._tell, self._sweep = log, watch, tell, sweep
 
     def see(self, event: Event) -> None:
         """Take an event."""
         self._watch.see(event)
         self.report.see(event)
+        more = self._sweep.see(event) if self._sweep else {}
         if event.kind in ("steps", "validated", "resumed", "skipped"):
-            self._log.metrics(event.step, event.values, event.pictures)
+            self._log.metrics(event.step, {**event.values, **more}, event.pictures)
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -146,6 +202,7 @@ class _Watched:
         except StoreError as error:
             self._tell(f"{REPORT} is in MLflow alone: {error}")
         self._log.text(REPORT, report)
+        self._log.tag(OUTCOME, outcome)
         self._log.status(status)
         not_sent = self._log.drain(LAST_RECORDS_S)
         self.report.finish(outcome, records_not_sent=not_sent)

@@ -22,6 +22,7 @@ VERBS = {
     "doctor": "look at everything that training will need, before GPUs are spent",
     "estimate": "train a few steps, and say what the whole training will take and cost",
     "train": "train a generator, or go on with it, and register the best",
+    "tune": "search settings with many small trainings, and register the best",
     "evaluate": "compare a model with interpolation and other models on the validation subjects",
     "promote": "make an evaluated model the champion",
     "sync": "send MLflow what it missed while it was away",
@@ -99,14 +100,19 @@ def _default_and_bounds(field: FieldInfo) -> str:
 
 def settings(model: type[Config], known: argparse.Namespace, recipe: str | None = None) -> Resolved[Config]:
     """Resolve the settings of parsed arguments: defaults < recipe < command line."""
+    flags = flag_layer(model, known)
+    return resolve(model, [flags] if recipe is None else [recipe_layer(recipe, RECIPES), flags])
+
+
+def flag_layer(model: type[BaseModel], known: argparse.Namespace) -> Layer:
+    """Return the settings among parsed arguments."""
     fields = dict(leaves(model))
     given = {
         key.removeprefix("setting:"): value
         for key, value in vars(known).items()
         if key.startswith("setting:") and value is not None
     }
-    flags = Layer("command line", {name: parse_flag(fields[name], value) for name, value in given.items()})
-    return resolve(model, [flags] if recipe is None else [recipe_layer(recipe, RECIPES), flags])
+    return Layer("command line", {name: parse_flag(fields[name], value) for name, value in given.items()})
 
 
 def say(line: str) -> None:

@@ -105,7 +105,9 @@ def access_found(cluster: Cluster) -> Finding:
 def workers_on(config: JobConfig, resources: dict[str, float]) -> int:
     """Return how many workers fit into resources."""
     fit = int(resources.get("CPU", 0) / config.resources.cpus_per_worker + 1e-9)
-    return min(fit, int(resources.get("GPU", 0))) if config.resources.gpu else fit
+    if not config.resources.gpu:
+        return fit
+    return min(fit, int(resources.get("GPU", 0) / config.resources.gpus_per_worker + 1e-9))
 
 
 def room_found(config: JobConfig, cluster: Cluster) -> Finding:
@@ -113,13 +115,18 @@ def room_found(config: JobConfig, cluster: Cluster) -> Finding:
     asked, least = config.resources.num_workers, config.resources.min_workers or config.resources.num_workers
     fit = sum(workers_on(config, node["Resources"]) for node in cluster.nodes)
     now = min(fit, workers_on(config, cluster.free))
-    needs = f"{config.resources.cpus_per_worker:g} CPU" + (" and a GPU" if config.resources.gpu else "")
+    needs = f"{config.resources.cpus_per_worker:g} CPU" + _gpu_needed(config)
     said = f"{asked} workers of {needs} each: {fit} fit, {now} of them now"
     if fit < least:
         return problem(said, f"Add nodes, or set --resources.num-workers to {fit}" if fit else "Add nodes")
     if now < asked:
         return warning(said, "Wait for other jobs, add nodes, or use fewer workers")
     return ok(said)
+
+
+def _gpu_needed(config: JobConfig) -> str:
+    share = config.resources.gpus_per_worker
+    return (" and a GPU" if share == 1 else f" and {share:g} of a GPU") if config.resources.gpu else ""
 
 
 def look_at_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storage: Store | None) -> list[NodeFacts]:

@@ -23,7 +23,7 @@ class Trial(Section):
     """One training run of a sweep."""
 
     number: int
-    """From 0 on, in the order in which the searcher suggested them."""
+    """From 0 on, in the order in which they were started."""
     settings: dict[str, Any]
     """What the searcher chose, by dotted name."""
     run_name: str
@@ -38,6 +38,11 @@ class Trial(Section):
     """Its validations, by step."""
     seconds: float = 0.0
     """How long it ran, over all its starts."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is left to do."""
+        return self.status in ENDED
 
     @property
     def best(self) -> Point | None:

@@ -1,0 +1,112 @@
+"""How many trials run at once, what a sweep may take and cost, and when that is spent."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cluster.config import SweepConfig
+from cluster.preflight.machines import workers_on
+from cluster.sweep.record import SweepRecord
+from metasr.errors import ConfigError
+
+HOUR_S = 3600.0
+TIME_UP, COST_UP = "the time of the sweep was up", "the money for the sweep was spent"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a sweep may take.
+
+    Attributes:
+        hours: Of this command; infinite without a limit.
+        cost: Of all trials, in the currency of `price`; infinite without a limit.
+        price: Of one worker for an hour; None if nobody knows.
+    """
+
+    hours: float = math.inf
+    cost: float = math.inf
+    price: float | None = None
+
+    def reached(self, seconds: float, worker_seconds: float) -> str:
+        """Return which limit was reached; empty if none was.
+
+        Args:
+            seconds: Since the command was started.
+            worker_seconds: That all trials took, times their workers.
+        """
+        if seconds >= self.hours * HOUR_S:
+            return TIME_UP
+        return COST_UP if self.price and worker_seconds / HOUR_S * self.price >= self.cost else ""
+
+
+def this_machine() -> list[dict[str, float]]:
+    """Return what a Ray that is started here offers."""
+    return [{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}]
+
+
+def fitting(config: SweepConfig, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many trials fit on nodes at once: a group of workers is placed as a whole, or waits.
+
+    Args:
+        config: Of the sweep.
+        nodes: Resources of each node, as Ray counts them.
+    """
+    return sum(workers_on(config, dict(node)) for node in nodes) // config.resources.num_workers
+
+
+def at_once(config: SweepConfig, fit: int) -> int:
+    """Return how many trials are to run at once, at least one.
+
+    Raises:
+        ConfigError: Not even one fits.
+    """
+    if not fit:
+        raise ConfigError(
+            f"no trial fits on these machines: it takes {_needs(config)}",
+            "",
+            "Lower resources.num_workers, cpus_per_worker or gpus_per_worker, or add nodes",
+        )
+    return min(fit, config.search.concurrent or fit, config.search.trials)
+
+
+def outlook(config: SweepConfig, record: SweepRecord, fit: int, limits: Limits) -> list[str]:
+    """Return lines on what a sweep may take, from above: no trial is stopped early, all limits are used up."""
+    search, steps = config.search, config.train.steps
+    ended = sum(trial.has_ended for trial in record.trials)
+    left = max(0, search.trials - ended)
+    done = sum(trial.history[-1].step for trial in record.trials if not trial.has_ended and trial.history)
+    lines = [
+        f"room: {fit} trials of {_needs(config)} fit at once, {at_once(config, fit)} run at a time",
+        f"work: at most {left} trials of {steps} steps ({ended} have ended)",
+    ]
+    hours, why = math.inf, ""
+    if pace_s := _seconds_a_step(record):
+        hours = (left * steps - done) * pace_s * config.resources.num_workers / HOUR_S
+        why = f"{pace_s:.3g} s a step, as in the trials so far"
+    slots = at_once(config, fit) * config.resources.num_workers
+    if limits.hours * slots < hours:
+        hours, why = limits.hours * slots, f"--max-time for {slots} workers"
+    if math.isinf(hours):
+        lines.append("time: not known before a trial has run; `metasr estimate` measures a few steps of one")
+    else:
+        lines.append(f"time: at most {hours:.3g} worker hours ({why})")
+    if limits.price is not None:
+        cost = min(hours * limits.price, limits.cost)
+        most = "not known yet" if math.isinf(cost) else f"at most {cost:.2f}"
+        lines.append(f"cost: {most}, at {limits.price:g} an hour of a worker")
+    return lines
+
+
+def _needs(config: SweepConfig) -> str:
+    resources = config.resources
+    gpu = f" and {resources.gpus_per_worker:g} GPU" if resources.gpu else ""
+    return f"{resources.num_workers} worker(s) with {resources.cpus_per_worker:g} CPU{gpu} each"
+
+
+def _seconds_a_step(record: SweepRecord) -> float:
+    """Return how long a step took on average over the trials so far; 0 if there was none."""
+    timed = [(trial.seconds, trial.history[-1].step) for trial in record.trials if trial.history and trial.seconds]
+    return sum(seconds for seconds, _ in timed) / sum(steps for _, steps in timed) if timed else 0.0

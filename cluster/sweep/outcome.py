@@ -1,0 +1,135 @@
+"""The end of a sweep: the best trial is registered, and the record becomes a table, a page and artifacts."""
+
+import json
+import shlex
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cluster.checkpoints import RunCheckpoints
+from cluster.config import JobConfig
+from cluster.recipes import flatten
+from cluster.run_log import RunLog, ids_of_children
+from cluster.store import open_store
+from cluster.stream import read_index, shard_cache, validation_slices
+from cluster.sweep.page import write_page
+from cluster.sweep.record import SweepRecord, Trial
+from cluster.sweep.space import Plan
+from cluster.trainer import OUTCOME, register_trial
+from metasr.data.degrade import Degradation
+from metasr.errors import ConfigError, MetaSRError, StoreError
+from metasr.evaluation import evaluate
+from metasr.inference.bundle import load_bundle
+from metasr.pictures import comparison_panel, png_bytes
+
+RECORD, PAGE, PAGE_FILE = "sweep.json", "sweep.html", "index.html"
+LAST_RECORDS_S = 20.0
+Tell = Callable[[str], None]
+
+
+def conclude(plan: Plan, record: SweepRecord, log: RunLog, tell: Tell, output: Path | None) -> SweepRecord:
+    """Register the best trial, keep the record and its page, and tell what came of the sweep.
+
+    Args:
+        plan: Of the sweep.
+        record: What is known of it.
+        log: Of the sweep's run in MLflow.
+        tell: Called with lines.
+        output: Folder for the page and the record too.
+
+    Returns:
+        The record, with the ids of runs in MLflow.
+
+    Raises:
+        MetaSRError: The best trial has no good checkpoint, or another driver is at work on it.
+    """
+    for trial in record.trials:
+        if trial.status == "failed":
+            _mark_failed(plan, record, trial)
+    best, pictures = record.best, {}
+    if best is not None:
+        resolved = plan.trial(best.settings)
+        register_trial(resolved.config, plan.recipe, record.name, tell)
+        log.tag("metasr.best_run", best.run_name)
+        pictures = _pictures(resolved.config, best, tell)
+    record = _with_ids(plan, record, tell)
+    with tempfile.TemporaryDirectory() as folder:
+        place = output or Path(folder)
+        page = write_page(place, record, pictures)
+        (place / RECORD).write_text(record.to_json())
+        log.text(RECORD, record.to_json())
+        log.text(PAGE, page.read_text(encoding="utf-8"))
+    for line in table(record):
+        tell(line)
+    if output is not None:
+        tell(f"page: {output / PAGE_FILE}")
+    return record
+
+
+def table(record: SweepRecord) -> list[str]:
+    """Return lines with a trial each: those that can be compared, the best first, then the others."""
+    ranked = record.ranking
+    others = [trial for trial in record.trials if trial not in ranked]
+    rows = [["trial", "objective", "step", "status", *record.space, "reason"]]
+    for trial in (*ranked, *others):
+        objective = "" if trial.best_objective is None else f"{trial.best_objective:+.4f}"
+        settings = [str(trial.settings.get(name, "")) for name in record.space]
+        step = str(trial.history[-1].step) if trial.history else "0"
+        rows.append([str(trial.number), objective, step, trial.status, *settings, trial.reason])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def as_flags(trial: Trial) -> str:
+    """Return a trial's settings as arguments of `metasr train`."""
+    return shlex.join(
+        part
+        for name, value in trial.settings.items()
+        for part in (f"--{name.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value))
+    )
+
+
+def _pictures(config: JobConfig, trial: Trial, tell: Tell) -> dict[str, bytes]:
+    """Return what the best generator makes of a validation slice at every scale, as PNG."""
+    data, storage = open_store(config.data.url), open_store(config.storage.url)
+    checkpoints = RunCheckpoints(storage, trial.run_name)
+    kept = checkpoints.best()
+    try:
+        if kept is None:
+            return {}
+        index = read_index(data)
+        cache = shard_cache(data, config.storage.cache, config.storage.cache_gb)
+        slices = validation_slices(data, index, 1, cache)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoints.fetch(kept, Path(folder))
+            generator = load_bundle(Path(folder) / "bundle", torch.device("cpu")).generator
+        degradation = Degradation(config.data.degradation, config.data.noise)
+        found = evaluate(generator, slices, config.eval.scales, degradation)
+    except MetaSRError as error:
+        tell(f"the page goes without pictures: {error}")
+        return {}
+    return {f"x{one.scale}": png_bytes(comparison_panel([one])) for one in found.comparisons}
+
+
+def _with_ids(plan: Plan, record: SweepRecord, tell: Tell) -> SweepRecord:
+    try:
+        ids = ids_of_children(plan.config.tracking, record.name)
+    except StoreError as error:
+        tell(f"the page goes without links to MLflow: {error}")
+        return record
+    trials = (trial.model_copy(update={"run_id": ids.get(trial.run_name, "")}) for trial in record.trials)
+    return record.model_copy(update={"trials": tuple(trials)})
+
+
+def _mark_failed(plan: Plan, record: SweepRecord, trial: Trial) -> None:
+    """Say so in MLflow too, where a trial's process could not: it died, or came to nothing before it had a run."""
+    try:
+        params = flatten(plan.trial(trial.settings).config)
+    except ConfigError:
+        params = dict(trial.settings)
+    with RunLog(plan.config.tracking, trial.run_name, params, {}, parent=record.name) as log:
+        log.tag(OUTCOME, f"failed: {trial.reason}")
+        log.status("FAILED")
+        log.drain(LAST_RECORDS_S)

@@ -1,0 +1,85 @@
+"""Who chooses settings and who stops trials: Ray Tune's searchers and schedulers, told what earlier drivers found."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from cluster.config import SweepConfig
+from cluster.sweep.record import SweepRecord, Trial
+from cluster.sweep.space import Plan
+
+METRIC = {"metric": "objective", "mode": "max"}
+
+
+class Search(OptunaSearch):
+    """Optuna's searcher, which can be told to suggest no more.
+
+    Trials that were not ended come first, as they were; those that were teach it. With other trials behind it, it
+    has another seed: the same would choose the same settings again.
+
+    Args:
+        plan: Of the sweep.
+        record: What is known of it.
+
+    Attributes:
+        is_halted: Whether it suggests no more.
+    """
+
+    def __init__(self, plan: Plan, record: SweepRecord) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        search = plan.config.search
+        seed = int(np.random.SeedSequence([search.seed, len(record.trials)]).generate_state(1)[0])
+        samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+        unfinished = [trial for trial in record.trials if not trial.has_ended]
+        super().__init__(
+            {name: domain.distribution() for name, domain in plan.space.items()},
+            points_to_evaluate=[trial.settings for trial in unfinished],
+            sampler=samplers[search.searcher](seed=seed),
+            **METRIC,
+        )
+        self.is_halted = False
+        for trial in record.trials:
+            if trial.has_ended:
+                self._learn(trial)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return settings for a trial."""
+        return Searcher.FINISHED if self.is_halted else super().suggest(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Do nothing: it learns from ends alone. A trial that is started again tells its validations again."""
+
+    def _learn(self, trial: Trial) -> None:
+        is_bad = trial.status == "failed" or trial.best_objective is None
+        self.add_evaluated_point(trial.settings, None if is_bad else trial.best_objective, pruned=is_bad)
+
+
+class _Past(NamedTuple):
+    """All that a scheduler asks of a trial that ended before."""
+
+    trial_id: str
+
+
+def scheduler(config: SweepConfig, record: SweepRecord) -> TrialScheduler:
+    """Return who stops trials early; it knows how far trials that ended before had come."""
+    if config.search.scheduler == "none":
+        return FIFOScheduler()
+    steps = config.train.steps
+    asha = ASHAScheduler(
+        "step",
+        max_t=steps,
+        grace_period=max(1, round(config.search.asha_grace * steps)),
+        reduction_factor=config.search.asha_reduction,
+        **METRIC,
+    )
+    for trial in record.trials:
+        if trial.has_ended:
+            past = _Past(f"earlier-{trial.number}")
+            asha.on_trial_add(None, past)
+            for point in trial.history:
+                asha.on_trial_result(None, past, {"step": point.step, "objective": point.objective})
+    return asha

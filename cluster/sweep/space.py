@@ -1,0 +1,231 @@
+"""What a sweep searches: for each setting, by its dotted name, where its values come from."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from cluster.config import JobConfig, SweepConfig
+from cluster.recipes import Layer, Resolved, leaves, nearest, recipe_layer, resolve
+from metasr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Kind = Literal["uniform", "loguniform", "quniform", "choice"]
+SPACE, SEARCH, TRIAL = "space", "search.", "trial"
+DIGITS = 4
+MAX_CORNERS = 1024
+SAME_FOR_ALL = {
+    "eval.": "trials are compared by it",
+    "data.degradation": "trials are compared by it",
+    "data.noise": "trials are compared by it",
+    "train.steps": "trials are compared at the same steps",
+    "train.checkpoint_every_steps": "trials are compared at the same steps",
+    "train.keep_best_by": "trials are compared by what they keep",
+    "data.url": "it does not decide how good a model is",
+    "resources.": "it does not decide how good a model is",
+    "storage.": "it does not decide how good a model is",
+    "tracking.": "it does not decide how good a model is",
+    SEARCH: "it says how to search",
+}
+FORMS = "{uniform: [low, high]}, {loguniform: [low, high]}, {quniform: [low, high, step]} or {choice: [a, b]}"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where the values of a setting come from.
+
+    Attributes:
+        kind: uniform, loguniform (uniform in the logarithm), quniform (in steps) between two numbers, which both are
+            possible; or a choice.
+        values: Low, high and, with quniform, the step; or what to choose from.
+        is_whole: Only whole numbers are possible.
+    """
+
+    kind: Kind
+    values: tuple[Any, ...]
+    is_whole: bool = False
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """The values at the edge: low and high, or all choices."""
+        return self.values if self.kind == "choice" else self.values[:2]
+
+    def __str__(self) -> str:
+        if self.kind == "choice":
+            return f"choice of {', '.join(map(str, self.values))}"
+        low, high, *step = self.values
+        return f"{self.kind} {low:g} to {high:g}" + (f" in steps of {step[0]:g}" if step else "")
+
+    def tidy(self, value: Any) -> Any:
+        """Return a value as a person types it, with a few digits, so that a trial can be repeated by hand."""
+        if self.kind == "choice" or self.is_whole:
+            return value
+        return min(max(float(f"{value:.{DIGITS}g}"), self.values[0]), self.values[1])
+
+    def distribution(self) -> "BaseDistribution":
+        """Return it as Optuna knows it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.kind == "choice":
+            return CategoricalDistribution(self.values)
+        low, high, *step = self.values
+        is_log = self.kind == "loguniform"
+        if self.is_whole:
+            return IntDistribution(low, high, log=is_log, step=step[0] if step else 1)
+        return FloatDistribution(low, high, log=is_log, step=step[0] if step else None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched around: layers of settings, among which a trial has its place.
+
+    Attributes:
+        name: Of the sweep's file.
+        recipe: Name of the recipe.
+        below: Layers that a trial's settings win over: of the recipe, and of the sweep's file.
+        space: By dotted name.
+        flags: The layer that wins over all.
+    """
+
+    name: str
+    recipe: str
+    below: tuple[Layer, ...]
+    space: Mapping[str, Domain]
+    flags: Layer
+
+    @classmethod
+    def read(cls, sweep: str, sweeps: Path, recipe: str, recipes: Path, flags: Layer) -> "Plan":
+        """Read a sweep's file, and check that the corners of its space are valid configs.
+
+        Args:
+            sweep: Name of a file in `sweeps`, or the path of a YAML file: `space:`, and settings as in a recipe.
+            sweeps: Folder of sweeps.
+            recipe: Name of a recipe in `recipes`, or the path of a YAML file.
+            recipes: Folder of recipes.
+            flags: Settings of the command line.
+
+        Raises:
+            ConfigError: A name is unknown, or a value that the space has is not allowed.
+        """
+        file = recipe_layer(sweep, sweeps, kind="sweep")
+        space, settings = {}, {}
+        for name, value in file.values.items():
+            if name == SPACE or name.startswith(f"{SPACE}."):
+                space[name.removeprefix(f"{SPACE}.")] = value
+            else:
+                settings[name] = value
+        below = (recipe_layer(recipe, recipes), Layer(file.source, settings))
+        plan = cls(Path(sweep).stem, recipe, below, _domains(space, file.source), flags)
+        plan._check()
+        return plan
+
+    @property
+    def config(self) -> SweepConfig:
+        """The settings that all trials share, and how to search."""
+        return resolve(SweepConfig, [*self.below, self.flags]).config
+
+    @property
+    def sample(self) -> Resolved[JobConfig]:
+        """A config of the space: one that needs the perceptual network, if any does."""
+        corners = list(map(self.trial, _corners(self.space)))
+        return next((corner for corner in corners if corner.config.loss.perceptual), corners[0])
+
+    def trial(self, settings: Mapping[str, Any]) -> Resolved[JobConfig]:
+        """Return the config of a trial.
+
+        Raises:
+            ConfigError: The settings do not fit together.
+        """
+        layers = (*self.below, Layer(TRIAL, settings), self.flags)
+        return resolve(JobConfig, [Layer(layer.source, _of_job(layer.values)) for layer in layers])
+
+    def tidy(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that a searcher chose as a trial takes them."""
+        return {name: domain.tidy(values[name]) for name, domain in self.space.items()}
+
+    def _check(self) -> None:
+        if twice := [name for name in self.flags.values if name in self.space]:
+            raise ConfigError(
+                f"--{twice[0].replace('_', '-')}",
+                f"the sweep {self.name} searches this setting",
+                "Leave the flag out, or take the setting out of the sweep's space",
+            )
+        for settings in _corners(self.space):
+            try:
+                self.trial(settings)
+            except ConfigError as error:
+                raise ConfigError(f"sweep {self.name}: {error.what}", error.why, "Change its space") from None
+
+
+def _domains(space: Mapping[str, Any], source: str) -> dict[str, Domain]:
+    """Return the domains of a space that is given as `<setting>.<kind>: values`."""
+    fields = dict(leaves(JobConfig))
+    domains: dict[str, Domain] = {}
+    for key, values in space.items():
+        name, _, kind = key.rpartition(".")
+        if key in fields:
+            raise ConfigError(f"{key} in the space of {source}", "it has no domain", f"Write {FORMS}")
+        if name not in fields:
+            raise ConfigError(f"unknown setting {name or key} in the space of {source}", nearest(name or key, fields))
+        for same, why in SAME_FOR_ALL.items():
+            if name == same or (same.endswith(".") and name.startswith(same)):
+                raise ConfigError(f"{name} in the space of {source}", f"{why}: it is the same for all trials")
+        if name in domains:
+            raise ConfigError(f"{name} in the space of {source}", "it has two domains", f"Write one of {FORMS}")
+        try:
+            domains[name] = _domain(kind, values, is_whole=fields[name].annotation is int)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{name} in the space of {source}", str(error), f"Write {FORMS}") from None
+    if not domains:
+        raise ConfigError(source, "its space is empty", f"Write `{SPACE}:` with a domain for each setting: {FORMS}")
+    return domains
+
+
+def _domain(kind: str, values: Any, *, is_whole: bool) -> Domain:
+    """Return a domain; ValueError says what is wrong with it."""
+    if kind not in get_args(Kind):
+        raise ValueError(f"there is no {kind}")
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{kind} {values!r} is no list of values")
+    if kind == "choice":
+        if any(isinstance(value, list | dict) for value in values) or len(set(map(str, values))) < len(values):
+            raise ValueError(f"choice {values} is not a list of different single values")
+        return Domain("choice", tuple(values))
+    numbers = [_number(value, is_whole) for value in values]
+    if len(numbers) != (3 if kind == "quniform" else 2):
+        raise ValueError(f"{kind} takes {'three numbers' if kind == 'quniform' else 'two numbers'}, not {values}")
+    low, high, *step = numbers
+    if not low < high:
+        raise ValueError(f"{low:g} is not below {high:g}")
+    if kind == "loguniform" and low <= 0:
+        raise ValueError(f"loguniform needs numbers above 0, not {low:g}")
+    if step and (step[0] <= 0 or abs((high - low) / step[0] - round((high - low) / step[0])) > 1e-9):
+        raise ValueError(f"from {low:g} to {high:g} is no whole number of steps of {step[0]:g}")
+    return Domain(kind, tuple(numbers), is_whole and all(isinstance(number, int) for number in numbers))
+
+
+def _number(value: Any, is_whole: bool) -> float:
+    """Return a number, also one such as 1e-4, which YAML takes for a text."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is no finite number")
+    return int(number) if is_whole and number.is_integer() else number
+
+
+def _corners(space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+    """Return settings at the edge of the space: of each setting alone, the others at their first, then together."""
+    first = {name: domain.ends[0] for name, domain in space.items()}
+    alone = ({**first, name: value} for name, domain in space.items() for value in domain.ends)
+    together = itertools.product(*(domain.ends for domain in space.values()))
+    named = (dict(zip(space, values, strict=True)) for values in itertools.islice(together, MAX_CORNERS))
+    return itertools.chain(alone, named)
+
+
+def _of_job(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not name.startswith(SEARCH)}

@@ -1,0 +1,147 @@
+"""A sweep from its driver: trials that are training runs, one driver at a time, and the best one registered."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.config import SweepConfig
+from cluster.group import Stop
+from cluster.lease import Lease
+from cluster.preflight import require
+from cluster.provenance import code_version
+from cluster.recipes import flatten, run_name
+from cluster.run_log import RunLog
+from cluster.store import open_store
+from cluster.sweep.budget import COST_UP, TIME_UP, Limits, fitting, outlook, this_machine
+from cluster.sweep.ledger import LEDGER, Ledger, read_ledger
+from cluster.sweep.objective import Objective
+from cluster.sweep.outcome import conclude
+from cluster.sweep.record import SweepRecord, Trial
+from cluster.sweep.session import Session
+from cluster.sweep.space import Plan
+from cluster.sweep.watcher import Watcher
+from cluster.trainer import identify
+from metasr.identity import RunIdentity
+
+Tell = Callable[[str], None]
+FOLDER = "sweeps"
+RECORDS_S = 20.0
+ANY_NUMBER = ("trials", "concurrent")  # of trials: they make no other sweep
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What came of a sweep.
+
+    Attributes:
+        record: All that is known of it.
+        stopped_by: Number of the signal that stopped it before its end; 0 if it is finished.
+        records_not_sent: What MLflow has not got yet.
+    """
+
+    record: SweepRecord
+    stopped_by: int = 0
+    records_not_sent: int = 0
+
+
+def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None) -> Swept:
+    """Run the trials of a sweep, or go on with them, and register the best generator of all.
+
+    The same plan on the same data is the same sweep: trials that ended are not trained again, others go on.
+
+    Args:
+        plan: What is searched.
+        tell: Called with lines of progress.
+        limits: When to stop.
+        output: Folder for the page and the record, besides MLflow.
+
+    Raises:
+        MetaSRError: The settings, the data or the machines cannot be used, or all trials fail.
+    """
+    began, config, identity = time.monotonic(), plan.config, identify(plan.sample.config, plan.recipe, None)
+    require(config, tell)
+    storage, fresh = open_store(config.storage.url), _fresh(plan, identity)
+    tell(f"sweep {fresh.name}, code {identity.code_version[:12]}")
+    tell(f"objective: {fresh.objective}")
+    folder = f"{FOLDER}/{fresh.name}"
+    with Lease.acquire(storage, folder, tell) as lease, _log(config, fresh, identity) as log:
+        ledger, stop = Ledger(storage, folder, lease.fence, fresh), Stop(tell)
+        _requeue(ledger)
+        watcher = Watcher(plan, ledger, storage, identity.data_digest, log, tell)
+        log.drain(RECORDS_S)  # so that trials find the run that they belong to
+        try:
+            if _num_left(config, ledger.record):
+                Session(plan, ledger, watcher, lease, stop).run(identity, limits, began, tell)
+            if stop.signal:
+                log.status("KILLED")
+                return Swept(ledger.record, stop.signal, log.drain(RECORDS_S))
+            record = conclude(plan, ledger.record, log, tell, output)
+            for trial in record.trials:
+                ledger.put(trial)
+            log.status("FINISHED")
+            return Swept(record, records_not_sent=log.drain(RECORDS_S))
+        except BaseException as error:
+            log.status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            log.drain(RECORDS_S)
+            raise
+
+
+def preview(plan: Plan, limits: Limits) -> list[str]:
+    """Return lines on what a sweep would do. Nothing is written, and no Ray is started.
+
+    Raises:
+        MetaSRError: The settings or the data cannot be used, or the storage cannot be read.
+    """
+    config, identity = plan.config, identify(plan.sample.config, plan.recipe, None)
+    fresh = _fresh(plan, identity)
+    kept, _ = read_ledger(open_store(config.storage.url), f"{FOLDER}/{fresh.name}/{LEDGER}")
+    record = kept.record if kept else fresh
+    return [
+        f"sweep {fresh.name}, code {code_version()[:12]}",
+        f"objective: {fresh.objective}",
+        *(f"searched: {name}  {domain}" for name, domain in fresh.space.items()),
+        *outlook(config, record, fitting(config, this_machine()), limits),
+        "nothing was written, and room was looked for on this machine alone",
+    ]
+
+
+def _fresh(plan: Plan, identity: RunIdentity) -> SweepRecord:
+    config = plan.config
+    scales = tuple(map(str, config.eval.scales))
+    space = {name: str(domain) for name, domain in plan.space.items()}
+    objective = str(Objective(scales, config.search.metric, config.search.floor))
+    return SweepRecord(
+        name=_name(plan, identity), recipe=plan.recipe, objective=objective, scales=scales, space=space
+    )
+
+
+def _name(plan: Plan, identity: RunIdentity) -> str:
+    """Return a name that is the same for the same search of the same experiment on the same data, and no other."""
+    config = plan.config
+    space = {name: [domain.kind, list(domain.values)] for name, domain in sorted(plan.space.items())}
+    search = config.search.model_dump(mode="json", exclude=set(ANY_NUMBER))
+    text = json.dumps([run_name(config, plan.recipe, identity.data_digest), space, search], sort_keys=True)
+    return f"sweep-{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _log(config: SweepConfig, record: SweepRecord, identity: RunIdentity) -> RunLog:
+    params = flatten(config) | {f"space.{name}": domain for name, domain in record.space.items()}
+    tags = {"metasr.code_version": identity.code_version, "metasr.data_sha256": identity.data_digest}
+    return RunLog(config.tracking, record.name, params, tags)
+
+
+def _requeue(ledger: Ledger) -> None:
+    """Have trials go on that a driver before left, or stopped because a limit was reached that may be higher now."""
+
+    def is_left(trial: Trial) -> bool:
+        return trial.status == "running" or (trial.status == "stopped early" and trial.reason in (TIME_UP, COST_UP))
+
+    for trial in filter(is_left, ledger.record.trials):
+        ledger.put(trial.model_copy(update={"status": "waiting", "reason": ""}))
+
+
+def _num_left(config: SweepConfig, record: SweepRecord) -> int:
+    return config.search.trials - sum(trial.has_ended for trial in record.trials)

@@ -1,0 +1,210 @@
+"""A trial: a training run like any other, inside an actor of Ray Tune."""
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from cluster.checkpoints import RunCheckpoints
+from cluster.config import JobConfig
+from cluster.group import Stop
+from cluster.lease import RunTakenError
+from cluster.recipes import Resolved, run_name
+from cluster.store import Store, UnavailableError, open_store
+from cluster.sweep.objective import Objective
+from cluster.sweep.record import Point
+from cluster.sweep.space import Plan
+from cluster.trainer import InSweep, train
+from cluster.watch import Event
+from metasr.context import Wish
+from metasr.errors import MetaSRError, StoreError
+from metasr.training.state import LOG
+
+POLL_S = 0.5
+TRY_AGAIN_S = 5.0
+CLEANUP_S = 240.0
+TELL = partial(print, flush=True)
+COLLAPSED = ("the generator has collapsed", "the discriminator has won")
+Outcome = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the driver of a sweep sends to every trial.
+
+    Attributes:
+        sweep: Name of the sweep.
+        plan: Makes a config of a trial's settings.
+        objective: Of the sweep.
+        data_digest: SHA-256 of the data's index.
+        box: The sweep's mailbox, which has its wish.
+    """
+
+    sweep: str
+    plan: Plan
+    objective: Objective
+    data_digest: str
+    box: ActorHandle
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended, and why."""
+
+    outcome: Outcome
+    reason: str = ""
+
+
+class TrialRun(tune.Trainable):
+    """Runs `cluster.trainer.train` in a thread, and gives Tune one result for each validation.
+
+    A result has `step`, `objective` (of the generator that the run would keep if it ended here), `point` (the
+    validation, as JSON) and `seconds`. The last one has `done`, `outcome` and `reason` besides. The same settings are
+    the same run: a trial that is started again goes on from its newest checkpoint, after it has told again what it
+    had found until then.
+    """
+
+    def setup(self, config: Mapping[str, Any], work: Work) -> None:
+        """Take the settings that the searcher chose; training starts with the first step."""
+        self._work, self._settings = work, work.plan.tidy(config)
+        self._told: queue.Queue[Point | Ended] = queue.Queue()
+        self._stop = Stop(TELL)
+        self._thread: threading.Thread | None = None
+        self._hopeless, self._began = "", time.monotonic()
+        self._history: dict[int, Point] = {}
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next validation, or for the end."""
+        self._look_for_wish()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="trial", daemon=True)
+            self._thread.start()
+        told = self._next()
+        if isinstance(told, Ended):
+            return self._end(told)
+        self._history[told.step] = told
+        if told.step == self._work.plan.config.train.steps:  # the scheduler has nothing to decide any more
+            ended = self._next()
+            if isinstance(ended, Ended):
+                return self._result(told) | self._end(ended)
+        return self._result(told)
+
+    def cleanup(self) -> None:
+        """End in order where the scheduler stops the trial: with a checkpoint, and with word to MLflow."""
+        self._stop.request("the scheduler of the sweep")
+        if self._thread is not None:
+            self._thread.join(CLEANUP_S)
+
+    def _next(self) -> Point | Ended:
+        while True:
+            try:
+                return self._told.get(timeout=POLL_S)
+            except queue.Empty:
+                self._look_for_wish()
+
+    def _look_for_wish(self) -> None:
+        """Stop where the sweep is to stop."""
+        try:
+            wish = ray.get(self._work.box.wish.remote())
+        except RayError:  # its driver has gone
+            wish = Wish.STOP
+        if wish == Wish.STOP:
+            self._stop.request("the sweep")
+
+    def _result(self, point: Point) -> dict[str, Any]:
+        best = max(self._history.values(), key=lambda one: one.metrics.get("selection_score", one.objective))
+        return {
+            "step": point.step,
+            "objective": best.objective,
+            "point": point.model_dump_json(),
+            "seconds": time.monotonic() - self._began,
+        }
+
+    def _end(self, ended: Ended) -> dict[str, Any]:
+        return {
+            "done": True,
+            "outcome": ended.outcome,
+            "reason": ended.reason,
+            "seconds": time.monotonic() - self._began,
+        }
+
+    def _run(self) -> None:
+        """Train, and put what comes of it into the queue."""
+        if self._stop.signal:
+            self._told.put(Ended("stopped"))
+            return
+        try:
+            resolved = self._work.plan.trial(self._settings)
+            storage = open_store(resolved.config.storage.url)
+            name = run_name(resolved.config, self._work.plan.recipe, self._work.data_digest)
+            for point in past_points(storage, name, self._work.objective):
+                self._told.put(point)
+            self._told.put(self._train(resolved))
+        except BaseException as error:
+            self._told.put(Ended("failed", reason_of(error)))
+
+    def _train(self, resolved: Resolved[JobConfig]) -> Ended:
+        """Train; wait while another has the run, such as a process that is about to end, or the store is away."""
+        sweep = InSweep(self._work.sweep, self._see, self._stop)
+        while True:
+            try:
+                trained = train(resolved, self._work.plan.recipe, TELL, sweep=sweep)
+                break
+            except (RunTakenError, UnavailableError) as error:
+                if self._stop.signal:
+                    return Ended("stopped")
+                TELL(str(error))
+                time.sleep(TRY_AGAIN_S)
+        if self._hopeless:
+            return Ended("failed", self._hopeless)
+        return Ended("stopped" if trained.stopped_by else "finished")
+
+    def _see(self, event: Event) -> dict[str, float]:
+        """Take an event of the run; return its objective, for MLflow."""
+        if event.kind == "warning" and event.text.startswith(COLLAPSED):
+            self._give_up(event.text)
+        if event.kind != "validated":
+            return {}
+        point = self._work.objective.point(event.step, event.values)
+        if point is None:
+            self._give_up(f"the validation of step {event.step} gave no number for the objective")
+            return {}
+        self._told.put(point)
+        return {"objective": point.objective}
+
+    def _give_up(self, reason: str) -> None:
+        self._hopeless = reason
+        self._stop.request(f"the sweep: {reason}", status="FAILED")
+
+
+def past_points(storage: Store, run: str, objective: Objective) -> Iterator[Point]:
+    """Yield what the validations of a run found until its newest checkpoint, by the log in there."""
+    entries = RunCheckpoints(storage, run).entries()
+    if not entries or LOG not in entries[0].files:
+        return
+    sha256, num_bytes = entries[0].files[LOG]
+    try:
+        log = storage.get(f"{run}/{entries[0].folder}/{LOG}", sha256=sha256, num_bytes=num_bytes)
+    except StoreError:
+        return  # training will find out what is wrong with it
+    for line in log.decode().splitlines():
+        values = json.loads(line)
+        if "selection_score" in values and (point := objective.point(int(values["step"]), values)):
+            yield point
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in one line why a trial failed."""
+    if isinstance(error, MetaSRError):
+        return f"{error.what}: {error.why}" if error.why else error.what
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,150 @@
+"""What the driver of a sweep sees of its trials: kept in the ledger, told to a person and to MLflow."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+
+from cluster.recipes import run_name
+from cluster.run_log import RunLog
+from cluster.store import Store, patiently
+from cluster.sweep.budget import COST_UP, TIME_UP
+from cluster.sweep.ledger import Ledger
+from cluster.sweep.record import Point, Trial
+from cluster.sweep.space import Plan
+from metasr.errors import ConfigError
+
+SAME_FAILURES = 3
+
+
+class Watcher(Callback):
+    """Ray Tune tells it of every trial.
+
+    Args:
+        plan: Of the sweep.
+        ledger: Where trials are kept.
+        store: Of the ledger.
+        data_digest: SHA-256 of the data's index.
+        log: Of the sweep's run in MLflow.
+        tell: Called with lines of progress.
+
+    Attributes:
+        why_halted: Why trials were asked to stop; empty if they were not.
+    """
+
+    def __init__(
+        self, plan: Plan, ledger: Ledger, store: Store, data_digest: str, log: RunLog, tell: Callable[[str], None]
+    ) -> None:
+        self.why_halted = ""
+        self._plan, self._ledger, self._store, self._data_digest = plan, ledger, store, data_digest
+        self._log, self._tell = log, tell
+        self._steps = plan.config.train.steps
+        self._numbers: dict[str, int] = {}
+        self._before_s: dict[int, float] = {}
+        self._began: dict[int, float] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Give a trial its number, or find the one that it goes on with."""
+        known = self._known(trial.trial_id, self._plan.tidy(trial.config))
+        self._numbers[trial.trial_id] = known.number
+        self._before_s[known.number], self._began[known.number] = known.seconds, time.monotonic()
+        self._keep(known.model_copy(update={"status": "running", "reason": ""}))
+        said = ", ".join(f"{name} {value}" for name, value in known.settings.items())
+        self._tell(f"trial {known.number} {'goes on' if known.history else 'starts'}: {said}")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Keep what a validation found."""
+        if "point" not in result:
+            return
+        known, point = self._trial(trial), Point.model_validate_json(result["point"])
+        is_new = point not in known.history
+        history = {one.step: one for one in (*known.history, point)}
+        by_step = tuple(history[step] for step in sorted(history))
+        self._keep(known.model_copy(update={"history": by_step, "seconds": self._seconds(known.number)}))
+        if is_new:
+            self._tell(f"trial {known.number}  step {point.step}/{self._steps}  objective {point.objective:+.4f}")
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Say that a trial whose process died is started again."""
+        self._tell(f"trial {self._trial(trial).number}: its process died, it is started again")
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Note a trial whose process died too often."""
+        self._end(self._trial(trial), "failed", "its process died again and again: Ray's logs have the reason")
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Note how a trial ended."""
+        known, outcome = self._trial(trial), trial.last_result.get("outcome")
+        if outcome == "stopped":
+            is_over = self.why_halted in (TIME_UP, COST_UP)
+            self._end(known, "stopped early" if is_over else "waiting", self.why_halted)
+        elif outcome is None:
+            at = f"at step {known.history[-1].step}" if known.history else "before its first validation"
+            self._end(known, "stopped early", f"{self._plan.config.search.scheduler}: behind others {at}")
+        else:
+            self._end(known, outcome, trial.last_result["reason"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune writes its callbacks down, to be read by nobody, see `Session`."""
+        return {}
+
+    @property
+    def worker_seconds(self) -> float:
+        """Seconds that all trials took so far, times their workers."""
+        seconds = sum(
+            self._seconds(trial.number) if trial.status == "running" else trial.seconds
+            for trial in self._ledger.record.trials
+        )
+        return seconds * self._plan.config.resources.num_workers
+
+    @property
+    def hopeless(self) -> str:
+        """Why it is useless to go on: trials fail in the same way before anything is known of them; else empty."""
+        ended = [trial for trial in self._ledger.record.trials if trial.has_ended]
+        reasons = {trial.reason for trial in ended}
+        is_hopeless = (
+            len(ended) >= SAME_FAILURES
+            and len(reasons) == 1
+            and all(trial.status == "failed" and not trial.history for trial in ended)
+        )
+        return f"all trials fail in the same way: {ended[0].reason}" if is_hopeless else ""
+
+    def _known(self, trial_id: str, settings: dict[str, Any]) -> Trial:
+        """Return the trial of an actor: as it was, one that waits with these settings, or a new one."""
+        known = self._ledger.record.trials
+        if trial_id in self._numbers:
+            return known[self._numbers[trial_id]]
+        for trial in known:
+            if trial.settings == settings and not trial.has_ended and trial.number not in self._numbers.values():
+                return trial
+        try:
+            name = run_name(self._plan.trial(settings).config, self._plan.recipe, self._data_digest)
+        except ConfigError:  # the trial will say so itself
+            name = f"{self._ledger.record.name}-trial-{len(known)}"
+        return Trial(number=len(known), settings=settings, run_name=name)
+
+    def _trial(self, trial: TuneTrial) -> Trial:
+        return self._ledger.record.trials[self._numbers[trial.trial_id]]
+
+    def _seconds(self, number: int) -> float:
+        return self._before_s.get(number, 0.0) + time.monotonic() - self._began.get(number, time.monotonic())
+
+    def _keep(self, trial: Trial) -> None:
+        patiently(self._store, lambda: self._ledger.put(trial), self._tell)
+
+    def _end(self, trial: Trial, status: Any, reason: str) -> None:
+        ended = trial.model_copy(update={"status": status, "reason": reason, "seconds": self._seconds(trial.number)})
+        self._keep(ended)
+        found = "" if ended.best_objective is None else f", objective {ended.best_objective:+.4f}"
+        self._tell(f"trial {ended.number} {status}{found}{f': {reason}' if reason else ''}")
+        record = self._ledger.record
+        numbers = {"trials_ended": float(sum(one.has_ended for one in record.trials))}
+        if ended.best_objective is not None:
+            numbers["objective"] = ended.best_objective
+        if record.best is not None and record.best.best_objective is not None:
+            numbers["best_objective"] = record.best.best_objective
+        self._log.metrics(ended.number, numbers)

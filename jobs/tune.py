@@ -1,0 +1,87 @@
+"""metasr tune: search the settings of a recipe with Ray Tune, and register the best trial's generator."""
+
+import math
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.config import SweepConfig
+from jobs.cli import RECIPES, Parser, add_settings, flag_layer, run, say
+from metasr.errors import ConfigError
+
+SWEEPS = Path(__file__).parent / "sweeps"
+DESCRIPTION = """Search settings of a recipe: each trial is a training run like those of `metasr train`, several at a
+time, those that are behind are stopped early, and the best generator of all becomes the challenger.
+
+The same command again continues where it stopped: trials that ended are not trained again, others go on from their
+checkpoints. More --trials, or another --max-time, continue it too. With RAY_ADDRESS set it runs on that cluster.
+
+  metasr tune --sweep loss-weights --recipe brats --data.url ~/data/t1ce --dry-run
+  metasr tune --sweep loss-weights --recipe brats --data.url ~/data/t1ce --trials 16 -o sweep
+  metasr tune --sweep scale-range --recipe default --data.url s3://bucket/t1ce --max-time 8 --resources.gpu true \\
+      --resources.gpus-per-worker 0.25"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Search; return the exit code."""
+    parser = Parser(prog="metasr tune", description=DESCRIPTION)
+    parser.add_argument("--sweep", required=True, help="name of a sweep in jobs/sweeps, or a YAML file")
+    parser.add_argument(
+        "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
+    )
+    parser.add_argument("--trials", dest="setting:search.trials", metavar="N", help="the same as --search.trials")
+    parser.add_argument(
+        "--concurrent", dest="setting:search.concurrent", metavar="N", help="the same as --search.concurrent"
+    )
+    parser.add_argument("--max-time", type=_positive, default=math.inf, metavar="H", help="stop after so many hours")
+    parser.add_argument(
+        "--max-cost", type=_positive, default=math.inf, metavar="X", help="stop when all trials have cost so much"
+    )
+    parser.add_argument("--price", type=_positive, metavar="P", help="price of one worker for an hour")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write the page and sweep.json here too")
+    parser.add_argument("--dry-run", action="store_true", help="say what the sweep would do and take, and stop")
+    add_settings(parser, SweepConfig)
+    known = parser.parse_known(arguments)
+    if math.isfinite(known.max_cost) and known.price is None:
+        raise ConfigError("--max-cost", "nobody knows what a worker costs", "Give --price too")
+
+    from cluster.sweep.budget import Limits
+    from cluster.sweep.outcome import as_flags
+    from cluster.sweep.space import Plan
+    from cluster.sweep.sweep import preview, sweep
+
+    limits = Limits(known.max_time, known.max_cost, known.price)
+    plan = Plan.read(known.sweep, SWEEPS, known.recipe, RECIPES, flag_layer(SweepConfig, known))
+    if known.dry_run:
+        say("\n".join(preview(plan, limits)))
+        return 0
+    swept = sweep(plan, say, limits=limits, output=known.output)
+    record = swept.record
+    if swept.records_not_sent:
+        say(f"MLflow has not got {swept.records_not_sent} records yet: `metasr sync` sends them")
+    if swept.stopped_by:
+        ended = sum(trial.has_ended for trial in record.trials)
+        say(f"sweep {record.name} stopped, {ended} trials have ended: run the same command again to continue")
+        return 128 + swept.stopped_by
+    if record.best is None:
+        say(f"sweep {record.name} has no trial that did not fail: nothing was registered")
+        return 1
+    say(f"sweep {record.name}: trial {record.best.number} is the challenger of {plan.config.tracking.model}")
+    say(f"its settings: {as_flags(record.best)}")
+    say("next: metasr evaluate, then metasr promote")
+    return 0
+
+
+def _positive(text: str) -> float:
+    """Return a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+if __name__ == "__main__":
+    run(main)
