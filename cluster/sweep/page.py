@@ -1,0 +1,114 @@
+"""A sweep as one HTML page: which settings won, how sure that is, and what it looks like.
+
+The page is a Jinja template (MLflow brings Jinja along), because there text is escaped unless told otherwise:
+names, reasons and settings come from people and from errors. Nothing in it is loaded from elsewhere, and its own
+Content-Security-Policy allows neither that nor scripts.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cluster.sweep import page_charts as charts
+from cluster.sweep import page_findings as findings
+from cluster.sweep.page_axes import Axis, axes_of, value_text
+from cluster.sweep.page_standings import NONE, Standing, duration_text, number_text, pareto_front, standings_of
+from cluster.sweep.page_svg import NUM_TONES
+from cluster.sweep.record import SweepRecord
+
+
+def write_page(folder: Path, record: SweepRecord, pictures: Mapping[str, bytes]) -> Path:
+    """Write `index.html` into a folder: one file, the same bytes for the same sweep.
+
+    Args:
+        folder: Made if it is not there.
+        record: The sweep, also while it goes on.
+        pictures: PNG files of the best trial, by what they show.
+
+    Returns:
+        The path of the page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "index.html"
+    path.write_text(_render(record, pictures), encoding="utf-8")
+    return path
+
+
+def _render(record: SweepRecord, pictures: Mapping[str, bytes]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number_text, "duration": duration_text, "value": value_text}
+    standings, axes = standings_of(record), axes_of(record)
+    best = standings[0] if standings and standings[0].is_best else None
+    return environment.get_template("page.html").render(
+        record=record,
+        standings=standings,
+        best=best,
+        headline=findings.headline(standings),
+        counts=findings.counts(standings),
+        searched=_searched(axes, best),
+        scores=findings.scores_by_scale(best, record.scales) if best else [],
+        pictures=_pictures(pictures, best),
+        num_tones=NUM_TONES,
+        **_charts(axes, standings),
+    )
+
+
+def _searched(axes: Sequence[Axis], best: Standing | None) -> list[dict[str, str]]:
+    """Return a row per setting: where it was searched, what the best trial has, and whether that is at the edge."""
+    chosen = best.trial.settings if best else {}
+    return [
+        {
+            "name": axis.name,
+            "domain": axis.domain,
+            "chosen": value_text(chosen[axis.name]) if axis.name in chosen else NONE,
+            "warning": findings.at_edge(axis, chosen.get(axis.name)),
+        }
+        for axis in axes
+    ]
+
+
+def _charts(axes: Sequence[Axis], standings: Sequence[Standing]) -> dict[str, Any]:
+    """Return what can be drawn; None instead of a chart that would be empty."""
+    said = f"{findings.counts(standings)}. {findings.headline(standings)}"
+    has_curves = any(standing.trial.history for standing in standings)
+    measured = [standing for standing in standings if standing.trade_off]
+    front = pareto_front(measured)
+    trends = [findings.trend(axis, standings) for axis in axes]
+    names = ", ".join(f"trial {standing.trial.number}" for standing in front)
+    return {
+        "parallel": charts.parallel_coordinates(axes, standings, f"Settings and objective of {said}")
+        if axes and standings
+        else None,
+        "against": [
+            (charts.objective_against(axis, standings, f"against-{n}", f"Objective over {axis.name}. {trend}"), trend)
+            for n, (axis, trend) in enumerate(zip(axes, trends, strict=True))
+            if standings
+        ],
+        "curves": charts.learning_curves(standings, f"Objective over steps of {said}") if has_curves else None,
+        "trade_off": charts.trade_off(measured, front, f"PSNR gain over perceptual gain; on the front: {names}")
+        if measured
+        else None,
+        "front": front,
+    }
+
+
+def _pictures(pictures: Mapping[str, bytes], best: Standing | None) -> list[dict[str, str]]:
+    """Return the pictures as parts of the page."""
+    whose = f"trial {best.trial.number}" if best else "the best trial"
+    return [
+        {
+            "name": name,
+            "alt": f"Pictures of {whose}: {name}",
+            "url": f"data:image/png;base64,{b64encode(png).decode()}",
+        }
+        for name, png in pictures.items()
+    ]

@@ -1,0 +1,130 @@
+"""The trials of a sweep in the order of a report, and how each looks in it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import quantiles
+
+from cluster.sweep.page_svg import NUM_TONES
+from cluster.sweep.record import Status, SweepRecord, Trial
+
+SYMBOLS: dict[Status, str] = {
+    "finished": "●",
+    "stopped early": "◆",
+    "failed": "\N{MULTIPLICATION SIGN}",
+    "running": "▲",
+    "waiting": "▲",
+}
+BEST_SYMBOL = "★"
+NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A trial and its place.
+
+    Attributes:
+        trial: The trial.
+        place: 1 is the best; None for one that failed, has not ended, or has no finite objective.
+        colour: Name of its colour on charts.
+    """
+
+    trial: Trial
+    place: int | None
+    colour: str
+
+    @property
+    def key(self) -> str:
+        """What marks it on charts and in the table."""
+        return f"trial-{self.trial.number}"
+
+    @property
+    def objective(self) -> float | None:
+        """Objective of the checkpoint it keeps; None before the first validation, and where that is not finite."""
+        return finite(self.trial.best_objective)
+
+    @property
+    def trade_off(self) -> tuple[float, float] | None:
+        """Perceptual and PSNR gain (dB) of the checkpoint it keeps; None if it failed or one was not measured."""
+        metrics = self.trial.best.metrics if self.trial.best and self.trial.status != "failed" else {}
+        perceptual, psnr = (finite(metrics.get(name)) for name in ("val_perceptual_gain", "val_psnr_gain"))
+        return None if perceptual is None or psnr is None else (perceptual, psnr)
+
+    @property
+    def is_best(self) -> bool:
+        """Whether no other is better."""
+        return self.place == 1
+
+    @property
+    def symbol(self) -> str:
+        """What stands for how it ended."""
+        return BEST_SYMBOL if self.is_best else SYMBOLS[self.trial.status]
+
+    @property
+    def tip(self) -> str:
+        """What a pointer is told that rests on it."""
+        ending = f": {self.trial.reason}" if self.trial.reason else ""
+        return f"trial {self.trial.number}, objective {number_text(self.objective)}, {self.trial.status}{ending}"
+
+
+def standings_of(record: SweepRecord) -> list[Standing]:
+    """Return all trials: those that have a place, the best first, then the others by number."""
+    finals = [(value, trial) for trial in record.ranking if (value := finite(trial.best_objective)) is not None]
+    ranked = [trial for _, trial in sorted(finals, key=lambda pair: pair[0], reverse=True)]
+    others = [trial for trial in record.trials if trial not in ranked]
+    return [
+        *(Standing(trial, place, _tone(place, len(ranked))) for place, trial in enumerate(ranked, start=1)),
+        *(Standing(trial, None, "failed" if trial.status == "failed" else "muted") for trial in others),
+    ]
+
+
+def pareto_front(standings: Sequence[Standing]) -> list[Standing]:
+    """Return the trials whose perceptual and PSNR gain no other trial beats in both, by perceptual gain."""
+    measured = [(standing.trade_off, standing) for standing in standings if standing.trade_off]
+    front: list[Standing] = []
+    highest = -math.inf
+    for (_, psnr), standing in sorted(measured, key=lambda pair: pair[0], reverse=True):
+        if psnr > highest:
+            highest = psnr
+            front.insert(0, standing)
+    return front
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number; None for none, NaN and infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def low_end(values: Sequence[float]) -> float:
+    """Return where a chart of these values can begin: at the lowest that does not lie far below all others.
+
+    Far is three times the range of the middle half (Tukey's outer fence).
+    """
+    if len(values) < 5:
+        return min(values, default=0.0)
+    lower, _, upper = quantiles(values, n=4)
+    return min(value for value in values if value >= lower - 3 * (upper - lower))
+
+
+def number_text(value: float | None, digits: int = 4) -> str:
+    """Return a number that was measured, with a true minus; a dash where there is none."""
+    return NONE if finite(value) is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return (
+        f"{minutes} min"
+        if minutes < 90
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+        if hours < 48
+        else f"{hours // 24} d {hours % 24} h"
+    )
+
+
+def _tone(place: int, count: int) -> str:
+    """Return the colour of a place: the best has its own, the others are the stronger the better they are."""
+    return "accent" if place == 1 else f"tone-{NUM_TONES - 1 - (place - 2) * NUM_TONES // max(count - 1, 1)}"
