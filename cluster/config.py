@@ -122,6 +122,37 @@ class GateConfig(Section):
     """Patients from which on its mean gain over the champion, over all scales, must be sure: the lower end of the
     paired 95 % interval above zero. With fewer, whose interval means nothing, the mean must be above zero."""
 
+    downstream: Literal["none", "tissue", "command"] = "none"
+    """Downstream evaluation that it must have: mean Dice over classes and patients, at no scale below bicubic or
+    below the champion by more than dice_margin."""
+    dice_margin: float = Field(0.005, ge=0)
+    """Dice that it may lose against the champion at any one scale, where gate.downstream asks for one."""
+
+
+class TasksConfig(Section):
+    """The tasks of an evaluation on Ray, each some slices of a subject."""
+
+    cpus: float = Field(1, gt=0)
+    """CPU cores reserved for each; it computes with as many threads, on Ray or not, for the same bits."""
+    gpus: float = Field(0.25, ge=0, le=1)
+    """Part of a GPU for each, where there are GPUs: 0.25 lets four share one; 0 computes on CPUs."""
+
+
+class DownstreamConfig(Section):
+    """How SR is segmented and compared with HR, where that is asked for."""
+
+    slice_mm: float = Field(0, ge=0)
+    """Distance of neighbouring slices in mm, which data sets do not say. 0: that of the pixels."""
+    timeout_s: float = Field(600, gt=0)
+    """Seconds that --downstream-command may take for a volume."""
+
+
+class EvaluateConfig(JobConfig):
+    """What an evaluation needs to know."""
+
+    tasks: TasksConfig = TasksConfig()
+    downstream: DownstreamConfig = DownstreamConfig()
+
 
 class PromotionConfig(Section):
     """What a promotion needs to know."""

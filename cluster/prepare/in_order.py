@@ -26,6 +26,14 @@ class Lost:
         return self.reason
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What is reserved for each thing that is worked on: CPU cores, and a part of a GPU where there are GPUs."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
 class InOrder(Protocol):
     """`map`, which may give `Lost` for a result. Only so many things are in hand at a time."""
 
@@ -34,7 +42,9 @@ class InOrder(Protocol):
 
 
 @contextmanager
-def in_order(workers: int | None, num_things: int) -> Iterator[InOrder]:
+def in_order(
+    workers: int | None, num_things: int, needs: Needs = Needs(), min_for_ray: int = MIN_FOR_RAY
+) -> Iterator[InOrder]:
     """Give a `map` that works on several things at a time, on the cluster of RAY_ADDRESS or on this machine.
 
     The results do not depend on `workers`. A thing whose node or process is lost is done again, some times.
@@ -43,36 +53,42 @@ def in_order(workers: int | None, num_things: int) -> Iterator[InOrder]:
         workers: Things in hand at a time; None takes two for each CPU there is. 1 works in this process, without Ray,
             and so does None where Ray would take longer to start than the few things take.
         num_things: How many there will be.
+        needs: Of each thing, on Ray.
+        min_for_ray: Fewer things than this are not worth a start of Ray.
 
     Raises:
         ConfigError: The cluster of RAY_ADDRESS cannot be reached.
     """
-    if workers == 1 or (workers is None and num_things < MIN_FOR_RAY):
+    if workers == 1 or (workers is None and num_things < min_for_ray):
         yield map
         return
     import ray  # here, because a few things need not wait for it
 
     from cluster.runtime import connected
 
-    with connected(cpus=1):
-        in_hand = workers or AHEAD * max(1, round(ray.cluster_resources().get("CPU", 1)))
-        yield lambda function, things: _map(function, things, in_hand)
+    with connected(cpus=needs.cpus):
+        there = ray.cluster_resources()
+        gpus = needs.gpus if there.get("GPU") else 0.0
+        at_once = min(there.get("CPU", 1) / needs.cpus, there["GPU"] / gpus if gpus else float("inf"))
+        in_hand = workers or AHEAD * max(1, round(at_once))
+        yield lambda function, things: _map(function, things, in_hand, Needs(needs.cpus, gpus))
 
 
-def _map(function: Callable[[T], R], things: Iterable[T], in_hand: int) -> Iterator[R | Lost]:
+def _map(function: Callable[[T], R], things: Iterable[T], in_hand: int, needs: Needs) -> Iterator[R | Lost]:
     import ray
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
-    task = ray.remote(max_retries=MAX_RETRIES)(_call)
+    task = ray.remote(max_retries=MAX_RETRIES, num_cpus=needs.cpus, num_gpus=needs.gpus)(_call)
+    shared = ray.put(function)  # once, and not with each thing: it may hold the weights of a network
     waiting = iter(things)
-    running = deque(task.remote(function, thing) for thing in islice(waiting, in_hand))
+    running = deque(task.remote(shared, thing) for thing in islice(waiting, in_hand))
     try:
         while running:
             try:
                 result = ray.get(running.popleft())
             except (OutOfMemoryError, WorkerCrashedError) as error:
                 result = Lost(f"the process that read it died ({_reason(error)})")
-            running.extend(task.remote(function, thing) for thing in islice(waiting, 1))
+            running.extend(task.remote(shared, thing) for thing in islice(waiting, 1))
             yield result
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, MetaSRError) else error) from None

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import ValidationError
 
 from cluster.config import expand
+from cluster.registry.downstream import OUTCOMES
 from cluster.registry.versions import BUNDLE_DIGEST, Registry
 from cluster.tracking import Run
 from metasr import manifest
 from metasr.config import Section
 from metasr.errors import CheckpointError, RegistryError
 from metasr.evaluation import Mean, Score, mean_by_scale
+from metasr.evaluation.downstream import Outcome, StepName
 from metasr.evaluation.folder import SCORES
+from metasr.evaluation.outcomes import from_csv as outcomes_from_csv
 from metasr.evaluation.tables import from_csv
 from metasr.scale import Scale
 
@@ -44,16 +47,24 @@ class Evidence(Section):
     degradation: str
     noise: float
     code_version: str
+    downstream: tuple[StepName, ...] = ()
+    """Steps of downstream evaluation that were done."""
+    downstream_command: str = ""
+    """The program of the step `command`."""
+    downstream_slice_mm: float = 0
 
-    def evaluate(self, reference: str) -> str:
-        """Return the command that evaluates another version alike."""
+    def evaluate(self, reference: str, *more: str) -> str:
+        """Return the command that evaluates another version alike, with more arguments."""
         settings = {
             "data.url": self.data_url,
             "eval.scales": ",".join(self.scales),
             "eval.slices-per-subject": str(self.slices_per_subject),
         }
         flags = [text for name, value in settings.items() for text in (f"--{name}", value)]
-        return shlex.join(["metasr", "evaluate", "--model", reference, *flags])
+        flags += ["--downstream", "tissue"] if "tissue" in self.downstream else []
+        flags += ["--downstream-command", self.downstream_command] if self.downstream_command else []
+        flags += ["--downstream.slice-mm", f"{self.downstream_slice_mm:g}"] if self.downstream_slice_mm else []
+        return shlex.join(["metasr", "evaluate", "--model", reference, *flags, *more])
 
 
 class Evaluated(NamedTuple):
@@ -62,11 +73,13 @@ class Evaluated(NamedTuple):
     Attributes:
         sha256: Of the manifest of the results: the identity of the evaluation.
         scores: A row per subject, slice, scale, method and region.
+        outcomes: Of downstream evaluation, if there was one.
     """
 
     evidence: Evidence
     sha256: str
     scores: list[Score]
+    outcomes: list[Outcome]
 
 
 def record_evaluation(registry: Registry, reference: str, evidence: Evidence, results: Path) -> None:
@@ -121,13 +134,14 @@ def evaluation_of(registry: Registry, version: "ModelVersion") -> Evaluated:
         try:
             evidence = Evidence.model_validate(about)
             scores = from_csv((folder / SCORES).read_text())
+            outcomes = outcomes_from_csv((folder / OUTCOMES).read_text()) if evidence.downstream else []
         except (ValidationError, ValueError, KeyError, TypeError, OSError, csv.Error) as error:
             raise RegistryError(what, "another version of the program made it", again) from error
     if evidence.bundle_sha256 != version.tags.get(BUNDLE_DIGEST):
         raise RegistryError(what, "it is that of another bundle", again)
     if {str(score.scale) for score in scores} != set(evidence.scales):
         raise RegistryError(what, "its scores are not at the scales that it names", again)
-    return Evaluated(evidence, digest, scores)
+    return Evaluated(evidence, digest, scores, outcomes)
 
 
 def require_comparable(ours: Evaluated, theirs: Evaluated, version: "ModelVersion", champion: "ModelVersion") -> None:

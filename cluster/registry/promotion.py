@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 
 from cluster.config import GateConfig, expand
 from cluster.registry import gate as rules
-from cluster.registry.evidence import evaluation_of, require_comparable
+from cluster.registry.downstream import judge_downstream, require_comparable_downstream, require_downstream
+from cluster.registry.evidence import evaluation_of, reference_to, require_comparable
 from cluster.registry.history import Entry, History, Promotion, champions
 from cluster.registry.versions import CHAMPION, Registry
 from cluster.tracking import explained
@@ -209,12 +210,15 @@ def _examine(
     what = f"version {found.version} is not promoted"
     try:
         ours = evaluation_of(registry, found)
-        scores = ours.scores
+        require_downstream(ours, reference_to(found), gate)
+        scores, champions_outcomes = ours.scores, None
         tell(f"version {found.version} against bicubic:\n{comparison_table(scores, BICUBIC_NAME)}")
         if incumbent is not None and incumbent != str(found.version):
             champion = registry.client.get_model_version(found.name, incumbent)
             theirs = evaluation_of(registry, champion)
             require_comparable(ours, theirs, found, champion)
+            require_comparable_downstream(ours, theirs, reference_to(champion), gate)
+            champions_outcomes = theirs.outcomes
             scores = rules.side_by_side(scores, theirs.scores)
             table = comparison_table(scores, rules.CHAMPION_NAME)
             tell(f"against version {incumbent}, the champion:\n{table}")
@@ -223,7 +227,7 @@ def _examine(
             raise
         tell(f"not judged: {error}")
         return ""
-    findings = rules.judge(scores, gate)
+    findings = [*rules.judge(scores, gate), *judge_downstream(ours.outcomes, champions_outcomes, gate)]
     tell("\n".join(map(str, findings)))
     failed = [finding for finding in findings if not finding.passed]
     if failed and force is None:

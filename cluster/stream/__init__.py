@@ -2,7 +2,7 @@
 
 from cluster.stream.cache import ShardCache, shard_cache
 from cluster.stream.source import ShardCrops
-from cluster.stream.validation import held_out_slices, validation_slices
+from cluster.stream.validation import held_out_slices, slices_of, validation_slices
 from cluster.stream.verified import read_index, read_samples
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "read_index",
     "read_samples",
     "shard_cache",
+    "slices_of",
     "validation_slices",
 ]

@@ -5,7 +5,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from cluster.shards import Index, Sample
+from cluster.shards import Index, Sample, Shard
 from cluster.store import Store
 from cluster.stream.cache import ShardCache
 from cluster.stream.verified import read_samples, read_shard
@@ -19,9 +19,19 @@ def held_out_slices(store: Store, index: Index, per_subject: int) -> list[HeldOu
     """
     chosen = []
     for _, group in groupby(read_samples(store, index, "val"), key=lambda sample: sample.subject):
-        samples = list(group)
-        chosen += [_held_out(samples[i]) for i in spread(len(samples), per_subject or len(samples))]
+        chosen += _chosen(list(group), per_subject)
     return chosen
+
+
+def slices_of(store: Store, index: Index, shard: Shard, subject: str, per_subject: int) -> list[HeldOutSlice]:
+    """Return those of the slices that `held_out_slices` returns which are of one subject; only its shard is read.
+
+    Raises:
+        StoreError: The shard cannot be read.
+        DataError: It is not what the index says.
+    """
+    samples = [sample for sample in read_shard(store, index, shard) if sample.subject == subject]
+    return _chosen(samples, per_subject)
 
 
 def validation_slices(store: Store, index: Index, number: int, cache: ShardCache | None = None) -> list[HeldOutSlice]:
@@ -44,6 +54,10 @@ def spread(length: int, count: int) -> list[int]:
     """Return up to `count` indices below `length`, evenly spaced, each in the middle of its part."""
     count = min(length, count)
     return [int((i + 0.5) * length / count) for i in range(count)]
+
+
+def _chosen(samples: list[Sample], per_subject: int) -> list[HeldOutSlice]:
+    return [_held_out(samples[i]) for i in spread(len(samples), per_subject or len(samples))]
 
 
 def _held_out(sample: Sample) -> HeldOutSlice:

@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 
 import jobs
-from cluster.config import JobConfig, PrepareConfig, PromotionConfig
+from cluster.config import EvaluateConfig, JobConfig, PrepareConfig, PromotionConfig
 from cluster.recipes import leaves
 from jobs.cli import VERBS, run
 from tests.jobs.command import METASR, start
 
 JOBS = Path(jobs.__file__).parent
 TRACKING = [name for name, _ in leaves(JobConfig) if name.startswith("tracking.")]
+EVALUATION = [name for name, _ in leaves(EvaluateConfig) if name.startswith(("eval.", "tasks.", "downstream."))]
 SETTINGS = {
     "prepare": [name for name, _ in leaves(PrepareConfig)],
     "doctor": [name for name, _ in leaves(JobConfig)],
     "train": [name for name, _ in leaves(JobConfig)],
     "estimate": [name for name, _ in leaves(JobConfig)],
-    "evaluate": ["data.url", *(name for name, _ in leaves(JobConfig) if name.startswith("eval.")), *TRACKING],
+    "evaluate": ["data.url", *EVALUATION, *TRACKING],
     "promote": [name for name, _ in leaves(PromotionConfig)],
     "sync": TRACKING,
     "verify-run": ["storage.url"],

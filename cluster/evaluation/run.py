@@ -1,0 +1,202 @@
+"""An evaluation from its models to its record: what `metasr evaluate` does."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from cluster.config import EvaluateConfig
+from cluster.evaluation.measure import Measured, Progress, measure
+from cluster.evaluation.tasks import Setup, Weights, shares
+from cluster.prepare.in_order import Needs
+from cluster.provenance import code_version
+from cluster.registry import Evidence, Located, Registry, record_evaluation
+from cluster.registry.downstream import OUTCOMES
+from cluster.shards import Index
+from cluster.store import open_store
+from cluster.stream import read_index
+from metasr.errors import ConfigError
+from metasr.evaluation import BICUBIC, LANCZOS, Method
+from metasr.evaluation.downstream import Step
+from metasr.evaluation.folder import write_paper, write_results
+from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
+from metasr.evaluation.outcomes import outcomes_table, patients_table, to_csv
+from metasr.evaluation.regions import REGIONS
+from metasr.evaluation.report import Circumstances
+from metasr.evaluation.segmentation import Command
+from metasr.evaluation.tissue import Tissue
+from metasr.inference.bundle import Bundle, load_bundle
+from metasr.scale import ALL_SCALES, REPORTED_SCALES, Scale
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        model: Alias, version, models:/... or bundle folder.
+        against: Others, named alike; `@ALIAS` is that of the model's own registered model.
+        scales: None: the one that the model is for, or those that are reported.
+        all_scales: With no `scales`, 1.1, 1.2 ... 4.
+        tissue: Compare classes of intensity.
+        command: Compare what this command finds; empty: none.
+        perceptual_weights: File of a perceptual distance.
+        paper_table: Also what the paper shows.
+        output: Folder to keep the results in.
+        workers: Tasks in hand at a time, see `measure`.
+    """
+
+    model: str
+    against: tuple[str, ...] = ()
+    scales: tuple[Scale, ...] | None = None
+    all_scales: bool = False
+    tissue: bool = False
+    command: str = ""
+    perceptual_weights: Path | None = None
+    paper_table: bool = False
+    output: Path | None = None
+    workers: int | None = None
+
+
+def evaluate_model(request: Request, config: EvaluateConfig, tell: Tell, progress: Progress) -> Located:
+    """Evaluate a model on the validation subjects, tell the tables, and record them with the version that it is.
+
+    Returns:
+        What was evaluated.
+
+    Raises:
+        MetaSRError: A model, the data or a step cannot be used.
+    """
+    steps = _steps(request, config)
+    registry = Registry(config.tracking)
+    located, bundle = _load(registry, request.model)
+    rivals = _rivals(registry, located, request.against)
+    store = open_store(config.data.url or bundle.about["data_url"])
+    index = read_index(store)
+    parts = shares(store, index, config.eval.slices_per_subject)
+    setup = Setup(
+        store_url=store.url,
+        index=index,
+        model=Weights.of(bundle),
+        rivals={name: Weights.of(rival) for name, rival in rivals.items()},
+        scales=tuple(_scales(request, bundle)),
+        slices_per_subject=config.eval.slices_per_subject,
+        degradation=bundle.degradation,
+        perceptual_weights=request.perceptual_weights and request.perceptual_weights.absolute(),
+        slice_mm=config.downstream.slice_mm,
+        needs=Needs(config.tasks.cpus, config.tasks.gpus),
+        pictured=(names := list(dict.fromkeys(part.subject for part in parts)))[len(names) // 2],
+    )
+    measured = measure(setup, parts, steps, workers=request.workers, progress=progress)
+    about = _circumstances(request, bundle, setup, measured)
+    networks = [Method(name, rival.generator) for name, rival in rivals.items()]
+    methods = [BICUBIC, LANCZOS, *networks, Method(MODEL_NAME, bundle.generator)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        tell(write_results(folder, measured.result, methods, about))
+        _write_outcomes(folder, measured, steps, tell)
+        if request.paper_table:
+            middle = measured.result.comparisons[0].slice
+            tell("\n" + write_paper(folder, measured.result, methods, middle, bundle.degradation))
+        if request.output:
+            shutil.copytree(folder, request.output, dirs_exist_ok=True)
+            tell(f"scores and pictures: {request.output}")
+        if located.version:
+            evidence = _evidence(about, setup, request, steps)
+            record_evaluation(registry, f"models:/{located.model}/{located.version}", evidence, folder)
+    return located
+
+
+def _steps(request: Request, config: EvaluateConfig) -> list[Step]:
+    steps: list[Step] = [Tissue()] if request.tissue else []
+    if request.command:
+        steps.append(Command(request.command, config.downstream.timeout_s))
+    return steps
+
+
+def _load(registry: Registry, reference: str) -> tuple[Located, Bundle]:
+    """Find a model and load it."""
+    with tempfile.TemporaryDirectory() as download:
+        located = registry.locate(reference, Path(download))
+        return located, load_bundle(located.folder, torch.device("cpu"))
+
+
+def _rivals(registry: Registry, located: Located, references: Sequence[str]) -> dict[str, Bundle]:
+    """Return the other models by the names of their methods."""
+    if len({BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME, *references}) < 3 + len(references):
+        raise ConfigError(
+            f"--against {' --against '.join(references)}",
+            "two methods would have the same name",
+            "Give each model once; bicubic and lanczos are always compared",
+        )
+    found = {}
+    for reference in references:
+        own = f"models:/{located.model or registry.config.model}{reference}"
+        _, bundle = _load(registry, own if reference.startswith("@") else reference)
+        name = reference.removeprefix("@")
+        found[f"version {name}" if name.isdigit() else name] = bundle
+    return found
+
+
+def _scales(request: Request, bundle: Bundle) -> Sequence[Scale]:
+    """Return the scales that were asked for, else the one the model is for, else those that are reported."""
+    if request.scales is not None:
+        return request.scales
+    low, high = bundle.trained_scales
+    if low == high:
+        return (Scale(low, high),)
+    return ALL_SCALES if request.all_scales else REPORTED_SCALES
+
+
+def _write_outcomes(folder: Path, measured: Measured, steps: Sequence[Step], tell: Tell) -> None:
+    """Write `downstream.csv` and `downstream.txt`, and tell the latter, if there were steps."""
+    if not steps:
+        return
+    (folder / OUTCOMES).write_text(to_csv(measured.outcomes))
+    tables = [f(measured.outcomes, step.name) for step in steps for f in (outcomes_table, patients_table)]
+    text = "\n\n".join(tables)
+    (folder / "downstream.txt").write_text(text + "\n")
+    tell("\n" + text)
+
+
+def _circumstances(request: Request, bundle: Bundle, setup: Setup, measured: Measured) -> Circumstances:
+    """Return everything that the results depend on."""
+    index: Index = setup.index
+    return Circumstances(
+        model=request.model,
+        bundle_sha256=bundle.digest,
+        trained_scales=bundle.trained_scales,
+        data=setup.store_url,
+        data_sha256=index.digest(),
+        degradation=bundle.degradation.kind,
+        noise=bundle.degradation.noise,
+        min_brain=index.options.get("min_brain"),
+        num_slices=len({(score.subject, score.slice) for score in measured.result.scores}),
+        perceptual_network="vgg16" if setup.perceptual_weights else "",
+        device=measured.device,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _evidence(about: Circumstances, setup: Setup, request: Request, steps: Sequence[Step]) -> Evidence:
+    """Return what a promotion has to know of an evaluation."""
+    return Evidence(
+        bundle_sha256=about.bundle_sha256,
+        data_sha256=about.data_sha256,
+        data_url=about.data,
+        scales=tuple(map(str, sorted(set(setup.scales)))),
+        slices_per_subject=setup.slices_per_subject,
+        regions=REGIONS,
+        degradation=about.degradation,
+        noise=about.noise,
+        code_version=code_version(),
+        downstream=tuple(step.name for step in steps),
+        downstream_command=request.command,
+        downstream_slice_mm=setup.slice_mm,
+    )

@@ -1,0 +1,175 @@
+"""What a task of an evaluation does, on any node: read slices of one subject, verified, and compare them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+
+from cluster.prepare.in_order import Needs
+from cluster.shards import Index, Shard
+from cluster.store import Store, open_store
+from cluster.stream import slices_of
+from cluster.stream.verified import read_shard
+from metasr.config import ModelConfig
+from metasr.data.degrade import Degradation
+from metasr.errors import DataError, MetaSRError
+from metasr.evaluation import BICUBIC, LANCZOS, Evaluation, Method, evaluate
+from metasr.evaluation.downstream import Grid, Outcome, Step, compare_labels
+from metasr.evaluation.methods import MODEL_NAME
+from metasr.evaluation.report import device_name
+from metasr.inference.bundle import Bundle, default_device
+from metasr.models import SuperResolver, build_generator
+from metasr.perceptual_distance import load_perceptual_distance
+from metasr.scale import Scale
+
+SLICES_A_TASK = 10
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network on its way to other processes: settings to build it from, and its values in safetensors."""
+
+    config: ModelConfig
+    values: bytes
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Weights":
+        """Take those of a bundle."""
+        values = {name: value.cpu().contiguous() for name, value in bundle.generator.state_dict().items()}
+        return cls(ModelConfig.model_validate(bundle.about["config"]["model"]), safetensors.torch.save(values))
+
+    def build(self, device: torch.device) -> SuperResolver:
+        """Return the network, ready for use."""
+        generator = build_generator(self.config)
+        generator.load_state_dict(safetensors.torch.load(self.values))
+        return generator.to(device).eval()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all tasks of an evaluation share.
+
+    Attributes:
+        store_url: Where the data is.
+        index: Of that store.
+        model: What is evaluated.
+        rivals: What it is compared with beside interpolation, by name.
+        scales: See `evaluate`.
+        slices_per_subject: Of each subject, evenly spread; 0: all.
+        degradation: How LR is made.
+        perceptual_weights: File of a perceptual distance, which all nodes must reach.
+        slice_mm: Distance of slices; 0: that of the pixels.
+        needs: What is reserved for a task; it computes with as many threads as cores.
+        pictured: Subject whose middle slice is kept as images.
+    """
+
+    store_url: str
+    index: Index
+    model: Weights
+    rivals: dict[str, Weights]
+    scales: tuple[Scale, ...]
+    slices_per_subject: int
+    degradation: Degradation
+    perceptual_weights: Path | None
+    slice_mm: float
+    needs: Needs
+    pictured: str
+
+
+class Share(NamedTuple):
+    """A part of a subject's slices: the `number`-th of `of`, counted from 0."""
+
+    subject: str
+    shard: Shard
+    number: int
+    of: int
+    num_slices: int
+
+
+class Scored(NamedTuple):
+    """What a task found, and what it computed on."""
+
+    result: Evaluation
+    device: str
+
+
+def shares(store: Store, index: Index, per_subject: int) -> list[Share]:
+    """Return the parts of all validation subjects in the order of the index; they follow from the arguments alone."""
+    found = []
+    for shard in index.shards:
+        if shard.split != "val":
+            continue
+        # Older indices do not say whose samples a shard holds.
+        samples = [] if shard.subjects else read_shard(store, index, shard)
+        subjects = shard.subjects or tuple(dict.fromkeys(sample.subject for sample in samples))
+        held = max(1, shard.num_samples // len(subjects))
+        slices = min(held, per_subject or held)
+        of = -(-slices // SLICES_A_TASK)
+        found += [Share(name, shard, number, of, -(-slices // of)) for name in subjects for number in range(of)]
+    return found
+
+
+def score(setup: Setup, share: Share) -> Scored:
+    """Evaluate a part of a subject's slices.
+
+    Raises:
+        MetaSRError: The slices cannot be had or evaluated; it names the subject.
+    """
+    with _task(setup, share.subject) as device:
+        slices = slices_of(
+            open_store(setup.store_url), setup.index, share.shard, share.subject, setup.slices_per_subject
+        )
+        middle = slices[len(slices) // 2]
+        first, stop = (number * len(slices) // share.of for number in (share.number, share.number + 1))
+        file = setup.perceptual_weights
+        result = evaluate(
+            setup.model.build(device),
+            slices[first:stop],
+            setup.scales,
+            setup.degradation,
+            rivals=[LANCZOS, *_networks(setup, device)],
+            distance=load_perceptual_distance(file=file) if file else None,
+            pictured=[middle] if share.subject == setup.pictured else [],
+        )
+        return Scored(result, device_name(device))
+
+
+def downstream(setup: Setup, work: tuple[Step, Share]) -> list[Outcome]:
+    """Compare what a step finds in SR and in HR of a whole subject.
+
+    Raises:
+        MetaSRError: The slices cannot be had, or the step fails; it names the subject.
+    """
+    step, share = work
+    with _task(setup, share.subject) as device:
+        per_subject = 0 if step.all_slices else setup.slices_per_subject
+        slices = slices_of(open_store(setup.store_url), setup.index, share.shard, share.subject, per_subject)
+        grid = Grid.of(setup.index.spacing_mm, setup.slice_mm, [one.number for one in slices])
+        methods = [BICUBIC, *_networks(setup, device), Method(MODEL_NAME, setup.model.build(device))]
+        return list(compare_labels(step, slices, setup.scales, setup.degradation, methods, grid))
+
+
+def _networks(setup: Setup, device: torch.device) -> list[Method]:
+    return [Method(name, weights.build(device)) for name, weights in setup.rivals.items()]
+
+
+@contextmanager
+def _task(setup: Setup, subject: str) -> Iterator[torch.device]:
+    """Give the device to compute on, with the threads of a task; name the subject in what goes wrong."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, round(setup.needs.cpus)))
+    try:
+        yield default_device() if setup.needs.gpus else torch.device("cpu")
+    except MetaSRError as error:
+        if subject in str(error):
+            raise
+        raise type(error)(f"subject {subject}: {error.what}", error.why, error.fix) from error
+    except (RuntimeError, ValueError, MemoryError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"subject {subject} cannot be evaluated", reason, "--debug shows where") from error
+    finally:
+        torch.set_num_threads(before)

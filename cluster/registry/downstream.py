@@ -1,0 +1,96 @@
+"""What a promotion may ask of downstream evaluation."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from cluster.config import GateConfig
+from cluster.registry.gate import CHAMPION_NAME, Finding
+from metasr.errors import RegistryError
+from metasr.evaluation.downstream import Outcome
+from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
+from metasr.evaluation.outcomes import ALL_CLASSES, by_patient
+from metasr.scale import Scale
+
+if TYPE_CHECKING:
+    from cluster.registry.evidence import Evaluated
+
+OUTCOMES = "downstream.csv"
+ByScale = dict[Scale, dict[str, float]]
+
+
+def require_downstream(ours: "Evaluated", reference: str, gate: GateConfig) -> None:
+    """Raise RegistryError, with what to run, if the gate asks for a step that an evaluation lacks.
+
+    Args:
+        ours: The evaluation.
+        reference: Of the version that was evaluated.
+        gate: What it must show.
+    """
+    step = gate.downstream
+    if step == "none" or step in ours.evidence.downstream:
+        return
+    command = ours.evidence.evaluate(reference, *_flags(step))
+    raise RegistryError(
+        reference, f"gate.downstream {step} asks for an evaluation that it has not", f"Run `{command}`"
+    )
+
+
+def require_comparable_downstream(ours: "Evaluated", theirs: "Evaluated", champion: str, gate: GateConfig) -> None:
+    """Raise RegistryError, with what to run, unless both evaluations did alike what the gate asks for.
+
+    Args:
+        ours: Of the version.
+        theirs: Of the champion.
+        champion: Reference of the champion.
+        gate: What the version must show.
+    """
+    if gate.downstream == "none":
+        return
+    mine, other = ours.evidence, theirs.evidence
+    same = gate.downstream == "tissue" or mine.downstream_command == other.downstream_command
+    if gate.downstream not in other.downstream or not same:
+        reason = f"it was not evaluated alike by {gate.downstream}, which gate.downstream asks for"
+        raise RegistryError(
+            f"{champion}, the champion", reason, f"Run `{mine.evaluate(champion)}`, and promote again"
+        )
+
+
+def judge_downstream(ours: Sequence[Outcome], champion: Sequence[Outcome] | None, gate: GateConfig) -> list[Finding]:
+    """Return what the rules of downstream evaluation find: mean Dice over classes and patients, scale by scale.
+
+    Args:
+        ours: Of the version.
+        champion: Of the champion, if there is one.
+        gate: Which step, and the margin.
+    """
+    if gate.downstream == "none":
+        return []
+    model = _dice(ours, gate.downstream, MODEL_NAME)
+    rivals = [(BICUBIC_NAME, _dice(ours, gate.downstream, BICUBIC_NAME), 0.0)]
+    if champion is not None:
+        rivals.append((CHAMPION_NAME, _dice(champion, gate.downstream, MODEL_NAME), gate.dice_margin))
+    return [_nowhere_below(gate.downstream, model, name, theirs, margin) for name, theirs, margin in rivals]
+
+
+def _nowhere_below(step: str, ours: ByScale, rival: str, theirs: ByScale, margin: float) -> Finding:
+    than = f"more than {margin:g} below the {rival}" if margin else f"below {rival}"
+    rule = f"Dice ({step}) nowhere {than}"
+    if not ours or ours.keys() != theirs.keys() or any(ours[scale].keys() != theirs[scale].keys() for scale in ours):
+        return Finding(rule, False, f"{rival} was not compared on the same scales and patients")
+    gains = {scale: fmean(ours[scale][name] - theirs[scale][name] for name in ours[scale]) for scale in ours}
+    worst = min(gains, key=lambda scale: gains[scale])
+    return Finding(rule, gains[worst] >= -margin, f"least at scale {worst}, {gains[worst]:+.4f}")
+
+
+def _dice(outcomes: Sequence[Outcome], step: str, method: str) -> ByScale:
+    """Return each patient's mean Dice over the classes, by scale."""
+    return {
+        scale: patients
+        for (scale, label, measure, name), patients in by_patient(outcomes, step).items()
+        if (label, measure, name) == (ALL_CLASSES, "dice", method)
+    }
+
+
+def _flags(step: str) -> tuple[str, ...]:
+    return ("--downstream", "tissue") if step == "tissue" else ("--downstream-command", "COMMAND")
