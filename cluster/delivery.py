@@ -10,7 +10,7 @@ from cluster.spool import Record, reason
 from cluster.tracking import Run
 from metasr.errors import CheckpointError
 
-VERSION_TAG = "metasr.version"
+VERSION_TAG, SWEEP_TAG = "metasr.version", "metasr.sweep"
 NEVER_TAKEN = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
@@ -76,4 +76,8 @@ class MlflowDelivery:
 
     def _register(self, bundle: Path) -> None:
         if bundle.is_dir():  # else it was registered, just before a kill
-            self._run.tag(VERSION_TAG, Registry(self._config).register(bundle, self._run))
+            registry = Registry(self._config)
+            version = registry.register(bundle, self._run)
+            self._run.tag(VERSION_TAG, version)
+            if sweep := self._run.tags().get(SWEEP_TAG):
+                registry.client.set_model_version_tag(self._config.model, version, SWEEP_TAG, sweep)

@@ -13,6 +13,7 @@ import torch
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
+from cluster.delivery import SWEEP_TAG
 from cluster.group import Stop, check_workers, train_on_ray
 from cluster.lease import Lease
 from cluster.preflight import require
@@ -33,7 +34,7 @@ Tell = Callable[[str], None]
 LAST_RECORDS_S = 20.0
 REPORT = "run-report.json"
 REGISTERED = "registered"
-SWEEP_TAG, OUTCOME = "metasr.sweep", "metasr.outcome"
+OUTCOME = "metasr.outcome"
 
 
 @dataclass(frozen=True)

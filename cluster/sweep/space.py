@@ -177,7 +177,7 @@ def _domains(space: Mapping[str, Any], source: str) -> dict[str, Domain]:
         if name in domains:
             raise ConfigError(f"{name} in the space of {source}", "it has two domains", f"Write one of {FORMS}")
         try:
-            domains[name] = _domain(kind, values, is_whole=fields[name].annotation is int)
+            domains[name] = _domain(kind, values, fields[name].annotation)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{name} in the space of {source}", str(error), f"Write {FORMS}") from None
     if not domains:
@@ -185,8 +185,8 @@ def _domains(space: Mapping[str, Any], source: str) -> dict[str, Domain]:
     return domains
 
 
-def _domain(kind: str, values: Any, *, is_whole: bool) -> Domain:
-    """Return a domain; ValueError says what is wrong with it."""
+def _domain(kind: str, values: Any, of: type[Any] | None) -> Domain:
+    """Return a domain of values of a type; ValueError says what is wrong with it."""
     if kind not in get_args(Kind):
         raise ValueError(f"there is no {kind}")
     if not isinstance(values, list) or not values:
@@ -194,8 +194,8 @@ def _domain(kind: str, values: Any, *, is_whole: bool) -> Domain:
     if kind == "choice":
         if any(isinstance(value, list | dict) for value in values) or len(set(map(str, values))) < len(values):
             raise ValueError(f"choice {values} is not a list of different single values")
-        return Domain("choice", tuple(values))
-    numbers = [_number(value, is_whole) for value in values]
+        return Domain("choice", tuple(_number(value, of) if of in (int, float) else value for value in values))
+    numbers = [_number(value, of) for value in values]
     if len(numbers) != (3 if kind == "quniform" else 2):
         raise ValueError(f"{kind} takes {'three numbers' if kind == 'quniform' else 'two numbers'}, not {values}")
     low, high, *step = numbers
@@ -205,17 +205,17 @@ def _domain(kind: str, values: Any, *, is_whole: bool) -> Domain:
         raise ValueError(f"loguniform needs numbers above 0, not {low:g}")
     if step and (step[0] <= 0 or abs((high - low) / step[0] - round((high - low) / step[0])) > 1e-9):
         raise ValueError(f"from {low:g} to {high:g} is no whole number of steps of {step[0]:g}")
-    return Domain(kind, tuple(numbers), is_whole and all(isinstance(number, int) for number in numbers))
+    return Domain(kind, tuple(numbers), of is int and all(isinstance(number, int) for number in numbers))
 
 
-def _number(value: Any, is_whole: bool) -> float:
+def _number(value: Any, of: type[Any] | None) -> float:
     """Return a number, also one such as 1e-4, which YAML takes for a text."""
     if isinstance(value, bool):
         raise ValueError(f"{value} is no number")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{value} is no finite number")
-    return int(number) if is_whole and number.is_integer() else number
+    return int(number) if of is int and number.is_integer() else number
 
 
 def _corners(space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:

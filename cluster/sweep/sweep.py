@@ -120,10 +120,10 @@ def _fresh(plan: Plan, identity: RunIdentity) -> SweepRecord:
 
 def _name(plan: Plan, identity: RunIdentity) -> str:
     """Return a name that is the same for the same search of the same experiment on the same data, and no other."""
-    config = plan.config
+    around = run_name(plan.trial({}).config, plan.recipe, identity.data_digest)
     space = {name: [domain.kind, list(domain.values)] for name, domain in sorted(plan.space.items())}
-    search = config.search.model_dump(mode="json", exclude=set(ANY_NUMBER))
-    text = json.dumps([run_name(config, plan.recipe, identity.data_digest), space, search], sort_keys=True)
+    search = plan.config.search.model_dump(mode="json", exclude=set(ANY_NUMBER))
+    text = json.dumps([around, space, search], sort_keys=True)
     return f"sweep-{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 

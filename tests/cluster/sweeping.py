@@ -1,0 +1,48 @@
+"""Small sweeps, as a person runs them: a process of its own, which can be killed and started again."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from cluster.sweep.ledger import LEDGER, Kept
+from tests.cluster.training import ROOT, TINY, flags, places
+
+STEPS = 60
+GOOD, BETTER, IDLE, WILD = 0.0005, 0.001, 1e-7, 1e30  # learning rates; the last gives NaN, the one before nothing
+RATES = f"space: {{optim.generator_lr: {{choice: [{GOOD}, {BETTER}, {IDLE}, {WILD}]}}}}\n"
+
+
+def arguments_of(home, store_url, space, settings):
+    (home / "tiny.yaml").write_text("train:\n  steps: 1\n")
+    (home / "rates.yaml").write_text(space)
+    short = {"train.steps": STEPS, "train.checkpoint_every_steps": 20, "train.pixel_only_steps": STEPS}
+    one = {"resources.num_workers": 1, "search.concurrent": 2, "search.searcher": "random"}
+    given = {"data.url": store_url, **places(home), **TINY, **short, **one, **settings}
+    return ["--sweep", home / "rates.yaml", "--recipe", home / "tiny.yaml", *flags(given)]
+
+
+def start_sweep(home, store_url, space, settings, *more):
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, ROOT / "jobs" / "tune.py", *arguments_of(home, store_url, space, settings), *map(str, more)],
+        cwd=home,
+        env=inherited,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell's background jobs ignore Ctrl-C, and so would all that they start, this test among them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def sweep_to_end(home, store_url, space, settings, *more):
+    process = start_sweep(home, store_url, space, settings, *more)
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def ledger_of(home):
+    """What the store says of the one sweep."""
+    (ledger,) = (home / "runs" / "sweeps").glob(f"*/{LEDGER}")
+    return Kept.model_validate_json(ledger.read_bytes()).record

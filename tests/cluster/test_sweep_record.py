@@ -1,0 +1,202 @@
+"""What a sweep knows and decides without Ray: the objective, the ledger, what is left to do, what it may cost."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.checkpoints import SupersededError
+from cluster.config import ResourcesConfig, SearchConfig, SweepConfig
+from cluster.recipes import Layer
+from cluster.sweep.budget import COST_UP, TIME_UP, Limits, at_once, fitting, outlook
+from cluster.sweep.ledger import Ledger
+from cluster.sweep.objective import Objective
+from cluster.sweep.outcome import as_flags, table
+from cluster.sweep.record import Point, SweepRecord, Trial
+from cluster.sweep.search import Search, scheduler
+from cluster.sweep.space import Plan
+from cluster.sweep.trial import COLLAPSED
+from jobs.cli import RECIPES
+from jobs.tune import SWEEPS
+from metasr.errors import ConfigError
+from metasr.training.collapse import WON_INTERVALS, Collapse
+
+
+def validation(**gains):
+    """Metrics with these gains in SSIM, such as x2=0.01."""
+    return {
+        f"val_ssim_{method}_{scale}": 0.9 + gain * (method == "model")
+        for scale, gain in gains.items()
+        for method in ("model", "bicubic")
+    }
+
+
+def trial(number, status="finished", objectives=(0.1,), **settings):
+    history = tuple(Point(step=20 * (i + 1), objective=value, metrics={}) for i, value in enumerate(objectives))
+    return Trial(number=number, status=status, run_name=f"r-{number}", history=history, settings=settings, seconds=60)
+
+
+def record_of(*trials):
+    space = {"optim.generator_lr": "loguniform 0.0001 to 0.01"}
+    return SweepRecord(name="sweep-1", recipe="tiny", objective="o", scales=("2",), space=space, trials=trials)
+
+
+def test_the_objective_is_the_mean_gain_over_all_scales():
+    objective = Objective(("1.5", "2", "4"))
+    assert objective(validation(x1=9.0, **{"x1.5": 0.01, "x2": 0.02, "x4": 0.03})) == pytest.approx(0.02)
+    assert math.isnan(objective(validation(x2=0.02)))
+
+
+def test_a_narrow_range_of_scales_cannot_win_by_avoiding_the_hard_ones():
+    objective = Objective(("1.5", "2", "4"))
+    narrow = objective(validation(**{"x1.5": 0.09, "x2": 0.08, "x4": -0.001}))
+    wide = objective(validation(**{"x1.5": 0.001, "x2": 0.001, "x4": 0.0005}))
+    assert narrow == pytest.approx(-0.001)
+    assert wide > narrow
+
+
+def test_with_a_higher_floor_every_trial_above_it_is_better_than_any_below():
+    objective = Objective(("2", "4"), floor=0.002)
+    assert objective(validation(x2=0.5, x4=0.0019)) < objective(validation(x2=0.0021, x4=0.0021))
+
+
+def test_a_record_is_the_same_after_json_and_ranks_what_did_not_fail():
+    record = record_of(trial(0, "failed", (0.9,)), trial(1, objectives=(0.1, 0.3)), trial(2, "stopped early", (0.2,)))
+    assert SweepRecord.from_json(record.to_json()) == record
+    assert [one.number for one in record.ranking] == [1, 2]
+    assert (record.best.best_objective, record.best.best_step) == (0.3, 40)
+
+
+def test_a_trial_is_judged_by_the_checkpoint_that_its_run_keeps():
+    points = [
+        Point(step=step, objective=objective, metrics={"selection_score": score})
+        for step, objective, score in ((20, 0.3, 1.0), (40, 0.1, 2.0))
+    ]
+    kept = Trial(number=0, settings={}, run_name="r", history=tuple(points))
+    assert (kept.best_step, kept.best_objective) == (40, 0.1)
+
+
+def test_a_ledger_is_kept_by_the_newest_driver_alone(store):
+    first = Ledger(store, "sweeps/s", 1, record_of())
+    first.put(trial(0, "running"))
+    second = Ledger(store, "sweeps/s", 2, record_of())
+    assert second.record.trials == (trial(0, "running"),)
+    second.put(trial(0))
+    with pytest.raises(SupersededError):
+        first.put(trial(0, "failed"))
+    assert Ledger(store, "sweeps/s", 3, record_of()).record.trials == (trial(0),)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "s.yaml").write_text("space: {optim.generator_lr: {loguniform: [1e-4, 1e-2]}}\ntrain: {steps: 90}")
+    return Plan.read(str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("command line", {}))
+
+
+def suggestions(search, number):
+    return [search.suggest(f"t{i}")["optim.generator_lr"] for i in range(number)]
+
+
+def test_a_search_that_goes_on_repeats_nothing_but_what_was_left(plan):
+    before = suggestions(Search(plan, record_of()), 2)
+    assert before == suggestions(Search(plan, record_of()), 2)
+    trials = [
+        trial(i, status, **{"optim.generator_lr": before[i]}) for i, status in enumerate(("finished", "waiting"))
+    ]
+    after = suggestions(Search(plan, record_of(*trials)), 4)
+    assert after[0] == before[1]
+    assert len({*before, *after}) == 5
+
+
+def test_tpe_learns_from_trials_of_an_earlier_driver(plan):
+    rates = [10 ** (-4 + 2 * i / 19) for i in range(20)]
+    found = (
+        trial(i, objectives=(-abs(math.log10(rate / 0.005)),), **{"optim.generator_lr": rate})
+        for i, rate in enumerate(rates)
+    )
+    failed = trial(20, "failed", (), **{"optim.generator_lr": 0.0099})
+    near = suggestions(Search(plan, record_of(*found, failed)), 12)
+    assert sum(0.002 < rate < 0.0095 for rate in near) >= 8
+
+
+def test_asha_knows_how_far_earlier_trials_had_come(plan):
+    steps = {"step": 30, "objective": 0.05}
+    late = SimpleNamespace(trial_id="late")
+    for known, decision in ((record_of(), "CONTINUE"), (record_of(trial(0, objectives=(0.1, 0.2))), "STOP")):
+        asha = scheduler(plan.config, known)
+        asha.on_trial_add(None, late)
+        assert asha.on_trial_result(None, late, steps) == decision
+
+
+def config_of(**resources):
+    return SweepConfig(resources=ResourcesConfig(**resources), search=SearchConfig(trials=6))
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "fit"),
+    [
+        ({"num_workers": 1}, [{"CPU": 2}], 2),
+        ({"num_workers": 2}, [{"CPU": 3}, {"CPU": 3}], 3),
+        ({"num_workers": 1, "gpu": True, "gpus_per_worker": 0.25}, [{"CPU": 16, "GPU": 2}], 8),
+        ({"num_workers": 1, "gpu": True}, [{"CPU": 16, "GPU": 2}], 2),
+        ({"num_workers": 1, "gpu": True, "gpus_per_worker": 0.25}, [{"CPU": 3, "GPU": 2}, {"CPU": 64}], 3),
+    ],
+)
+def test_how_many_trials_fit_at_once(resources, nodes, fit):
+    assert fitting(config_of(**resources), nodes) == fit
+
+
+def test_workers_of_one_run_share_no_card():
+    with pytest.raises(ValueError, match="NCCL refuses workers that share a card"):
+        ResourcesConfig(num_workers=2, gpu=True, gpus_per_worker=0.5)
+
+
+def test_where_no_trial_fits_it_is_said_at_once():
+    with pytest.raises(ConfigError, match="no trial fits on these machines"):
+        at_once(config_of(num_workers=4), 0)
+
+
+def test_what_a_sweep_may_cost_is_said_from_above():
+    config = config_of(num_workers=2, cpus_per_worker=1)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 100})})
+    nothing, one = record_of(), record_of(trial(0, objectives=(0.1,)))  # 20 steps in 60 s
+    assert "time: not known" in "\n".join(outlook(config, nothing, 3, Limits()))
+    lines = outlook(config, one, 3, Limits(price=2.0))
+    assert "room: 3 trials of 2 worker(s) with 1 CPU each fit at once, 3 run at a time" in lines
+    assert "work: at most 5 trials of 100 steps (1 have ended)" in lines
+    assert any(line.startswith("time: at most 0.833 worker hours") for line in lines)  # 5 x 100 x 3 s x 2
+    assert "cost: at most 1.67, at 2 an hour of a worker" in lines
+    assert "cost: at most 1.00, at 2 an hour of a worker" in outlook(config, one, 3, Limits(cost=1.0, price=2.0))
+
+
+def test_a_limit_is_reached_by_time_or_by_money():
+    limits = Limits(hours=1, cost=3, price=2)
+    assert limits.reached(3599, 3600) == ""
+    assert limits.reached(3600, 0) == TIME_UP
+    assert limits.reached(0, 1.5 * 3600) == COST_UP
+
+
+def test_the_table_has_the_best_first_and_the_reason_of_a_failure():
+    bad = trial(0, "failed", (), **{"optim.generator_lr": 0.3}).model_copy(update={"reason": "the loss is NaN"})
+    good = trial(1, objectives=(0.2,), **{"optim.generator_lr": 0.001})
+    lines = table(record_of(bad, trial(2, **{"optim.generator_lr": 0.1}), good))
+    assert [line.split()[0] for line in lines] == ["trial", "1", "2", "0"]
+    assert lines[-1].endswith("the loss is NaN")
+    assert as_flags(good) == "--optim.generator-lr 0.001"
+
+
+def test_a_collapse_is_told_in_the_words_that_a_trial_looks_for():
+    class Context:
+        def __init__(self):
+            self.texts = []
+
+        def log(self, kind, step, values, *, text=""):
+            self.texts.append(text)
+
+    context = Context()
+    collapse = Collapse(context)
+    collapse.see_contrast(1, 0.0)
+    for step in range(WON_INTERVALS):
+        collapse.see_loss(step, 0.0)
+    assert len(context.texts) == len(COLLAPSED)
+    assert all(text.startswith(COLLAPSED) for text in context.texts)

@@ -1,0 +1,65 @@
+"""metasr tune on the command line: what it says before anything starts."""
+
+import pytest
+
+from tests.cluster.training import TINY, flags, places
+
+
+@pytest.fixture
+def dry_run(metasr, home, store_url):
+    (home / "s.yaml").write_text(
+        "space: {optim.generator_lr: {loguniform: [1e-4, 1e-2]}}\n"
+        "train: {steps: 60, checkpoint_every_steps: 20}\nresources: {num_workers: 1}\n"
+    )
+
+    def call(*more):
+        given = {"data.url": store_url, **places(home), **TINY}
+        return metasr("tune", "--sweep", home / "s.yaml", "--recipe", "smoke", *flags(given), "--dry-run", *more)
+
+    return call
+
+
+def test_a_dry_run_says_what_would_be_searched_and_writes_nothing(dry_run, home):
+    outcome = dry_run("--trials", "5", "--concurrent", "1", "--max-time", "2", "--price", "3")
+    assert outcome.code == 0, outcome.err
+    assert "objective: mean gain in SSIM over bicubic at scales 1.5, 2; where the gain at the worst" in outcome.out
+    assert "searched: optim.generator_lr  loguniform 0.0001 to 0.01" in outcome.out
+    assert "fit at once, 1 run at a time" in outcome.out
+    assert "work: at most 5 trials of 60 steps (0 have ended)" in outcome.out
+    assert "time: at most 2 worker hours (--max-time for 1 workers)" in outcome.out
+    assert "cost: at most 6.00, at 3 an hour of a worker" in outcome.out
+    assert {path.name for path in home.iterdir()} <= {"s.yaml", "home"}
+
+
+def test_the_same_search_is_the_same_sweep_and_another_is_not(dry_run):
+    names = [
+        dry_run(*more).out.split()[1]
+        for more in ((), ("--trials", "7", "--concurrent", "1"), ("--search.seed", "1"), ("--train.seed", "1"))
+    ]
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+    assert names[0].startswith("sweep-s-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sweep", "loss-weigths"], "sweep loss-weigths: there is no such sweep. Did you mean loss-weights?"),
+        (
+            ["--sweep", "loss-weights", "--recipe", "brat"],
+            "recipe brat: there is no such recipe. Did you mean brats?",
+        ),
+        (["--sweep", "loss-weights", "--loss.adversarial", "1"], "the sweep loss-weights searches this setting"),
+        (["--sweep", "scale-range"], "data.url is not set"),
+        (["--sweep", "scale-range", "--serach.trials", "3"], "unknown argument --serach.trials: did you mean"),
+        (["--sweep", "scale-range", "--trials", "0"], "search.trials = 0"),
+        (["--sweep", "scale-range", "--max-cost", "5"], "Give --price too"),
+        (["--sweep", "scale-range", "--max-time", "-1"], "'-1' is not a number above 0"),
+        ([], "the following arguments are required: --sweep"),
+    ],
+)
+def test_a_mistake_is_one_line(metasr, arguments, message):
+    outcome = metasr("tune", *arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
