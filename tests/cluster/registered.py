@@ -61,9 +61,11 @@ def scores(gains, ssim=0.01, patients=2):
     return rows
 
 
-def record(registry, version, rows, folder, **changes):
-    """Record scores as the evaluation of a version."""
+def record(registry, version, rows, folder, files=(), **changes):
+    """Record scores, and texts `{name: text}` beside them, as the evaluation of a version."""
     folder.mkdir()
+    for name, text in dict(files).items():
+        (folder / name).write_text(text)
     (folder / "scores.csv").write_text(to_csv(rows))
     (folder / "comparison.png").write_bytes(b"a picture")
     values = {
