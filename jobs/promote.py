@@ -13,8 +13,12 @@ champion, if there is one, no scale worse by more than a margin, and better on a
 must have been evaluated on the same data, scales and slices. What is compared and found is printed before anything
 moves. Every change of champion is recorded in MLflow, in the registered model NAME.promotions.
 
+With --gate.downstream tissue (or command) it must also have been evaluated with --downstream tissue (or
+--downstream-command), and its Dice is compared like PSNR.
+
   metasr promote
   metasr promote --model 3
+  metasr promote --gate.downstream tissue
   metasr promote --model 3 --force "sharper, accepted by the readers"
   metasr promote --history
   metasr promote --rollback"""
