@@ -129,17 +129,17 @@ def _load(registry: Registry, reference: str) -> tuple[Located, Bundle]:
 
 def _rivals(registry: Registry, located: Located, references: Sequence[str]) -> dict[str, Bundle]:
     """Return the other models by the names of their methods."""
-    if len({BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME, *references}) < 3 + len(references):
+    names = [reference.removeprefix("@") for reference in references]
+    if len({BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME, *names}) < 3 + len(names):
         raise ConfigError(
             f"--against {' --against '.join(references)}",
             "two methods would have the same name",
             "Give each model once; bicubic and lanczos are always compared",
         )
     found = {}
-    for reference in references:
+    for reference, name in zip(references, names, strict=True):
         own = f"models:/{located.model or registry.config.model}{reference}"
         _, bundle = _load(registry, own if reference.startswith("@") else reference)
-        name = reference.removeprefix("@")
         found[f"version {name}" if name.isdigit() else name] = bundle
     return found
 

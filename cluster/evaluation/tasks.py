@@ -170,6 +170,8 @@ def _task(setup: Setup, subject: str) -> Iterator[torch.device]:
         raise type(error)(f"subject {subject}: {error.what}", error.why, error.fix) from error
     except (RuntimeError, ValueError, MemoryError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"subject {subject} cannot be evaluated", reason, "--debug shows where") from error
+        raise DataError(
+            f"subject {subject} cannot be evaluated", reason, "--workers 1 --debug shows where"
+        ) from error
     finally:
         torch.set_num_threads(before)

@@ -1,0 +1,93 @@
+"""metasr evaluate: what a person sees of it, and what is kept."""
+
+import sys
+
+import pytest
+
+from cluster.config import TrackingConfig
+from cluster.registry import CHAMPION, Registry
+from cluster.registry.evidence import evaluation_of
+from jobs.cli import main
+from metasr.evaluation.outcomes import from_csv
+from tests.cluster.registered import make_bundle
+from tests.cluster.tracked import start
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory):
+    """A database with two versions that were not evaluated; the first is the champion."""
+    folder = tmp_path_factory.mktemp("registry")
+    config = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=f"{folder}/artifacts")
+    registry = Registry(config)
+    for step in (1, 2):
+        registry.register(make_bundle(folder / f"bundle-{step}", step), start(config, f"run-{step}"))
+    registry.client.set_registered_model_alias(config.model, CHAMPION, "1")
+    return config
+
+
+@pytest.fixture
+def metasr(tracking, store_url, monkeypatch, capfd):
+    def call(verb, *arguments):
+        where = [f"--tracking.uri={tracking.uri}", f"--tracking.artifacts={tracking.artifacts}"]
+        if verb == "evaluate":
+            where += [f"--data.url={store_url}", "--eval.scales=2", "--eval.slices-per-subject=3"]
+        monkeypatch.setattr(sys, "argv", ["metasr", verb, *map(str, arguments), *where])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code, *capfd.readouterr()
+
+    return call
+
+
+def test_the_challenger_against_the_champion_with_tissue_is_recorded_for_a_gate_that_asks(metasr, tracking, tmp_path):
+    code, _, err = metasr("promote", "--gate.downstream", "tissue")
+    assert code == 2
+    assert "it has not been evaluated" in err
+
+    challenger = f"models:/{tracking.model}@challenger"
+    code, out, err = metasr("evaluate", challenger, "--against", "@champion")
+    assert (code, err) == (0, "")
+    assert "the model gains over champion" in out
+    code, _, err = metasr("promote", "--model", "2", "--gate.downstream", "tissue")
+    assert code == 2
+    assert f"`metasr evaluate --model models:/{tracking.model}/2 --data.url" in err
+    assert "--downstream tissue`" in err
+
+    code, out, err = metasr("evaluate", challenger, "--downstream", "tissue", "-o", tmp_path / "results")
+    assert (code, err) == (0, "")
+    assert "What tissue finds in SR against HR, the model beside bicubic:" in out
+    assert "next: metasr promote --model 2" in out
+    kept = from_csv((tmp_path / "results" / "downstream.csv").read_text())
+    assert {(row.label, row.method) for row in kept} == {
+        (label, method) for label in ("dark", "middle", "bright") for method in ("bicubic", "model")
+    }
+    registry = Registry(tracking)
+    found = evaluation_of(registry, registry.version("2"))
+    assert found.outcomes == kept
+    code, out, _ = metasr("promote", "--model", "2", "--gate.downstream", "tissue", "--force", "a trial")
+    assert "not judged: " in out  # the champion has no evaluation
+    code, out, _ = metasr("promote", "--history")
+    assert "forced: a trial" in out
+
+
+def test_the_model_may_be_given_as_before(metasr):
+    code, out, err = metasr("evaluate", "--model", "1")
+    assert (code, err) == (0, "")
+    assert "recorded with version 1" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["1", "--model", "2"], "two models are given"),
+        (["--workers", "0"], "nobody would work"),
+        (["--downstream", "organs"], "invalid choice: 'organs'"),
+        (["--downstream-command", "segment {input}"], "it has no {output}"),
+        (["--against", "champion", "--against", "@champion"], "two methods would have the same name"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(metasr, arguments, reason):
+    code, out, err = metasr("evaluate", *arguments)
+    assert (code, out) == (2, "")
+    assert reason in err
+    assert len(err.splitlines()) == 1
