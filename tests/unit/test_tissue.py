@@ -58,6 +58,7 @@ def test_overlap_is_that_of_brute_force(seed):
     distances = cdist(surface(one) * spacing, surface(two) * spacing)
     there, back = distances.min(axis=1), distances.min(axis=0)
     found = surface_distances(one, two, spacing)
+    assert found == surface_distances(two, one, spacing)
     assert found.hausdorff == pytest.approx(max(there.max(), back.max()))
     assert found.hausdorff95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
 
