@@ -80,6 +80,7 @@ def evaluate_model(request: Request, config: EvaluateConfig, tell: Tell, progres
     store = open_store(config.data.url or bundle.about["data_url"])
     index = read_index(store)
     parts = shares(store, index, config.eval.slices_per_subject)
+    subjects = list(dict.fromkeys(part.subject for part in parts))
     setup = Setup(
         store_url=store.url,
         index=index,
@@ -91,7 +92,7 @@ def evaluate_model(request: Request, config: EvaluateConfig, tell: Tell, progres
         perceptual_weights=request.perceptual_weights and request.perceptual_weights.absolute(),
         slice_mm=config.downstream.slice_mm,
         needs=Needs(config.tasks.cpus, config.tasks.gpus),
-        pictured=(names := list(dict.fromkeys(part.subject for part in parts)))[len(names) // 2],
+        pictured=subjects[len(subjects) // 2],
     )
     measured = measure(setup, parts, steps, workers=request.workers, progress=progress)
     about = _circumstances(request, bundle, setup, measured)
