@@ -42,9 +42,16 @@ class Limits:
         return COST_UP if self.price and worker_seconds / HOUR_S * self.price >= self.cost else ""
 
 
-def this_machine() -> list[dict[str, float]]:
+def cpus_wanted(config: SweepConfig) -> int:
+    """Return how many CPU cores a Ray that is started here is to offer, at least."""
+    resources = config.resources
+    return math.ceil(max(1, config.search.concurrent) * resources.num_workers * resources.cpus_per_worker)
+
+
+def this_machine(config: SweepConfig) -> list[dict[str, float]]:
     """Return what a Ray that is started here offers."""
-    return [{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}]
+    cpus = max(os.cpu_count() or 1, cpus_wanted(config))
+    return [{"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}]
 
 
 def fitting(config: SweepConfig, nodes: Sequence[Mapping[str, float]]) -> int:

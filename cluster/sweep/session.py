@@ -1,7 +1,6 @@
 """Ray Tune, while a driver runs the trials of a sweep."""
 
 import logging
-import math
 import os
 import tempfile
 import threading
@@ -19,7 +18,7 @@ from cluster.group import LOOK_AGAIN_S, Stop
 from cluster.lease import Lease
 from cluster.mailbox import Mail, mail
 from cluster.runtime import connected
-from cluster.sweep.budget import Limits, at_once, fitting, outlook
+from cluster.sweep.budget import Limits, at_once, cpus_wanted, fitting, outlook
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.objective import Objective
 from cluster.sweep.search import Search, scheduler
@@ -65,13 +64,11 @@ class Session:
         Raises:
             MetaSRError: No trial fits, another driver has taken over, or all trials fail in the same way.
         """
-        resources = self._config.resources
-        cpus = max(1, self._config.search.concurrent) * resources.num_workers * resources.cpus_per_worker
         for name, value in TUNE_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher tells of trials that fail
         with ExitStack() as stack:
-            stack.enter_context(connected(cpus=math.ceil(cpus)))
+            stack.enter_context(connected(cpus=cpus_wanted(self._config)))
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             fit = fitting(self._config, nodes)
             for line in outlook(self._config, self._ledger.record, fit, limits):

@@ -125,13 +125,18 @@ class Plan:
 
     @property
     def config(self) -> SweepConfig:
-        """The settings that all trials share, and how to search."""
-        return resolve(SweepConfig, [*self.below, self.flags]).config
+        """The settings that all trials share, and how to search; those that are searched are at their first."""
+        return resolve(SweepConfig, [*self.below, Layer(TRIAL, self.first), self.flags]).config
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """A corner of the space."""
+        return {name: domain.ends[0] for name, domain in self.space.items()}
 
     @property
     def sample(self) -> Resolved[JobConfig]:
         """A config of the space: one that needs the perceptual network, if any does."""
-        corners = list(map(self.trial, _corners(self.space)))
+        corners = list(map(self.trial, self._corners()))
         return next((corner for corner in corners if corner.config.loss.perceptual), corners[0])
 
     def trial(self, settings: Mapping[str, Any]) -> Resolved[JobConfig]:
@@ -154,11 +159,18 @@ class Plan:
                 f"the sweep {self.name} searches this setting",
                 "Leave the flag out, or take the setting out of the sweep's space",
             )
-        for settings in _corners(self.space):
+        for settings in self._corners():
             try:
                 self.trial(settings)
             except ConfigError as error:
                 raise ConfigError(f"sweep {self.name}: {error.what}", error.why, "Change its space") from None
+
+    def _corners(self) -> Iterator[dict[str, Any]]:
+        """Return settings at the edge of the space: of each alone, the others at their first, then together."""
+        alone = ({**self.first, name: value} for name, domain in self.space.items() for value in domain.ends)
+        together = itertools.product(*(domain.ends for domain in self.space.values()))
+        named = (dict(zip(self.space, values, strict=True)) for values in itertools.islice(together, MAX_CORNERS))
+        return itertools.chain(alone, named)
 
 
 def _domains(space: Mapping[str, Any], source: str) -> dict[str, Domain]:
@@ -216,15 +228,6 @@ def _number(value: Any, of: type[Any] | None) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{value} is no finite number")
     return int(number) if of is int and number.is_integer() else number
-
-
-def _corners(space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
-    """Return settings at the edge of the space: of each setting alone, the others at their first, then together."""
-    first = {name: domain.ends[0] for name, domain in space.items()}
-    alone = ({**first, name: value} for name, domain in space.items() for value in domain.ends)
-    together = itertools.product(*(domain.ends for domain in space.values()))
-    named = (dict(zip(space, values, strict=True)) for values in itertools.islice(together, MAX_CORNERS))
-    return itertools.chain(alone, named)
 
 
 def _of_job(values: Mapping[str, Any]) -> dict[str, Any]:

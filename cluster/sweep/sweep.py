@@ -103,7 +103,7 @@ def preview(plan: Plan, limits: Limits) -> list[str]:
         f"sweep {fresh.name}, code {code_version()[:12]}",
         f"objective: {fresh.objective}",
         *(f"searched: {name}  {domain}" for name, domain in fresh.space.items()),
-        *outlook(config, record, fitting(config, this_machine()), limits),
+        *outlook(config, record, fitting(config, this_machine(config)), limits),
         "nothing was written, and room was looked for on this machine alone",
     ]
 
@@ -120,7 +120,7 @@ def _fresh(plan: Plan, identity: RunIdentity) -> SweepRecord:
 
 def _name(plan: Plan, identity: RunIdentity) -> str:
     """Return a name that is the same for the same search of the same experiment on the same data, and no other."""
-    around = run_name(plan.trial({}).config, plan.recipe, identity.data_digest)
+    around = run_name(plan.trial(plan.first).config, plan.recipe, identity.data_digest)
     space = {name: [domain.kind, list(domain.values)] for name, domain in sorted(plan.space.items())}
     search = plan.config.search.model_dump(mode="json", exclude=set(ANY_NUMBER))
     text = json.dumps([around, space, search], sort_keys=True)
@@ -128,7 +128,8 @@ def _name(plan: Plan, identity: RunIdentity) -> str:
 
 
 def _log(config: SweepConfig, record: SweepRecord, identity: RunIdentity) -> RunLog:
-    params = flatten(config) | {f"space.{name}": domain for name, domain in record.space.items()}
+    params = {name: value for name, value in flatten(config).items() if name not in record.space}
+    params |= {f"space.{name}": domain for name, domain in record.space.items()}
     tags = {"metasr.code_version": identity.code_version, "metasr.data_sha256": identity.data_digest}
     return RunLog(config.tracking, record.name, params, tags)
 
