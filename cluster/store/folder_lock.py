@@ -1,9 +1,9 @@
 """The lock of a folder, which a process that is stopped while it holds it does not hold for ever.
 
-The system lets go of a lock whose process died. One that was stopped (SIGSTOP, a debugger, a machine that sleeps) keeps
-it and may go on at any time, so whoever waits may not just pass it by: the write that it was about to make would then
-undo theirs. A holder therefore notes in the lock the one file that it will rename. Whoever waits for too long puts a
-lock of its own in the place of the old one and removes that file, so that the rename of the other fails.
+The system lets go of a lock whose process died. One that was stopped (SIGSTOP, a debugger, a machine that sleeps)
+keeps it and may go on at any time, so whoever waits may not just pass it by: the write that it was about to make
+would then undo theirs. A holder therefore notes in the lock the one file that it will rename. Whoever waits too long
+puts a lock of its own in the place of the old one and removes that file, so that the rename of the other fails.
 """
 
 import fcntl

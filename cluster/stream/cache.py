@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -18,6 +19,7 @@ from cluster.store import Store
 log = logging.getLogger(__name__)
 
 _LEFTOVER_S = 3600
+_IS_COPY = re.compile("[0-9a-f]{64}").fullmatch
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -124,8 +126,10 @@ class ShardCache:
                 if path.suffix == ".part" and status.st_mtime < time.time() - _LEFTOVER_S:
                     path.unlink()  # of a process that was killed
                     continue
-                total += status.st_size
-                if not path.suffix:
+                if path.suffix == ".part":
+                    total += status.st_size
+                elif _IS_COPY(path.name):  # nobody else's file is counted or removed
+                    total += status.st_size
                     copies.append((status.st_mtime_ns, status.st_size, path))
         allowed = min(self._max_bytes, total - at_least)
         for _, num_bytes, path in sorted(copies):

@@ -116,6 +116,15 @@ def test_what_a_killed_process_left_behind_is_removed_after_an_hour(folder):
     assert {path.name for path in folder.glob("*.part")} == {".young.part"}
 
 
+def test_files_of_others_in_the_folder_stay(folder):
+    folder.mkdir(parents=True)
+    (folder / "thesis").write_bytes(b"years" * 1000)
+    cache = ShardCache(folder, 1_500)
+    for data in (A, B):
+        fetches(cache, data)
+    assert copies(folder) == {"thesis", name_of(B)}
+
+
 def test_an_error_of_the_source_is_passed_on_and_locks_nobody_out(folder):
     cache = ShardCache(folder, 10_000)
 

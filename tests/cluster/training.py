@@ -124,8 +124,8 @@ def newest_digest(checkpoints):
         return newest.step, state_digest(Path(folder))
 
 
-def only_run(home):
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+def only_run(home, uri=""):
+    client = MlflowClient(uri or f"sqlite:///{home}/mlflow.db")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert len(runs) == 1
     return client, runs[0]

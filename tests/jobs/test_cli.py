@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-from cluster.config import EvaluateConfig, JobConfig, PrepareConfig, PromotionConfig
+from cluster.config import EvaluateConfig, JobConfig, PrepareConfig, PromotionConfig, SweepConfig
 from cluster.recipes import leaves
 from jobs.cli import VERBS, run
 from tests.jobs.command import METASR, start
@@ -23,6 +23,7 @@ SETTINGS = {
     "doctor": [name for name, _ in leaves(JobConfig)],
     "train": [name for name, _ in leaves(JobConfig)],
     "estimate": [name for name, _ in leaves(JobConfig)],
+    "tune": [name for name, _ in leaves(SweepConfig)],
     "evaluate": ["data.url", *EVALUATION, *TRACKING],
     "promote": [name for name, _ in leaves(PromotionConfig)],
     "sync": TRACKING,
