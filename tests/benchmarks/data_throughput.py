@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
@@ -36,6 +36,7 @@ from metasr.config import ExperimentConfig
 from metasr.data.order import SampleOrder
 from metasr.data.sample import make_batch, plan_step
 from metasr.errors import StoreError
+from tests.benchmarks.limited_link import LimitedLink
 
 NUM_THREADS = 4
 BATCH = 32
@@ -58,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=8, help="shards of 64 MB [8]")
     parser.add_argument("--rounds", type=int, default=5, help="passes of each contender [5]")
+    parser.add_argument("--link", type=float, help="only raw GET and our stream, from S3 through a link of MB/s")
     parser.add_argument("--contender", choices=CONTENDERS, help="be one contender (used by the benchmark itself)")
     parser.add_argument("--url", help="store of that contender")
     options = parser.parse_args()
@@ -72,7 +74,12 @@ def main() -> None:
             write_shards(open_store(urls["folder"]), options.shards)
             for file in (home / "store").iterdir():
                 open_store(urls["SeaweedFS"]).put(file.name, file)
-            report(urls, options.rounds)
+            if options.link is None:
+                report(urls, CONTENDERS, options.rounds)
+                return
+            with LimitedLink(os.environ["AWS_ENDPOINT_URL"], options.link * 1e6) as link:
+                os.environ["AWS_ENDPOINT_URL"] = link.url
+                report({f"{options.link:g} MB/s": urls["SeaweedFS"]}, ("raw GET", "stream"), options.rounds)
         finally:
             server.terminate()
             server.wait()
@@ -229,12 +236,12 @@ def webdataset_by_hand(store: Store, shards: list[Shard], *, patches: bool) -> I
         yield len(batch)
 
 
-def report(urls: dict[str, str], rounds: int) -> None:
+def report(urls: dict[str, str], contenders: Sequence[str], rounds: int) -> None:
     """Run every contender in turn, `rounds` times, and print medians."""
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for place, url in urls.items():
-            for contender in CONTENDERS:
+            for contender in contenders:
                 command = [sys.executable, __file__, "--contender", contender, "--url", url]
                 output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 found.setdefault((place, contender), []).append(json.loads(output.splitlines()[-1]))
