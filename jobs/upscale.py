@@ -48,7 +48,9 @@ def main(arguments: Sequence[str]) -> None:
         choices=PLANES,
         help="plane of the slices [axial; with --spacing across the axis with the largest voxels]",
     )
-    parser.add_argument("--model", default="champion", help="alias, version, models:/... or bundle folder [champion]")
+    parser.add_argument(
+        "--model", default="champion", help="alias, version, bundle or run, by folder or URL [champion]"
+    )
     add_settings(parser, JobConfig, "tracking")
     known = parser.parse_known(arguments)
     config = settings(JobConfig, known).config
@@ -67,11 +69,8 @@ def main(arguments: Sequence[str]) -> None:
     else:
         target = Target.of_spacing(volume, known.spacing, known.plane)
     with tempfile.TemporaryDirectory() as download:
-        is_folder = Path(known.model).is_dir()
-        folder = (
-            Path(known.model) if is_folder else Registry(config.tracking).locate(known.model, Path(download)).folder
-        )
-        bundle = load_bundle(folder, default_device())
+        located = Registry(config.tracking).locate(known.model, Path(download))
+        bundle = load_bundle(located.folder, default_device())
     low, high = bundle.trained_scales
     scales = dict.fromkeys(round(scale, 3) for scale in target.scales)
     outside = ", ".join(f"{scale:g}" for scale in scales if scale != 1 and not low <= scale <= high)

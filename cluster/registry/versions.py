@@ -1,19 +1,24 @@
 """The versions of a registered model: register a bundle, find one again."""
 
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.config import TrackingConfig, expand
+from cluster.registry.references import bundle_at, names_place
 from cluster.tracking import Run, connect
 from metasr import manifest
 from metasr.errors import CheckpointError, RegistryError
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 BUNDLE_DIGEST = "metasr.bundle_sha256"
+RUN = re.compile("(?:runs:/)?([0-9a-f]{32})")
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,15 @@ class Registry:
 
     Attributes:
         config: Where MLflow is, and the name of the model.
-        client: MLflow's own.
     """
 
     def __init__(self, config: TrackingConfig) -> None:
         self.config = config
-        self.client = connect(config)
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        """MLflow's own. Nothing is contacted before it is needed: a bundle in a folder can be used without MLflow."""
+        return connect(self.config)
 
     def register(self, bundle: Path, run: Run) -> str:
         """Keep a bundle with its run and make it a version, the new challenger. Doing it again changes nothing."""
@@ -65,15 +73,17 @@ class Registry:
         """Return the bundle that a reference names.
 
         Args:
-            reference: A bundle's folder, `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or just an alias or version.
+            reference: What `version` takes, or the folder or URL (`file:///...`, `s3://...`) of a bundle, or of a run
+                in its storage, whose best checkpoint it then is.
             download_to: Empty folder for a bundle that has to be fetched.
 
         Raises:
-            RegistryError: There is no such version.
-            CheckpointError: What was fetched is not what was registered.
+            RegistryError: There is no such version, or no bundle at that place.
+            CheckpointError: What was fetched is not what was registered, or it is damaged.
+            StoreError: The store is away, or refuses.
         """
-        if Path(reference).is_dir():
-            return Located(Path(reference))
+        if names_place(reference):
+            return Located(bundle_at(reference, download_to))
         version = self.version(reference)
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
@@ -90,9 +100,19 @@ class Registry:
         return Located(folder, version.name, str(version.version))
 
     def version(self, reference: str) -> "ModelVersion":
-        """Return the version that `models:/NAME@ALIAS`, `models:/NAME/VERSION`, an alias or a number names."""
+        """Return the version that a reference names.
+
+        Args:
+            reference: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `@ALIAS`, an alias, a number, or the run that
+                registered it, as `runs:/ID` or just the ID that MLflow shows.
+
+        Raises:
+            RegistryError: There is none.
+        """
         from mlflow.exceptions import MlflowException
 
+        if run := RUN.fullmatch(reference):
+            return self._registered_by(run[1])
         name, wanted, is_alias = self._parse(reference)
         try:
             if is_alias:
@@ -106,12 +126,22 @@ class Registry:
             where = f"no such version at {expand(self.config.uri)}"
             raise RegistryError(f"model {reference}", where, fix) from None
 
+    def _registered_by(self, run_id: str) -> "ModelVersion":
+        found = self.client.search_model_versions(f"run_id = '{run_id}'")
+        if not found:
+            raise RegistryError(
+                f"run {run_id}",
+                f"no version at {expand(self.config.uri)} was registered by it",
+                "Give another run; if its records wait on the disk, bring them up with `metasr sync`",
+            )
+        return max(found, key=lambda version: (version.creation_timestamp, int(version.version)))
+
     def _parse(self, reference: str) -> tuple[str, str, bool]:
         path = reference.removeprefix("models:/")
         if path == reference and "/" in path:
             raise RegistryError(f"model {reference}", "there is no such folder", "Give a bundle's folder or an alias")
         name, at, alias = path.rpartition("@")
         if at:
-            return name, alias, True
+            return name or self.config.model, alias, True
         name, _, version = path.rpartition("/")
         return name or self.config.model, version, not version.isdigit()

@@ -112,7 +112,7 @@ def unreachable_error():
         port = server.getsockname()[1]
     begin = time.monotonic()
     with pytest.raises(StoreError) as caught:
-        Registry(TrackingConfig(uri=f"http://someone:hush@127.0.0.1:{port}"))
+        Registry(TrackingConfig(uri=f"http://someone:hush@127.0.0.1:{port}")).version("1")
     return str(caught.value), port, time.monotonic() - begin
 
 
