@@ -110,7 +110,8 @@ def evaluate_model(request: Request, config: EvaluateConfig, tell: Tell, progres
             tell(f"scores and pictures: {request.output}")
         if located.version:
             evidence = _evidence(about, setup, request, steps)
-            record_evaluation(registry, f"models:/{located.model}/{located.version}", evidence, folder)
+            reference = f"models:/{located.model}/{located.version}"
+            record_evaluation(registry, reference, bundle.about, evidence, folder)
     return located
 
 

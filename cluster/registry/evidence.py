@@ -6,11 +6,12 @@ import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
 from cluster.config import expand
+from cluster.registry.card import CARD, description, model_card
 from cluster.registry.downstream import OUTCOMES
 from cluster.registry.versions import BUNDLE_DIGEST, Registry
 from cluster.tracking import Run
@@ -82,16 +83,20 @@ class Evaluated(NamedTuple):
     outcomes: list[Outcome]
 
 
-def record_evaluation(registry: Registry, reference: str, evidence: Evidence, results: Path) -> None:
+def record_evaluation(
+    registry: Registry, reference: str, about: Mapping[str, Any], evidence: Evidence, results: Path
+) -> None:
     """Seal the folder of an evaluation and bind it to a version: as an artifact of its run, its SHA-256 as a tag.
 
-    The tag is written last: an interruption leaves the evaluation before.
+    The tag decides: an interruption before it leaves the evaluation before. The version's description comes after it,
+    a copy of the card for people; the card that is sealed with the scores is the one that counts.
 
     Args:
         registry: Where the version is.
         reference: The version, see `Registry.version`.
+        about: What the manifest of the bundle says.
         evidence: What the results depend on.
-        results: Folder with `scores.csv`; it gets a manifest.
+        results: Folder with `scores.csv`; it gets a card and a manifest.
 
     Raises:
         RegistryError: The version's bundle is not the one that was evaluated.
@@ -99,14 +104,19 @@ def record_evaluation(registry: Registry, reference: str, evidence: Evidence, re
     found = registry.version(reference)
     if evidence.bundle_sha256 != found.tags.get(BUNDLE_DIGEST):
         raise RegistryError(f"version {found.version}", "another bundle was evaluated", "Evaluate it again")
+    scores = from_csv((results / SCORES).read_text())
+    outcomes = outcomes_from_csv((results / OUTCOMES).read_text()) if evidence.downstream else []
+    card = model_card(reference_to(found), about, evidence, scores, outcomes)
+    (results / CARD).write_text(card)
     manifest.seal(results, KIND, evidence.model_dump(mode="json"))
     digest = manifest.digest(results)
     name = f"evaluation-version-{found.version}-{digest[:12]}"
     run = Run(registry.config, found.run_id)
-    run.log(0, _metrics(from_csv((results / SCORES).read_text())))
+    run.log(0, _metrics(scores))
     run.folder(name, results)
     tag = json.dumps({"sha256": digest, "artifact": name})
     registry.client.set_model_version_tag(found.name, found.version, EVALUATION, tag)
+    registry.client.update_model_version(found.name, found.version, description(card, name))
 
 
 def evaluation_of(registry: Registry, version: "ModelVersion") -> Evaluated:

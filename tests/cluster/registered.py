@@ -1,5 +1,6 @@
 """Bundles to register, and evaluations of them that were never measured."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,14 @@ GATE = GateConfig()
 FORCED = "metasr.promotion_forced"
 TINY = ExperimentConfig(model=ModelConfig(num_features=8, num_blocks=1))
 DATA = "d" * 64
+IDENTITY = RunIdentity("run-1", "abc123", "file:///nowhere", DATA)
+# What the manifest of such a bundle says.
+ABOUT = {**asdict(IDENTITY), "config": TINY.model_dump(mode="json"), "step": 1}
 
 
 def make_bundle(folder, step):
     torch.manual_seed(step)
-    identity = RunIdentity("run-1", "abc123", "file:///nowhere", DATA)
-    save_bundle(folder, build_generator(TINY.model), TINY, identity, step=step, metrics={"step": step})
+    save_bundle(folder, build_generator(TINY.model), TINY, IDENTITY, step=step, metrics={"step": step})
     return folder
 
 
@@ -79,7 +82,7 @@ def record(registry, version, rows, folder, files=(), **changes):
         "noise": 0.0,
         "code_version": "abc123",
     }
-    record_evaluation(registry, version, Evidence(**{**values, **changes}), folder)
+    record_evaluation(registry, version, ABOUT, Evidence(**{**values, **changes}), folder)
     return manifest.digest(folder)
 
 
@@ -92,4 +95,4 @@ def refused(registry, version, *words, **options):
 
 
 def stored_bundle(client, config, version):
-    return Path(client.get_model_version(config.model, version).source.removeprefix("file://"))
+    return Path(client.get_model_version(config.model, version).source.removeprefix("file://")) / "artifacts" / "bundle"

@@ -1,0 +1,260 @@
+"""The card of a version: what it is, what was measured and where it fails, from nothing but its evidence."""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from cluster.registry.gate import SHOWN
+from metasr.config import ModelConfig
+from metasr.data.subjects import patient_of
+from metasr.evaluation import Score, differences, mean_by_scale
+from metasr.evaluation.downstream import Outcome
+from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
+from metasr.evaluation.outcomes import ALL_CLASSES, gains
+from metasr.evaluation.statistics import Difference, Measure
+from metasr.models import build_generator
+from metasr.scale import Scale
+
+if TYPE_CHECKING:
+    from cluster.registry.evidence import Evidence
+
+CARD = "model_card.md"
+NUM_WORST = 3
+LONGEST_TEXT = 80
+# A column of MLflow's database; PostgreSQL refuses more.
+LONGEST_DESCRIPTION = 5000
+
+
+class _Cell(NamedTuple):
+    """What the model gains over bicubic on one slice at one scale."""
+
+    subject: str
+    slice: int
+    scale: Scale
+    psnr: float
+    ssim: float
+
+
+def model_card(
+    reference: str,
+    about: Mapping[str, Any],
+    evidence: "Evidence",
+    scores: Sequence[Score],
+    outcomes: Sequence[Outcome] = (),
+) -> str:
+    """Return the card of a version as Markdown.
+
+    The table that grows with the scales comes last: of a card that is too long for `description` it is what is lost.
+
+    Args:
+        reference: Of the version, `models:/NAME/VERSION`.
+        about: What the manifest of its bundle says, `Bundle.about`.
+        evidence: What the scores depend on.
+        scores: Of the evaluation.
+        outcomes: Of its downstream evaluation, if there was one.
+    """
+    found: dict[Measure, list[Difference]] = {
+        measure: differences(scores, BICUBIC_NAME, measure) for measure in SHOWN
+    }
+    sections = {
+        "What it is": _what(about, evidence),
+        "How to load it": _load(reference, about),
+        "Limits": _limits(about, evidence),
+        "What was measured": _measured(about, evidence, scores, outcomes),
+        "Where it fails": _failures(scores, found),
+        "Scale by scale": _scale_by_scale(scores, found),
+    }
+    body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
+    title = " version ".join(map(_plain, reference.removeprefix("models:/").rsplit("/", 1)))
+    return f"# {title}\n\nResearch use only, not a medical device.\n\n{body}\n"
+
+
+def description(card: str, artifact: str) -> str:
+    """Return a card as MLflow can keep it: whole, or cut after a line, with the artifact that has all of it."""
+    if len(card) <= LONGEST_DESCRIPTION:
+        return card
+    rest = f"\n\nCut here: all of it is {CARD} in the run's artifact {artifact}.\n"
+    return card[: LONGEST_DESCRIPTION - len(rest)].rpartition("\n")[0] + rest
+
+
+def _what(about: Mapping[str, Any], evidence: "Evidence") -> str:
+    model = ModelConfig.model_validate(about["config"]["model"])
+    with torch.device("meta"):  # counted, not made
+        parameters = sum(weights.numel() for weights in build_generator(model).parameters())
+    return _list(
+        f"{model.architecture} generator for brain MRI, {parameters:,} parameters",
+        f"trained for {_count(about['step'], 'step')} on {_trained_on(about)}",
+        f"run {_plain(about['run_name'])}, code {_plain(about['code_version'])}",
+        f"training data: index {_plain(about['data_digest'])}",
+        f"bundle: manifest {_plain(evidence.bundle_sha256)}",
+    )
+
+
+def _load(reference: str, about: Mapping[str, Any]) -> str:
+    files = ["-i", "in.nii.gz", "-o", "out.nii.gz", "--scale", f"{_trained_scales(about)[1]:g}"]
+    return "    " + " ".join(shlex.join(["metasr", "upscale", "--model", reference, *files]).split())
+
+
+def _limits(about: Mapping[str, Any], evidence: "Evidence") -> str:
+    low, high = _trained_scales(about)
+    outside = [text for text in evidence.scales if not _is_within(Scale.parse(text), low, high)]
+    measured = f"measured here: {', '.join(outside)}" if outside else "none was measured"
+    weight = about["config"]["loss"]["adversarial"]
+    invents = (
+        f"Adversarial training (weight {weight:g}) can invent structure that was never there."
+        if weight
+        else "There was no adversarial training, which can invent structure; any network may still blur or alter it."
+    )
+    return _list(
+        f"Beyond {_trained_on(about)} is extrapolation; {measured}.",
+        f"LR was made by {_plain(evidence.degradation)} with noise {evidence.noise:g}: another degradation, a real "
+        "coarser scan, another contrast and another scanner were not measured.",
+        invents,
+    )
+
+
+def _measured(
+    about: Mapping[str, Any], evidence: "Evidence", scores: Sequence[Score], outcomes: Sequence[Outcome]
+) -> str:
+    slices = {(score.subject, score.slice) for score in scores}
+    patients = {patient_of(subject) for subject, _ in slices}
+    same = about["data_digest"] == evidence.data_sha256
+    data = _list(
+        f"{_count(len(patients), 'patient')}, {_count(len(slices), 'slice')}"
+        + (f", at most {evidence.slices_per_subject} of a subject" if evidence.slices_per_subject else ""),
+        f"validation subjects of {'the training data' if same else 'other data than it was trained on'}: "
+        f"index {_plain(evidence.data_sha256)}",
+        f"LR: {_plain(evidence.degradation)}, noise {evidence.noise:g}; code {_plain(evidence.code_version)}",
+    )
+    protocol = (
+        "Whole slices are degraded, enlarged by the model and by bicubic interpolation, and compared with the "
+        "originals. Means are over patients, of each patient's mean over slices, and gains are paired by patient, "
+        'with a 95 % bootstrap interval over patients: metasr/README.md, "How models are evaluated".'
+    )
+    steps = [_downstream(outcomes, step) for step in evidence.downstream] or ["Downstream tasks were not measured."]
+    return "\n\n".join([data, protocol, *steps])
+
+
+def _downstream(outcomes: Sequence[Outcome], step: str) -> str:
+    found = [gain for gain in gains(outcomes, step) if (gain.label, gain.measure) == (ALL_CLASSES, "dice")]
+    if not found:
+        return f"Downstream ({step}): nothing could be compared with bicubic."
+    least = min(found, key=lambda gain: gain.mean)
+    return (
+        f"Downstream ({step}): mean Dice against HR gains least at scale {least.scale}, {least.mean:+.4f}: "
+        f"bicubic {least.rival:.4f}, model {least.model:.4f}."
+    )
+
+
+def _failures(scores: Sequence[Score], found: Mapping[Measure, Sequence[Difference]]) -> str:
+    """Return how many patients, slices and scales are below bicubic, and the worst slices.
+
+    What is not a number is below.
+    """
+    cells = _cells(scores)
+    columns = [_below(of_measure, cells, measure) for measure, of_measure in found.items()]
+    labels = "patients below bicubic at a scale or more", "slices, likewise", "scales whose mean is below bicubic"
+    counts = [["", *(name for name, _, _ in SHOWN.values())], *map(list, zip(labels, *columns, strict=True))]
+    below = sorted((cell for cell in cells if _is_below(cell.psnr)), key=_worst_first)
+    if not below:
+        return f"{_table(counts)}\n\nNo slice is below bicubic in PSNR."
+    rows = [
+        [_plain(cell.subject), str(cell.slice), str(cell.scale), _shown(cell.psnr, "psnr"), _shown(cell.ssim, "ssim")]
+        for cell in below[:NUM_WORST]
+    ]
+    worst = _table([["subject", "slice", "scale", "PSNR - bicubic", "SSIM - bicubic"], *rows])
+    return f"{_table(counts)}\n\nThe worst, by PSNR:\n\n{worst}"
+
+
+def _below(found: Sequence[Difference], cells: Sequence[_Cell], measure: Measure) -> list[str]:
+    """Return which patients, slices and scales are below bicubic in one measure."""
+    patients = {name for gain in found for name in gain.by_patient}
+    patients_below = {name for gain in found for name, value in gain.by_patient.items() if _is_below(value)}
+    slices = {(cell.subject, cell.slice) for cell in cells}
+    slices_below = {(cell.subject, cell.slice) for cell in cells if _is_below(getattr(cell, measure))}
+    scales = ", ".join(str(gain.scale) for gain in found if _is_below(gain.mean))
+    return [
+        f"{len(patients_below)} of {len(patients)}",
+        f"{len(slices_below)} of {len(slices)}",
+        scales or "none",
+    ]
+
+
+def _scale_by_scale(scores: Sequence[Score], found: Mapping[Measure, Sequence[Difference]]) -> str:
+    means = mean_by_scale(scores)
+    header = ["scale"]
+    for name, _, _ in SHOWN.values():
+        header += [f"{name} bicubic", f"{name} model", f"{name} gain [95 % interval]"]
+    rows = [[*header, "patients"]]
+    for of_scale in zip(*found.values(), strict=True):
+        row = [str(of_scale[0].scale)]
+        for gain in of_scale:
+            digits = SHOWN[gain.measure][1]
+            both = (getattr(means[gain.scale, method], gain.measure) for method in (BICUBIC_NAME, MODEL_NAME))
+            row += [*(f"{mean:.{digits}f}" for mean in both), _gain(gain, digits)]
+        rows.append([*row, str(len(of_scale[0].by_patient))])
+    return _table(rows)
+
+
+def _gain(gain: Difference, digits: int) -> str:
+    interval = "" if gain.interval is None else " [{:+.{d}f}, {:+.{d}f}]".format(*gain.interval, d=digits)
+    return f"{gain.mean:+.{digits}f}{interval}"
+
+
+def _cells(scores: Sequence[Score]) -> list[_Cell]:
+    whole = {(one.subject, one.slice, one.scale, one.method): one for one in scores if one.region == "whole"}
+    return [
+        _Cell(*where, ours.psnr - theirs.psnr, ours.ssim - theirs.ssim)
+        for (*where, method), ours in whole.items()
+        if method == MODEL_NAME and (theirs := whole.get((*where, BICUBIC_NAME)))
+    ]
+
+
+def _worst_first(cell: _Cell) -> float:
+    return cell.psnr if cell.psnr < 0 else float("-inf")  # not a number is the worst
+
+
+def _is_below(gain: float) -> bool:
+    return not gain >= 0
+
+
+def _shown(value: float, measure: Measure) -> str:
+    _, digits, unit = SHOWN[measure]
+    return f"{value:+.{digits}f}{unit}"
+
+
+def _trained_scales(about: Mapping[str, Any]) -> tuple[float, float]:
+    train = about["config"]["train"]
+    return train["scale_min"], train["scale_max"]
+
+
+def _trained_on(about: Mapping[str, Any]) -> str:
+    low, high = _trained_scales(about)
+    return f"scale {low:g}" if low == high else f"scales {low:g} to {high:g}"
+
+
+def _is_within(scale: Scale, low: float, high: float) -> bool:
+    """Return whether each axis that is enlarged was trained on."""
+    return all(axis == 1 or low <= axis <= high for axis in (scale.rows, scale.columns))
+
+
+def _plain(text: str) -> str:
+    """Return text of somebody else as text that Markdown and HTML show and do not obey, on one line."""
+    line = " ".join(text.split())[:LONGEST_TEXT]
+    return re.sub(r"[^\w .+-]", lambda found: f"&#{ord(found[0])};", line)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _list(*items: str) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _table(rows: Sequence[Iterable[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * (lines[0].count("|") - 1), *lines[1:]])
