@@ -12,7 +12,7 @@ import torch
 from cluster.config import EvaluateConfig
 from cluster.evaluation.measure import Measured, Progress, measure
 from cluster.evaluation.tasks import Setup, Weights, shares
-from cluster.prepare.in_order import Needs
+from cluster.in_order import Needs
 from cluster.provenance import code_version
 from cluster.registry import Evidence, Located, Registry, record_evaluation
 from cluster.registry.downstream import OUTCOMES

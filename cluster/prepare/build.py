@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import PrepareConfig
+from cluster.in_order import InOrder, in_order
 from cluster.prepare.cut import Cut, Spacing, Statistics, cut, widest
-from cluster.prepare.in_order import InOrder, in_order
 from cluster.prepare.journal import Entry, Journal
 from cluster.prepare.plan import Plan, find, input_sha256, make_plan, recipe_sha256, said_options
 from cluster.prepare.pseudonyms import stored_names
