@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.checkpoints.run import LEDGER
+from cluster.registry.flavour import bundle_in
 from cluster.store import NotThereError, Store, open_store
 from metasr import manifest
 from metasr.errors import CheckpointError, RegistryError
@@ -36,7 +37,7 @@ def bundle_at(place: str, download_to: Path) -> Path:
     folder = Path(unquote(urlsplit(place).path) if place.startswith("file:") else place)
     if not folder.is_dir():
         raise RegistryError(f"model {place}", "there is no such folder", "Give the folder of a bundle or of a run")
-    return _best_of_run(str(folder.resolve()), download_to) if (folder / LEDGER).is_file() else folder
+    return _best_of_run(str(folder.resolve()), download_to) if (folder / LEDGER).is_file() else bundle_in(folder)
 
 
 def _in_store(url: str, download_to: Path) -> Path:

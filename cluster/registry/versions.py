@@ -1,12 +1,14 @@
 """The versions of a registered model: register a bundle, find one again."""
 
 import re
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.config import TrackingConfig, expand
+from cluster.registry.flavour import bundle_in, save_flavour
 from cluster.registry.references import bundle_at, names_place
 from cluster.tracking import Run, connect
 from metasr import manifest
@@ -46,7 +48,13 @@ class Registry:
         return connect(self.config)
 
     def register(self, bundle: Path, run: Run) -> str:
-        """Keep a bundle with its run and make it a version, the new challenger. Doing it again changes nothing."""
+        """Keep a bundle with its run and make it a version, the new challenger. Doing it again changes nothing.
+
+        What is kept is a folder that MLflow can load and serve, with the bundle in it.
+
+        Raises:
+            CheckpointError: It is not a bundle, or it is damaged.
+        """
         from mlflow.exceptions import MlflowException
 
         digest = manifest.digest(bundle)
@@ -60,7 +68,9 @@ class Registry:
                 version = known.version
                 break
         else:
-            source = run.folder(f"bundle-{digest[:12]}", bundle)
+            with tempfile.TemporaryDirectory() as temporary:
+                save_flavour(bundle, Path(temporary) / "model")
+                source = run.folder(f"model-{digest[:12]}", Path(temporary) / "model")
             version = self.client.create_model_version(
                 self.config.model, source, run_id=run.run_id, tags={BUNDLE_DIGEST: digest}
             ).version
@@ -90,11 +100,12 @@ class Registry:
 
         what = f"version {version.version} of {version.name}"
         try:
-            folder = Path(
-                download_artifacts(version.source, dst_path=str(download_to), tracking_uri=expand(self.config.uri))
+            fetched = download_artifacts(
+                version.source, dst_path=str(download_to), tracking_uri=expand(self.config.uri)
             )
         except (MlflowException, OSError) as error:
             raise CheckpointError(what, "its bundle cannot be fetched", "Use another version") from error
+        folder = bundle_in(Path(fetched))
         if manifest.digest(folder) != version.tags.get(BUNDLE_DIGEST):
             raise CheckpointError(what, "its bundle is not the one that was registered", "Use another version")
         return Located(folder, version.name, str(version.version))

@@ -135,7 +135,9 @@ def test_a_version_that_does_not_exist_is_refused_with_what_to_do(registry, tmp_
 
 
 def stored_bundle(client, config, version):
-    return Path(client.get_model_version(config.model, version).source.removeprefix("file://"))
+    return (
+        Path(client.get_model_version(config.model, version).source.removeprefix("file://")) / "artifacts" / "bundle"
+    )
 
 
 TAMPERING = {

@@ -1,0 +1,55 @@
+"""The script that MLflow runs to use a registered model: a copy of this file lies beside the bundle.
+
+`mlflow.pyfunc.load_model` and `mlflow models serve` execute the copy; our own commands never do. It reads the bundle
+by the installed `metasr`: weights from safetensors, each file checked, no pickle.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+import torch
+
+from metasr.inference.bundle import default_device, load_bundle
+from metasr.models import evaluating
+from metasr.scale import Scale
+
+
+class ServedBundle(mlflow.pyfunc.PythonModel):
+    """The generator of a bundle, behind MLflow's interface."""
+
+    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+        """Check the bundle that lies beside this file, and load it."""
+        self._generator = load_bundle(Path(context.artifacts["bundle"]), default_device()).generator
+
+    def predict(
+        self,
+        context: mlflow.pyfunc.PythonModelContext,
+        model_input: np.ndarray,
+        params: Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
+        """Super-resolve LR images `[N, C, h, w]`, float32 in [0, 1], to `[N, C, H, W]`.
+
+        Args:
+            context: Not used.
+            model_input: The images.
+            params: `scale`, or `height` and `width` in pixels, of which 0 stands for what follows from the scale.
+
+        Raises:
+            ValueError: A size is not larger than the image, or more than 16 times as large.
+        """
+        size = _size(model_input.shape[2:], **(params or {}))
+        with evaluating(self._generator):
+            lr = torch.from_numpy(np.ascontiguousarray(model_input, np.float32))
+            return self._generator(lr.to(self._generator.mean.device), size).cpu().numpy()
+
+
+def _size(shape: tuple[int, ...], scale: float = 2.0, height: int = 0, width: int = 0) -> tuple[int, int]:
+    rows, columns = height or round(shape[0] * scale), width or round(shape[1] * scale)
+    Scale(rows / shape[0], columns / shape[1])  # says ValueError before memory is asked for
+    return rows, columns
+
+
+mlflow.models.set_model(ServedBundle())
