@@ -194,6 +194,13 @@ def explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        raise StoreError(
-            f"MLflow at {without_password(uri)}", reason(error)[:200], "Check tracking.uri and that the server is up"
-        ) from error
+        raise StoreError(f"MLflow at {without_password(uri)}", reason(error)[:200], _what_to_do(error)) from error
+
+
+def _what_to_do(error: Exception) -> str:
+    match getattr(error, "error_code", ""):
+        case "UNAUTHENTICATED":
+            return "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your user there"
+        case "PERMISSION_DENIED":
+            return "Ask who runs it for the permission, or set MLFLOW_TRACKING_USERNAME to a user who has it"
+    return "Check tracking.uri and that the server is up"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.tracking import Run
@@ -27,12 +28,21 @@ def closed_port():
 
 
 class MlflowServer:
-    """A real `mlflow server` on a sqlite file; what it has stored outlives it."""
+    """A real `mlflow server`; what it has stored outlives it.
 
-    def __init__(self, folder):
+    Args:
+        folder: For its artifacts and its log.
+        backend: URL of its database; a sqlite file in the folder if there is none.
+        options: More arguments.
+        environment: More variables.
+    """
+
+    def __init__(self, folder, backend="", options=(), environment=()):
         self.port = closed_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder, self._process = folder, None
+        self._backend = backend or f"sqlite:///{folder}/mlflow.db"
+        self._options, self._environment = options, _environment() | dict(environment)
         try:
             self.start()
         except BaseException:
@@ -41,13 +51,14 @@ class MlflowServer:
 
     def start(self):
         command = [sys.executable, "-m", "mlflow", "server", "--workers=1", "--host=127.0.0.1", f"--port={self.port}"]
-        places = [
-            f"--backend-store-uri=sqlite:///{self._folder}/mlflow.db",
-            f"--artifacts-destination={self._folder}/a",
-        ]
+        places = [f"--backend-store-uri={self._backend}", f"--artifacts-destination={self._folder}/a"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *places], stdout=log, stderr=log, start_new_session=True, env=_environment()
+                [*command, *places, *self._options],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=self._environment,
             )
         deadline = time.monotonic() + 200
         while not self._is_up():
@@ -56,7 +67,8 @@ class MlflowServer:
             time.sleep(0.05)
 
     def kill(self):
-        os.killpg(self._process.pid, signal.SIGKILL)  # it and its workers, in a session of their own
+        with suppress(ProcessLookupError):  # one that did not start has gone, and the assertion above says why
+            os.killpg(self._process.pid, signal.SIGKILL)  # it and its workers, in a session of their own
         self._process.wait()
 
     def _is_up(self):
