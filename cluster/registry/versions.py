@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cluster.config import TrackingConfig, expand
 from cluster.registry.flavour import bundle_in, save_flavour
 from cluster.registry.references import bundle_at, names_place
-from cluster.tracking import Run, connect
+from cluster.tracking import Run, connect, explained
 from metasr import manifest
 from metasr.errors import CheckpointError, RegistryError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 BUNDLE_DIGEST = "metasr.bundle_sha256"
+_REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 RUN = re.compile("(?:runs:/)?([0-9a-f]{32})")
 
 
@@ -119,23 +120,27 @@ class Registry:
 
         Raises:
             RegistryError: There is none.
+            StoreError: MLflow cannot be reached, or refuses.
         """
         from mlflow.exceptions import MlflowException
 
         if run := RUN.fullmatch(reference):
             return self._registered_by(run[1])
         name, wanted, is_alias = self._parse(reference)
-        try:
-            if is_alias:
-                return self.client.get_model_version_by_alias(name, wanted)
-            return self.client.get_model_version(name, wanted)
-        except MlflowException:
-            fix = {
-                CHALLENGER: "Train one with `metasr train`",
-                CHAMPION: "Promote one with `metasr promote`",
-            }.get(wanted, "Give a bundle's folder, an alias or a version")
-            where = f"no such version at {expand(self.config.uri)}"
-            raise RegistryError(f"model {reference}", where, fix) from None
+        uri = expand(self.config.uri)
+        with explained(uri):
+            try:
+                if is_alias:
+                    return self.client.get_model_version_by_alias(name, wanted)
+                return self.client.get_model_version(name, wanted)
+            except MlflowException as error:
+                if error.error_code in _REFUSED:
+                    raise
+                fix = {
+                    CHALLENGER: "Train one with `metasr train`",
+                    CHAMPION: "Promote one with `metasr promote`",
+                }.get(wanted, "Give a bundle's folder, an alias or a version")
+                raise RegistryError(f"model {reference}", f"no such version at {uri}", fix) from None
 
     def _registered_by(self, run_id: str) -> "ModelVersion":
         found = self.client.search_model_versions(f"run_id = '{run_id}'")
