@@ -95,4 +95,6 @@ def refused(registry, version, *words, **options):
 
 
 def stored_bundle(client, config, version):
-    return Path(client.get_model_version(config.model, version).source.removeprefix("file://")) / "artifacts" / "bundle"
+    return (
+        Path(client.get_model_version(config.model, version).source.removeprefix("file://")) / "artifacts" / "bundle"
+    )
