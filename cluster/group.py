@@ -134,24 +134,19 @@ def check_workers(config: JobConfig) -> None:
             )
 
 
-def resources_of_worker(config: JobConfig) -> dict[str, float]:
-    """Return what Ray reserves for each worker."""
-    resources = config.resources
-    return {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if resources.gpu else {})
-
-
 def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
     resources = config.resources
     number: int | tuple[int, int] = resources.num_workers
     if resources.min_workers:
         number = resources.min_workers, resources.num_workers
+    per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if resources.gpu else {})
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=number,
             use_gpu=resources.gpu,
-            resources_per_worker=resources_of_worker(config),
+            resources_per_worker=per_worker,
             placement_strategy=resources.placement.upper(),
             elastic_resize_monitor_interval_s=float(os.environ.get("METASR_RESIZE_EVERY_S", RESIZE_EVERY_S)),
         ),

@@ -37,20 +37,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--max-cost", type=_positive, default=math.inf, metavar="X", help="stop when all trials have cost so much"
     )
-    parser.add_argument("--price", type=_positive, metavar="P", help="price of one worker for an hour")
+    parser.add_argument("--price-per-hour", type=_positive, metavar="P", help="price of one worker for an hour")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write the page and sweep.json here too")
     parser.add_argument("--dry-run", action="store_true", help="say what the sweep would do and take, and stop")
     add_settings(parser, SweepConfig)
     known = parser.parse_known(arguments)
-    if math.isfinite(known.max_cost) and known.price is None:
-        raise ConfigError("--max-cost", "nobody knows what a worker costs", "Give --price too")
+    if math.isfinite(known.max_cost) and known.price_per_hour is None:
+        raise ConfigError("--max-cost", "nobody knows what a worker costs", "Give --price-per-hour too")
 
     from cluster.sweep.budget import Limits
     from cluster.sweep.outcome import as_flags
     from cluster.sweep.space import Plan
     from cluster.sweep.sweep import preview, sweep
 
-    limits = Limits(known.max_time, known.max_cost, known.price)
+    limits = Limits(known.max_time, known.max_cost, known.price_per_hour)
     plan = Plan.read(known.sweep, SWEEPS, known.recipe, RECIPES, flag_layer(SweepConfig, known))
     if known.dry_run:
         say("\n".join(preview(plan, limits)))

@@ -53,7 +53,7 @@ class ShardReader:
 
     A shard is checked by its SHA-256 the first time: nobody has put other bytes in its place. When it is read again,
     or a copy of it on this disk, the quick checksum of the index checks it: that finds accidental damage just as
-    surely, and takes an eighth of the time.
+    surely, and takes a fraction of the time.
 
     Args:
         store: Where the shards are.

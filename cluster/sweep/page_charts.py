@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cluster.sweep.page_axes import Axis, shortened
-from cluster.sweep.page_standings import MINUS, Standing, finite, low_end
+from cluster.sweep.page_standings import MINUS, Standing, low_end
 from cluster.sweep.page_svg import COLOUR, drawing_style, inline_svg
 from cluster.sweep.record import Status
 
@@ -67,7 +67,7 @@ def learning_curves(standings: Sequence[Standing], label: str) -> Markup:
     with drawing_style():
         figure, chart = _chart(760, 380)
         for standing in reversed(standings):
-            points = [point for point in standing.trial.history if finite(point.objective) is not None]
+            points = standing.trial.history
             if not points:
                 continue
             steps, objectives = [point.step for point in points], [point.objective for point in points]
@@ -129,7 +129,7 @@ def _chart(width_px: int, height_px: int) -> tuple[Figure, Axes]:
 
 def _span(values: Sequence[float | None]) -> tuple[float, float]:
     """Return where a chart of these values begins and ends, never the same."""
-    known = [value for value in values if finite(value) is not None]
+    known = [value for value in values if value is not None]
     bottom, top = low_end(known), max(known, default=0.0)
     return (bottom, top) if top > bottom else (bottom - 0.5, bottom + 0.5)
 

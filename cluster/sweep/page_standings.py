@@ -25,7 +25,7 @@ class Standing:
 
     Attributes:
         trial: The trial.
-        place: 1 is the best; None for one that failed, has not ended, or has no finite objective.
+        place: 1 is the best; None for one that failed, has not ended, or was not validated.
         colour: Name of its colour on charts.
     """
 
@@ -40,14 +40,14 @@ class Standing:
 
     @property
     def objective(self) -> float | None:
-        """Objective of the checkpoint it keeps; None before the first validation, and where that is not finite."""
-        return finite(self.trial.best_objective)
+        """Objective of the checkpoint it keeps; None before the first validation."""
+        return self.trial.best_objective
 
     @property
     def trade_off(self) -> tuple[float, float] | None:
         """Perceptual and PSNR gain (dB) of the checkpoint it keeps; None if it failed or one was not measured."""
         metrics = self.trial.best.metrics if self.trial.best and self.trial.status != "failed" else {}
-        perceptual, psnr = (finite(metrics.get(name)) for name in ("val_perceptual_gain", "val_psnr_gain"))
+        perceptual, psnr = (metrics.get(name) for name in ("val_perceptual_gain", "val_psnr_gain"))
         return None if perceptual is None or psnr is None else (perceptual, psnr)
 
     @property
@@ -69,8 +69,7 @@ class Standing:
 
 def standings_of(record: SweepRecord) -> list[Standing]:
     """Return all trials: those that have a place, the best first, then the others by number."""
-    finals = [(value, trial) for trial in record.ranking if (value := finite(trial.best_objective)) is not None]
-    ranked = [trial for _, trial in sorted(finals, key=lambda pair: pair[0], reverse=True)]
+    ranked = record.ranking
     others = [trial for trial in record.trials if trial not in ranked]
     return [
         *(Standing(trial, place, _tone(place, len(ranked))) for place, trial in enumerate(ranked, start=1)),
@@ -90,11 +89,6 @@ def pareto_front(standings: Sequence[Standing]) -> list[Standing]:
     return front
 
 
-def finite(value: float | None) -> float | None:
-    """Return a number; None for none, NaN and infinity."""
-    return value if value is not None and math.isfinite(value) else None
-
-
 def low_end(values: Sequence[float]) -> float:
     """Return where a chart of these values can begin: at the lowest that does not lie far below all others.
 
@@ -108,7 +102,7 @@ def low_end(values: Sequence[float]) -> float:
 
 def number_text(value: float | None, digits: int = 4) -> str:
     """Return a number that was measured, with a true minus; a dash where there is none."""
-    return NONE if finite(value) is None else f"{value:.{digits}f}".replace("-", MINUS)
+    return NONE if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def duration_text(seconds: float) -> str:

@@ -45,20 +45,19 @@ class Grid:
 
 
 class Step(Protocol):
-    """A way to find classes in images.
-
-    Attributes:
-        name: What results call it.
-        all_slices: Whether it is to see all slices of a subject that there are, or those that are evaluated.
-        has_distances: Whether the surfaces of its classes are worth a distance.
-    """
+    """A way to find classes in images."""
 
     @property
-    def name(self) -> StepName: ...  # noqa: D102
+    def name(self) -> StepName:
+        """What results call it."""
+
     @property
-    def all_slices(self) -> bool: ...  # noqa: D102
+    def all_slices(self) -> bool:
+        """Whether it is to see all slices of a subject that there are, or those that are evaluated."""
+
     @property
-    def has_distances(self) -> bool: ...  # noqa: D102
+    def has_distances(self) -> bool:
+        """Whether the surfaces of its classes are worth a distance."""
 
     def labeller(self, subject: str, hr: Images, grid: Grid) -> Labeller:
         """Return what labels images of a subject, HR and SR alike."""

@@ -3,7 +3,7 @@
 import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from io import StringIO
 from statistics import fmean
 
@@ -13,7 +13,7 @@ from metasr.data.subjects import patient_of
 from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
 from metasr.evaluation.statistics import bootstrap_interval
-from metasr.evaluation.tables import grid, shortened
+from metasr.evaluation.tables import grid, rows_to_csv, shortened
 from metasr.scale import Scale
 
 ALL_CLASSES = "mean"
@@ -98,11 +98,7 @@ def patients_table(outcomes: Sequence[Outcome], step: str) -> str:
 
 def to_csv(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes as tidy CSV."""
-    text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Outcome)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(outcome) | {"scale": str(outcome.scale)} for outcome in outcomes)
-    return text.getvalue()
+    return rows_to_csv(Outcome, [asdict(outcome) | {"scale": str(outcome.scale)} for outcome in outcomes])
 
 
 def from_csv(text: str) -> list[Outcome]:

@@ -1,10 +1,11 @@
 """Scores as text: the tables that people read, and the rows that programs read."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from io import StringIO
 from math import isnan
+from typing import TYPE_CHECKING
 
 from metasr.evaluation.cost import Cost
 from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
@@ -12,6 +13,9 @@ from metasr.evaluation.protocol import Score
 from metasr.evaluation.regions import REGIONS, RegionName
 from metasr.evaluation.statistics import MIN_PATIENTS_FOR_TEST, Difference, differences, mean_by_scale
 from metasr.scale import Scale
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SIGNIFICANT = 0.05
 LONGEST_NAME = 24
@@ -99,10 +103,15 @@ def cost_table(costs: Sequence[Cost]) -> str:
 
 def to_csv(scores: Sequence[Score]) -> str:
     """Return the scores as tidy CSV, a row per subject, slice, scale, method and region; empty: not measured."""
+    return rows_to_csv(Score, [asdict(score) | {"scale": str(score.scale)} for score in scores])
+
+
+def rows_to_csv(kind: type["DataclassInstance"], rows: Iterable[Mapping[str, object]]) -> str:
+    """Return rows as CSV, with the fields of a dataclass as columns."""
     text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Score)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(score) | {"scale": str(score.scale)} for score in scores)
+    writer.writerows(rows)
     return text.getvalue()
 
 

@@ -1,7 +1,15 @@
-"""Fixtures: made-up patients, stores with them, a store to be damaged; a tracking database, with versions in it."""
+"""Fixtures: made-up patients, stores with them, a store to be damaged; a tracking database, with versions; a Ray."""
 
+import os
+import secrets
 import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +20,8 @@ from cluster.tracking import connect
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
 from tests.cluster.registered import make_bundle, record, scores
 from tests.cluster.tracked import start
+
+RAY = Path(sysconfig.get_path("scripts")) / "ray"
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +35,31 @@ def original(volumes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     run_prepare(volumes, open_store(str(folder)), OPTIONS.model_copy(update={"shard_mb": 0.03}))
     return folder
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of our own, for all tests of a file: the process that holds it, and the environment of those who join."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it, and their paths must be
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
+    command += ["--disable-usage-stats", "--include-dashboard=false", "--object-store-memory=100000000"]
+    with Path(folder, "head.log").open("wb") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while "Ray runtime started" not in Path(folder, "head.log").read_text():
+            assert head.poll() is None, Path(folder, "head.log").read_text()
+            assert time.monotonic() < deadline, "the cluster did not start"
+            time.sleep(0.1)
+        yield head, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    finally:
+        head.terminate()  # and with it all that it has started
+        head.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.config import GateConfig
-from cluster.registry import Evidence, promote, record_evaluation
+from cluster.config import GateConfig, TrackingConfig
+from cluster.registry import Evidence, Registry, promote, record_evaluation
 from metasr import manifest
 from metasr.config import ExperimentConfig, ModelConfig
 from metasr.errors import RegistryError
@@ -19,6 +19,7 @@ from metasr.identity import RunIdentity
 from metasr.inference.bundle import save_bundle
 from metasr.models import build_generator
 from metasr.scale import Scale
+from tests.cluster.tracked import start
 
 GATE = GateConfig()
 FORCED = "metasr.promotion_forced"
@@ -33,6 +34,15 @@ def make_bundle(folder, step):
     torch.manual_seed(step)
     save_bundle(folder, build_generator(TINY.model), TINY, IDENTITY, step=step, metrics={"step": step})
     return folder
+
+
+def two_versions(folder):
+    """Settings for a new database with two versions, which were not evaluated; and its registry."""
+    config = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=f"{folder}/artifacts")
+    registry = Registry(config)
+    for step in (1, 2):
+        registry.register(make_bundle(folder / f"bundle-{step}", step), start(config, f"run-{step}"))
+    return config, registry
 
 
 def flip(path):

@@ -21,7 +21,6 @@ from metasr.inference.bundle import load_bundle
 from metasr.scale import Scale
 from tests.cluster.patients import OPTIONS, SUBJECTS, run_prepare
 from tests.cluster.registered import flip, make_bundle
-from tests.cluster.test_prepare_workers import cluster  # noqa: F401
 
 EVALUATE = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 SCALES = "2", "1x1.5"
@@ -103,7 +102,7 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def measured(url, bundle, cluster, tmp_path_factory):  # noqa: F811
+def measured(url, bundle, cluster, tmp_path_factory):
     """What a process finds that joins the cluster, or none."""
 
     def call(workers, step="none", url=url, marker=None):
@@ -168,7 +167,7 @@ def test_a_damaged_shard_is_named_with_its_subject(measured, url, tmp_path, work
     assert shard.name in error
 
 
-def test_ctrl_c_ends_it_and_the_program_that_it_runs(cluster, url, bundle, tmp_path):  # noqa: F811
+def test_ctrl_c_ends_it_and_the_program_that_it_runs(cluster, url, bundle, tmp_path):
     started = tmp_path / "started"
     program = tmp_path / "slow.sh"
     program.write_text(f"#!/bin/sh\necho $$ > {started}.part\nmv {started}.part {started}\nexec sleep 300\n")

@@ -3,48 +3,16 @@
 import json
 import os
 import re
-import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import sysconfig
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.preparing import BROKEN, contents, finish, make_patients, start
 
-RAY = Path(sysconfig.get_path("scripts")) / "ray"
 TWO = ("--workers", "2")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray of our own, for all of these tests: the process that holds it, and the environment of those who join."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it, and their paths must be
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
-    command += ["--disable-usage-stats", "--include-dashboard=false", "--object-store-memory=100000000"]
-    with Path(folder, "head.log").open("wb") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while "Ray runtime started" not in Path(folder, "head.log").read_text():
-            assert head.poll() is None, Path(folder, "head.log").read_text()
-            assert time.monotonic() < deadline, "the cluster did not start"
-            time.sleep(0.1)
-        yield head, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    finally:
-        head.terminate()  # and with it all that it has started
-        head.wait(timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from pathlib import Path
 
 import pytest
 
 from cluster import sender
-from cluster.config import TrackingConfig
 from cluster.registry import CHALLENGER
 from cluster.run_log import RunLog, Synced, sync
 from cluster.tracking import connect
@@ -46,8 +44,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def config(server, tmp_path):
-    name = uuid.uuid4().hex
-    return TrackingConfig(uri=server.uri, experiment=f"e-{name}", model=f"m-{name}", spool=str(tmp_path / "spool"))
+    return server.config(tmp_path / "spool")
 
 
 @pytest.fixture

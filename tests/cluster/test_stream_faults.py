@@ -15,6 +15,7 @@ import torch
 from cluster.store import FolderStore, NotThereError, RetryPolicy, open_store
 from cluster.store.s3 import S3Store
 from cluster.stream import ShardCrops, read_index, shard_cache
+from cluster.stream.verified import ShardReader
 from metasr.data.crops import MemoryCrops
 from metasr.data.order import SampleOrder
 from metasr.errors import DataError, StoreError
@@ -93,6 +94,31 @@ def in_memory(crops):
 
 
 # On the way
+
+
+def test_a_shard_that_is_downloaded_again_is_checked_by_the_quick_checksum_alone(through, original, monkeypatch):
+    gets = []
+
+    def third_is_damaged(number, method, path):
+        if method != "GET" or not path.endswith(NAMES[0]):
+            return None
+        gets.append(path)
+        return Flip(2000) if len(gets) == 3 else None
+
+    index = read_index(open_store(str(original)))
+    reader, shard = ShardReader(through(third_is_damaged), index), index.shards[0]
+    first_time = reader.read(shard)
+    with monkeypatch.context() as without:
+        without.setattr("hashlib.sha256", lambda *_: pytest.fail("SHA-256 was asked for"))
+        assert_same(reader.read(shard), first_time)
+    assert_same(reader.read(shard), first_time)
+    assert len(gets) == 4  # what was damaged on the way was fetched once more
+
+
+def assert_same(samples, others):
+    for one, other in zip(samples, others, strict=True):
+        assert (one.subject, one.slice) == (other.subject, other.slice)
+        np.testing.assert_array_equal(one.image, other.image)
 
 
 FAULTS = {

@@ -2,7 +2,6 @@
 
 import io
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.config import TrackingConfig
 from cluster.registry import CHALLENGER, Registry, history, promote, rollback
 from cluster.run_log import RunLog
 from cluster.tracking import connect
@@ -33,8 +31,7 @@ def server(request, tmp_path_factory):
 
 @pytest.fixture
 def config(server, tmp_path):
-    name = uuid.uuid4().hex
-    return TrackingConfig(uri=server.uri, experiment=f"e-{name}", model=f"m-{name}", spool=str(tmp_path / "spool"))
+    return server.config(tmp_path / "spool")
 
 
 @pytest.fixture

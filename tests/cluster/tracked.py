@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from cluster.config import TrackingConfig
 from cluster.tracking import Run
 
 
@@ -48,6 +50,11 @@ class MlflowServer:
         except BaseException:
             self.kill()
             raise
+
+    def config(self, spool):
+        """Settings for an experiment and a model that nobody else has."""
+        name = uuid.uuid4().hex
+        return TrackingConfig(uri=self.uri, experiment=f"e-{name}", model=f"m-{name}", spool=str(spool))
 
     def start(self):
         command = [sys.executable, "-m", "mlflow", "server", "--workers=1", "--host=127.0.0.1", f"--port={self.port}"]

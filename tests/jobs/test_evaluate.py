@@ -4,23 +4,17 @@ import sys
 
 import pytest
 
-from cluster.config import TrackingConfig
 from cluster.registry import CHAMPION, Registry
 from cluster.registry.evidence import evaluation_of
 from jobs.cli import main
 from metasr.evaluation.outcomes import from_csv
-from tests.cluster.registered import make_bundle
-from tests.cluster.tracked import start
+from tests.cluster.registered import two_versions
 
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory):
     """A database with two versions that were not evaluated; the first is the champion."""
-    folder = tmp_path_factory.mktemp("registry")
-    config = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=f"{folder}/artifacts")
-    registry = Registry(config)
-    for step in (1, 2):
-        registry.register(make_bundle(folder / f"bundle-{step}", step), start(config, f"run-{step}"))
+    config, registry = two_versions(tmp_path_factory.mktemp("registry"))
     registry.client.set_registered_model_alias(config.model, CHAMPION, "1")
     return config
 

@@ -4,22 +4,18 @@ import sys
 
 import pytest
 
-from cluster.config import TrackingConfig
 from cluster.registry import CHAMPION, Registry
 from jobs.cli import main
-from tests.cluster.registered import make_bundle, record, scores
-from tests.cluster.tracked import start
+from tests.cluster.registered import record, scores, two_versions
 
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory):
     """A database with two evaluated versions; the second is better."""
     folder = tmp_path_factory.mktemp("registry")
-    config = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=f"{folder}/artifacts")
-    registry = Registry(config)
+    config, registry = two_versions(folder)
     for step in (1, 2):
-        version = registry.register(make_bundle(folder / f"bundle-{step}", step), start(config, f"run-{step}"))
-        record(registry, version, scores({"2": step}, step / 100), folder / f"results-{step}")
+        record(registry, str(step), scores({"2": step}, step / 100), folder / f"results-{step}")
     return config
 
 

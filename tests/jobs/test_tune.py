@@ -20,7 +20,7 @@ def dry_run(metasr, home, store_url):
 
 
 def test_a_dry_run_says_what_would_be_searched_and_writes_nothing(dry_run, home):
-    outcome = dry_run("--trials", "5", "--concurrent", "1", "--max-time", "2", "--price", "3")
+    outcome = dry_run("--trials", "5", "--concurrent", "1", "--max-time", "2", "--price-per-hour", "3")
     assert outcome.code == 0, outcome.err
     assert "objective: mean gain in SSIM over bicubic at scales 1.5, 2; where the gain at the worst" in outcome.out
     assert "searched: optim.generator_lr  loguniform 0.0001 to 0.01" in outcome.out
@@ -53,7 +53,7 @@ def test_the_same_search_is_the_same_sweep_and_another_is_not(dry_run):
         (["--sweep", "scale-range"], "data.url is not set"),
         (["--sweep", "scale-range", "--serach.trials", "3"], "unknown argument --serach.trials: did you mean"),
         (["--sweep", "scale-range", "--trials", "0"], "search.trials = 0"),
-        (["--sweep", "scale-range", "--max-cost", "5"], "Give --price too"),
+        (["--sweep", "scale-range", "--max-cost", "5"], "Give --price-per-hour too"),
         (["--sweep", "scale-range", "--max-time", "-1"], "'-1' is not a number above 0"),
         ([], "the following arguments are required: --sweep"),
     ],
