@@ -86,12 +86,13 @@ class SearchConfig(Section):
 
     searcher: Literal["tpe", "random"] = "tpe"
     """Who chooses settings: Optuna's TPE, which learns from trials that ended, or chance."""
-    scheduler: Literal["asha", "none"] = "asha"
-    """Who stops trials early: ASHA (Li 2018), those that are behind others at the same step, or nobody."""
+    scheduler: Literal["asha", "pbt", "none"] = "asha"
+    """Who stops trials early: ASHA (Li 2018), those that are behind others at the same step; population based
+    training (Jaderberg 2017), which replaces them by branches of those that are ahead; or nobody."""
     trials: int = Field(16, ge=1)
-    """Trials in all. With more than before, the same command goes on with the same sweep."""
+    """Trials in all, or in the population. With more than before, the same command goes on with the same sweep."""
     concurrent: int = Field(0, ge=0)
-    """Trials at a time, at most; 0 takes as many as fit."""
+    """Trials at a time, at most; 0 takes as many as fit. A population trains at once."""
     seed: int = Field(0, ge=0)
     """Decides what the searcher chooses."""
     metric: Literal["ssim", "psnr"] = "ssim"
@@ -103,6 +104,10 @@ class SearchConfig(Section):
     """No trial is stopped before this part of train.steps."""
     asha_reduction: float = Field(3, gt=1)
     """At each rung, a step this many times that of the one before, one of so many trials goes on."""
+    pbt_interval: float = Field(0.25, gt=0, le=1)
+    """A trial of a population may be replaced whenever it has trained this part of train.steps."""
+    pbt_quantile: float = Field(0.25, gt=0, le=0.5)
+    """The part of a population that is replaced, by branches of as many of the best."""
 
 
 class SweepConfig(JobConfig):

@@ -7,6 +7,7 @@ import time
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig, expand
+from cluster.fork import Fork, find
 from cluster.preflight.fit import checkpoint_bytes
 from cluster.preflight.services import Data, look_at_data, look_at_shards
 from cluster.recipes import Resolved
@@ -19,24 +20,27 @@ from metasr.data.order import SampleOrder
 MB = 1e6
 
 
-def dry_run(resolved: Resolved[JobConfig], recipe: str, *, init_from: str = "") -> list[str]:
+def dry_run(
+    resolved: Resolved[JobConfig], recipe: str, *, init_from: str = "", fork: Fork | None = None
+) -> list[str]:
     """Return lines on what training would do, after a first batch has really come from the data's store.
 
     Args:
         resolved: The config and where its values came from.
         recipe: Name of the recipe, the first part of the run's name.
         init_from: See `cluster.trainer.train`.
+        fork: The same.
 
     Raises:
         MetaSRError: The settings or the data cannot be used, or the storage cannot be read.
     """
     config = resolved.config
     initial = load_initial(config, init_from) if init_from else None
-    identity = identify(config, recipe, initial)
+    identity = identify(config, recipe, initial, fork)
     data = look_at_data(config)
     return [
         f"run {identity.run_name}, code {identity.code_version[:12]}",
-        _state(config, identity.run_name),
+        _state(config, identity.run_name, fork),
         f"data: {data.store.url}: {data.index.summary()}",
         f"data: {look_at_shards(data)}",
         _first_batch(config, data),
@@ -45,16 +49,19 @@ def dry_run(resolved: Resolved[JobConfig], recipe: str, *, init_from: str = "") 
     ]
 
 
-def _state(config: JobConfig, run_name: str) -> str:
+def _state(config: JobConfig, run_name: str, fork: Fork | None) -> str:
     """Say whether the run would start, go on, or has ended."""
-    checkpoints = RunCheckpoints(open_store(config.storage.url), run_name)
+    storage = open_store(config.storage.url)
+    checkpoints = RunCheckpoints(storage, run_name)
     if done := checkpoints.finished():
         return f"state: finished at step {done['step']}: training it again would change nothing"
     entries = checkpoints.entries()
     if entries:
         kept = ", ".join(str(kept.step) for kept in entries)
         return f"state: would continue from step {entries[0].step} (checkpoints of steps {kept})"
-    return "state: would start from step 0"
+    if fork is None:
+        return "state: would start from step 0"
+    return f"state: would start from step {find(storage, fork).step}, branching off from run {fork.run_name}"
 
 
 def _first_batch(config: JobConfig, data: Data) -> str:

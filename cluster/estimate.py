@@ -45,7 +45,7 @@ def estimate(config: JobConfig, recipe: str, tell: Callable[[str], None], *, ste
     """
     if steps < 2:
         raise ConfigError(f"--steps {steps}", "one step shows nothing about the next", "Give 2 or more, such as 20")
-    identity = identify(config, recipe, None)
+    identity = identify(config, recipe)
     require(config, tell)
     began, report, events = time.monotonic(), RunReport(), list[Event]()
 

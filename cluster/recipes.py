@@ -140,18 +140,18 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
     return f"did you mean {close[0]}?" if close else "--help lists the settings"
 
 
-def run_name(config: JobConfig, recipe: str, data_digest: str, initial_bundle: str = "") -> str:
+def run_name(config: JobConfig, recipe: str, data_digest: str, start: str = "") -> str:
     """Return a name that is the same for the same experiment on the same data, on any machine, and for no other.
 
     Args:
         config: The settings.
         recipe: First part of the name.
         data_digest: SHA-256 of the data's index.
-        initial_bundle: SHA-256 of the bundle that training starts from, if it starts from one.
+        start: What training starts from, if not from random weights: SHA-256 of a bundle, or RUN@STEP of another run.
     """
     decisive = config.model_dump(mode="json", exclude={"resources", "storage", "tracking"})
     decisive["data"].pop("url")
-    text = json.dumps([decisive, data_digest, initial_bundle], sort_keys=True)
+    text = json.dumps([decisive, data_digest, start], sort_keys=True)
     return f"{Path(recipe).stem}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 

@@ -14,6 +14,7 @@ import torch
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
 from cluster.delivery import SWEEP_TAG
+from cluster.fork import Fork, branch_off
 from cluster.group import Stop, check_workers, train_on_ray
 from cluster.lease import Lease
 from cluster.preflight import require
@@ -77,6 +78,7 @@ def train(
     tell: Tell,
     *,
     init_from: str = "",
+    fork: Fork | None = None,
     terminal: TextIO | None = None,
     sweep: InSweep | None = None,
 ) -> Trained:
@@ -90,6 +92,7 @@ def train(
         recipe: Name of the recipe, the first part of the run's name.
         tell: Called with lines of progress.
         init_from: Bundle whose weights to start from, as `Registry.locate` takes it; empty for random weights.
+        fork: Checkpoint of another run in the same storage to go on from, instead.
         terminal: Where a bar may be drawn.
         sweep: That it is a trial of.
 
@@ -98,8 +101,10 @@ def train(
     """
     config = resolved.config
     initial = load_initial(config, init_from) if init_from else None
-    identity = identify(config, recipe, initial)
+    identity = identify(config, recipe, initial, fork)
     tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
+    if fork is not None:
+        tell(f"branching off from run {fork.run_name} at step {fork.step}")
     if initial is not None:
         tell(f"starting from the weights of {init_from}, run {initial.about['run_name']}")
     if not config.loss.perceptual:
@@ -112,6 +117,8 @@ def train(
         if done and (sweep or done.get(REGISTERED, "yes") == "yes"):
             return Trained(identity.run_name, int(done["step"]), already_done=True)
         checkpoints = checkpoints.claim(lease.fence, tell)  # which locks out the workers of an earlier driver
+        if fork is not None:
+            patiently(storage, lambda: branch_off(storage, fork, checkpoints, config.train.keep_checkpoints), tell)
         with _log(config, identity, sweep.name if sweep else "") as log:
             log.text("recipe.yaml", resolved.text() + "\n")
             watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell, sweep)
@@ -132,19 +139,20 @@ def train(
                 return Trained(identity.run_name, step, records_not_sent=not_sent)
 
 
-def register_trial(config: JobConfig, recipe: str, sweep: str, tell: Tell) -> int:
+def register_trial(config: JobConfig, recipe: str, fork: Fork | None, sweep: str, tell: Tell) -> int:
     """Register the best generator of a trial; return how many records MLflow has not got.
 
     Args:
         config: The trial's settings.
         recipe: First part of its run's name.
+        fork: What it branched off from.
         sweep: Name of the sweep.
         tell: Called with lines of progress.
 
     Raises:
         MetaSRError: Another driver is at work on the run, or it has no good checkpoint.
     """
-    identity = identify(config, recipe, None)
+    identity = identify(config, recipe, fork=fork)
     storage = open_store(config.storage.url)
     with Lease.acquire(storage, identity.run_name, tell) as lease, _log(config, identity, sweep) as log:
         checkpoints = RunCheckpoints(storage, identity.run_name).claim(lease.fence, tell)
@@ -218,6 +226,7 @@ def _tags(identity: RunIdentity) -> dict[str, str]:
         "metasr.code_version": identity.code_version,
         "metasr.data_sha256": identity.data_digest,
         "metasr.initial_bundle": identity.initial_bundle,
+        "metasr.forked_from": identity.forked_from,
     }
 
 
@@ -237,8 +246,10 @@ def load_initial(config: JobConfig, reference: str) -> Bundle:
     return bundle
 
 
-def identify(config: JobConfig, recipe: str, initial: Bundle | None) -> RunIdentity:
+def identify(config: JobConfig, recipe: str, initial: Bundle | None = None, fork: Fork | None = None) -> RunIdentity:
     """Return what the run is made from, after a look at what would stop its workers."""
+    if initial is not None and fork is not None:
+        raise ConfigError("two things to start from", "a run that branches off has weights", "Give one of them")
     check_workers(config)
     if not config.data.url:
         raise ConfigError(
@@ -247,8 +258,9 @@ def identify(config: JobConfig, recipe: str, initial: Bundle | None) -> RunIdent
     check_perceptual(config.loss)
     store = open_store(config.data.url)
     digest = read_index(store).digest()
-    start = initial.digest if initial else ""
-    return RunIdentity(run_name(config, recipe, digest, start), code_version(), store.url, digest, start)
+    bundle, branch = initial.digest if initial else "", str(fork) if fork else ""
+    name = run_name(config, recipe, digest, bundle or branch)
+    return RunIdentity(name, code_version(), store.url, digest, bundle, branch)
 
 
 def _newest_step(checkpoints: RunCheckpoints) -> int:

@@ -203,13 +203,13 @@ def _causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Check, ...]:
         _fact("code version", "code_version", a, b),
         Check("settings", not settings, settings),
         _fact("data", "data_digest", a, b),
-        _fact("start", "initial_bundle", a, b),
+        _fact("start", "forked_from" if a.get("forked_from") or b.get("forked_from") else "initial_bundle", a, b),
         _fact("arithmetic", "arithmetic", a, b),
     )
 
 
 def _fact(name: str, key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Check:
-    """Compare what two manifests say; the only thing that may be empty is the bundle to start from."""
+    """Compare what two manifests say; the only thing that may be empty is what to start from."""
     ours, theirs = (about.get(key) or "random weights" for about in (a, b))
     if ours == theirs:
         return Check(name, True, value=str(ours))

@@ -16,6 +16,7 @@ cluster; without, it starts Ray on this machine.
   metasr train --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 8 --resources.gpu true
   metasr train --recipe photos --data.url ~/data/photos      (then, on MRI, from what that learned:)
   metasr train --recipe brats --data.url ~/data/t1ce --init-from challenger
+  metasr train --recipe brats --data.url ~/data/t1ce --fork brats-0123456789@10000 --loss.adversarial 0.002
   metasr train --recipe smoke --train.steps 500 --print-config
   metasr train --recipe smoke --data.url ~/data/t1ce --dry-run"""
 
@@ -32,6 +33,12 @@ def main(arguments: Sequence[str]) -> int:
         metavar="MODEL",
         help="start from the weights of this alias, version, models:/... or bundle folder [random weights]",
     )
+    parser.add_argument(
+        "--fork",
+        default="",
+        metavar="RUN@STEP",
+        help="go on from this checkpoint of another run in storage.url, with these settings, as a run of its own",
+    )
     parser.add_argument("--print-config", action="store_true", help="print every setting and its source, and stop")
     parser.add_argument(
         "--dry-run", action="store_true", help="read a first batch, say what training would do, and stop"
@@ -42,16 +49,19 @@ def main(arguments: Sequence[str]) -> int:
     if known.print_config:
         print(resolved.text())
         return 0
+    from cluster.fork import Fork
+
+    fork = Fork.parse(known.fork) if known.fork else None
     if known.dry_run:
         from cluster.dry_run import dry_run
 
-        say("\n".join(dry_run(resolved, known.recipe, init_from=known.init_from)))
+        say("\n".join(dry_run(resolved, known.recipe, init_from=known.init_from, fork=fork)))
         return 0
 
     from cluster.trainer import train
 
     terminal = sys.stdout if sys.stdout.isatty() else None
-    trained = train(resolved, known.recipe, say, init_from=known.init_from, terminal=terminal)
+    trained = train(resolved, known.recipe, say, init_from=known.init_from, fork=fork, terminal=terminal)
     if trained.records_not_sent:
         say(f"MLflow has not got {trained.records_not_sent} records yet: `metasr sync` sends them")
     if trained.stopped_by:

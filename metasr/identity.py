@@ -13,6 +13,7 @@ class RunIdentity:
         data_url: Store of the training data.
         data_digest: SHA-256 of that store's index.
         initial_bundle: SHA-256 of the bundle whose weights it started from; empty for random ones.
+        forked_from: Run and step that it branched off from, as RUN@STEP; empty where it did not.
     """
 
     run_name: str
@@ -20,3 +21,4 @@ class RunIdentity:
     data_url: str
     data_digest: str
     initial_bundle: str = ""
+    forked_from: str = ""

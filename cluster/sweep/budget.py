@@ -45,7 +45,7 @@ class Limits:
 def cpus_wanted(config: SweepConfig) -> int:
     """Return how many CPU cores a Ray that is started here is to offer, at least."""
     resources = config.resources
-    return math.ceil(max(1, config.search.concurrent) * resources.num_workers * resources.cpus_per_worker)
+    return math.ceil(max(1, _together(config)) * resources.num_workers * resources.cpus_per_worker)
 
 
 def this_machine(config: SweepConfig) -> list[dict[str, float]]:
@@ -76,18 +76,28 @@ def at_once(config: SweepConfig, fit: int) -> int:
             "",
             "Lower resources.num_workers, cpus_per_worker or gpus_per_worker, or add nodes",
         )
-    return min(fit, config.search.concurrent or fit, config.search.trials)
+    if config.search.scheduler == "pbt" and fit < config.search.trials:
+        raise ConfigError(
+            f"a population of {config.search.trials} trials trains at once, and {fit} fit on these machines",
+            f"each takes {_needs(config)}",
+            "Lower --trials, resources.cpus_per_worker or gpus_per_worker, or add nodes",
+        )
+    return min(fit, _together(config) or fit, config.search.trials)
+
+
+def _together(config: SweepConfig) -> int:
+    """Return how many trials are to run at once; 0 for as many as fit."""
+    return config.search.trials if config.search.scheduler == "pbt" else config.search.concurrent
 
 
 def outlook(config: SweepConfig, record: SweepRecord, fit: int, limits: Limits) -> list[str]:
     """Return lines on what a sweep may take, from above: no trial is stopped early, all limits are used up."""
     search, steps = config.search, config.train.steps
-    ended = sum(trial.has_ended for trial in record.trials)
-    left = max(0, search.trials - ended)
+    left = max(0, search.trials - record.num_ended)
     done = sum(trial.history[-1].step for trial in record.trials if not trial.has_ended and trial.history)
     lines = [
         f"room: {fit} trials of {_needs(config)} fit at once, {at_once(config, fit)} run at a time",
-        f"work: at most {left} trials of {steps} steps ({ended} have ended)",
+        f"work: at most {left} trials of {steps} steps ({record.num_ended} have ended)",
     ]
     hours, why = math.inf, ""
     if pace_s := _seconds_a_step(record):
@@ -115,5 +125,5 @@ def _needs(config: SweepConfig) -> str:
 
 def _seconds_a_step(record: SweepRecord) -> float:
     """Return how long a step took on average over the trials so far; 0 if there was none."""
-    timed = [(trial.seconds, trial.history[-1].step) for trial in record.trials if trial.history and trial.seconds]
+    timed = [(trial.seconds, trial.steps_done) for trial in record.trials if trial.steps_done and trial.seconds]
     return sum(seconds for seconds, _ in timed) / sum(steps for _, steps in timed) if timed else 0.0

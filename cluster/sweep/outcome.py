@@ -51,7 +51,7 @@ def conclude(plan: Plan, record: SweepRecord, log: RunLog, tell: Tell, output: P
     best, pictures = record.best, {}
     if best is not None:
         resolved = plan.trial(best.settings)
-        register_trial(resolved.config, plan.recipe, record.name, tell)
+        register_trial(resolved.config, plan.recipe, best.fork, record.name, tell)
         log.tag("metasr.best_run", best.run_name)
         pictures = _pictures(resolved.config, best, tell)
     record = _with_ids(plan, record, tell)
@@ -83,12 +83,13 @@ def table(record: SweepRecord) -> list[str]:
 
 
 def as_flags(trial: Trial) -> str:
-    """Return a trial's settings as arguments of `metasr train`."""
-    return shlex.join(
+    """Return a trial's settings, and what it branched off from, as arguments of `metasr train`."""
+    flags = [
         part
         for name, value in trial.settings.items()
         for part in (f"--{name.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value))
-    )
+    ]
+    return shlex.join([*flags, "--fork", str(trial.fork)] if trial.fork else flags)
 
 
 def _pictures(config: JobConfig, trial: Trial, tell: Tell) -> dict[str, bytes]:

@@ -14,8 +14,22 @@ from cluster.sweep.page_standings import MINUS, Standing, low_end
 from cluster.sweep.page_svg import COLOUR, drawing_style, inline_svg
 from cluster.sweep.record import Status
 
-MARKERS: dict[Status, str] = {"finished": "o", "stopped early": "D", "failed": "x", "running": "^", "waiting": "^"}
-LINES: dict[Status, str] = {"finished": "-", "stopped early": "--", "failed": ":", "running": "-", "waiting": "-"}
+MARKERS: dict[Status, str] = {
+    "finished": "o",
+    "stopped early": "D",
+    "replaced": "d",
+    "failed": "x",
+    "running": "^",
+    "waiting": "^",
+}
+LINES: dict[Status, str] = {
+    "finished": "-",
+    "stopped early": "--",
+    "replaced": "--",
+    "failed": ":",
+    "running": "-",
+    "waiting": "-",
+}
 LOWER = "v"
 ROTATE_FROM = 26
 

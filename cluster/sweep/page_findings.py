@@ -18,7 +18,7 @@ def headline(standings: Sequence[Standing]) -> str:
     """Return who won, by how much."""
     ranked = [standing for standing in standings if standing.place]
     if not ranked:
-        ended = any(standing.trial.status in ("failed", "finished", "stopped early") for standing in standings)
+        ended = any(standing.trial.has_ended for standing in standings)
         return "No trial has an objective: there is no best one." if ended else "No trial has ended yet."
     best = ranked[0]
     sentence = f"Trial {best.trial.number} is the best: objective {number_text(best.objective)}"

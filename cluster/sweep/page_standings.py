@@ -11,6 +11,7 @@ from cluster.sweep.record import Status, SweepRecord, Trial
 SYMBOLS: dict[Status, str] = {
     "finished": "●",
     "stopped early": "◆",
+    "replaced": "◇",
     "failed": "\N{MULTIPLICATION SIGN}",
     "running": "▲",
     "waiting": "▲",

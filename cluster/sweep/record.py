@@ -2,10 +2,11 @@
 
 from typing import Any, Literal, Self
 
+from cluster.fork import Fork
 from metasr.config import Section
 
-Status = Literal["waiting", "running", "finished", "stopped early", "failed"]
-ENDED: tuple[Status, ...] = ("finished", "stopped early", "failed")
+Status = Literal["waiting", "running", "finished", "stopped early", "replaced", "failed"]
+RANKED: tuple[Status, ...] = ("finished", "stopped early", "replaced")
 
 
 class Point(Section):
@@ -28,12 +29,15 @@ class Trial(Section):
     """What the searcher chose, by dotted name."""
     run_name: str
     """Of the run, in the store and in MLflow."""
+    fork: Fork | None = None
+    """What its run branched off from: a checkpoint of another trial; None for random weights."""
     run_id: str = ""
     """Of the run in MLflow; empty where MLflow has not said it yet."""
     status: Status = "waiting"
-    """waiting: to be started, or to go on from its newest checkpoint."""
+    """waiting: to be started, or to go on from its newest checkpoint; replaced: stopped early, and another trial took
+    its place in the population."""
     reason: str = ""
-    """Why it failed or was stopped early; empty otherwise."""
+    """Why it failed, was stopped early or replaced; empty otherwise."""
     history: tuple[Point, ...] = ()
     """Its validations, by step."""
     seconds: float = 0.0
@@ -42,7 +46,12 @@ class Trial(Section):
     @property
     def has_ended(self) -> bool:
         """Whether nothing of it is left to do."""
-        return self.status in ENDED
+        return self.status in (*RANKED, "failed")
+
+    @property
+    def steps_done(self) -> int:
+        """Updates that it did itself, up to its newest validation."""
+        return self.history[-1].step - (self.fork.step if self.fork else 0) if self.history else 0
 
     @property
     def best(self) -> Point | None:
@@ -79,6 +88,11 @@ class SweepRecord(Section):
     """By number."""
 
     @property
+    def num_ended(self) -> int:
+        """Trials that have ended and were not replaced."""
+        return sum(trial.has_ended and trial.status != "replaced" for trial in self.trials)
+
+    @property
     def best(self) -> Trial | None:
         """The trial with the highest `best_objective` of those that did not fail; None if there is none."""
         return self.ranking[0] if self.ranking else None
@@ -89,7 +103,7 @@ class SweepRecord(Section):
         scored = [
             (trial.best_objective, trial)
             for trial in self.trials
-            if trial.status in ("finished", "stopped early") and trial.best_objective is not None
+            if trial.status in RANKED and trial.best_objective is not None
         ]
         return tuple(trial for _, trial in sorted(scored, key=lambda pair: pair[0], reverse=True))
 

@@ -27,6 +27,7 @@ class Search(OptunaSearch):
 
     Attributes:
         is_halted: Whether it suggests no more.
+        num_first: How many trials come first, as they were.
     """
 
     def __init__(self, plan: Plan, record: SweepRecord) -> None:
@@ -41,7 +42,7 @@ class Search(OptunaSearch):
             sampler=samplers[search.searcher](seed=seed),
             **METRIC,
         )
-        self.is_halted = False
+        self.is_halted, self.num_first = False, len(unfinished)
         for trial in record.trials:
             if trial.has_ended:
                 self._learn(trial)
@@ -66,7 +67,7 @@ class _Past(NamedTuple):
 
 def scheduler(config: SweepConfig, record: SweepRecord) -> TrialScheduler:
     """Return who stops trials early; it knows how far trials that ended before had come."""
-    if config.search.scheduler == "none":
+    if config.search.scheduler != "asha":
         return FIFOScheduler()
     steps = config.train.steps
     asha = ASHAScheduler(

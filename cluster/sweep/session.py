@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
+from typing import Any
 
 import ray
 from ray import tune
@@ -18,12 +19,14 @@ from cluster.group import LOOK_AGAIN_S, Stop
 from cluster.lease import Lease
 from cluster.mailbox import Mail, mail
 from cluster.runtime import connected
+from cluster.store import open_store
 from cluster.sweep.budget import Limits, at_once, cpus_wanted, fitting, outlook
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.objective import Objective
+from cluster.sweep.population import Population, new_members
 from cluster.sweep.search import Search, scheduler
 from cluster.sweep.space import Plan
-from cluster.sweep.trial import TrialRun, Work
+from cluster.sweep.trial import MEMBER, TrialRun, Work
 from cluster.sweep.watcher import Watcher
 from metasr.context import Wish
 from metasr.errors import MetaSRError, TrainingError
@@ -86,14 +89,11 @@ class Session:
         work = Work(record.name, self._plan, objective, identity.data_digest, box.actor)
         # Beside this driver, where the spools of its runs belong. A trial itself waits more than it computes.
         here = {f"node:{ray.util.get_node_ip_address()}": NEXT_TO_NOTHING}
+        space, tune_config = self._population() if config.search.scheduler == "pbt" else self._searched(concurrent)
         return Tuner(
             tune.with_resources(tune.with_parameters(TrialRun, work=work), PlacementGroupFactory([here])),
-            tune_config=TuneConfig(
-                search_alg=self._search,
-                scheduler=scheduler(config, record),
-                num_samples=config.search.trials - sum(trial.has_ended for trial in record.trials),
-                max_concurrent_trials=concurrent,
-            ),
+            param_space=space,
+            tune_config=tune_config,
             run_config=RunConfig(
                 name=record.name,
                 storage_path=storage,
@@ -103,6 +103,29 @@ class Session:
                 failure_config=FailureConfig(max_failures=config.resources.max_failures),
             ),
         )
+
+    def _searched(self, concurrent: int) -> tuple[dict[str, Any], TuneConfig]:
+        """Return what Tune needs for trials that are chosen one after the other."""
+        return {}, TuneConfig(
+            search_alg=self._search,
+            scheduler=scheduler(self._config, self._ledger.record),
+            num_samples=self._num_left,
+            max_concurrent_trials=concurrent,
+        )
+
+    def _population(self) -> tuple[dict[str, Any], TuneConfig]:
+        """Return what Tune needs for trials that train at once, after all of them are in the ledger."""
+        for settings in new_members(self._plan, self._search, self._num_left):
+            self._watcher.enlist(settings)
+        members = [trial.number for trial in self._watcher.trials if not trial.has_ended]
+        storage = open_store(self._config.storage.url)
+        return {MEMBER: tune.grid_search(members)}, TuneConfig(
+            scheduler=Population(self._plan, self._watcher, storage)
+        )
+
+    @property
+    def _num_left(self) -> int:
+        return self._config.search.trials - self._ledger.record.num_ended
 
     def _wait(
         self, fitted: Future[object], box: Mail, limits: Limits, began: float, tell: Callable[[str], None]

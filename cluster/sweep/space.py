@@ -13,6 +13,7 @@ from metasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from ray import tune
 
 Kind = Literal["uniform", "loguniform", "quniform", "choice"]
 SPACE, SEARCH, TRIAL = "space", "search.", "trial"
@@ -62,9 +63,9 @@ class Domain:
 
     def tidy(self, value: Any) -> Any:
         """Return a value as a person types it, with a few digits, so that a trial can be repeated by hand."""
-        if self.kind == "choice" or self.is_whole:
+        if self.kind == "choice":
             return value
-        return min(max(float(f"{value:.{DIGITS}g}"), self.values[0]), self.values[1])
+        return min(max(value if self.is_whole else float(f"{value:.{DIGITS}g}"), self.values[0]), self.values[1])
 
     def distribution(self) -> "BaseDistribution":
         """Return it as Optuna knows it."""
@@ -77,6 +78,21 @@ class Domain:
         if self.is_whole:
             return IntDistribution(low, high, log=is_log, step=step[0] if step else 1)
         return FloatDistribution(low, high, log=is_log, step=step[0] if step else None)
+
+    def mutation(self) -> "list[Any] | tune.search.sample.Domain":
+        """Return it as population based training knows it: steps and choices, or where numbers are drawn from."""
+        from ray import tune
+
+        if self.kind == "choice":
+            return list(self.values)
+        low, high, *step = self.values
+        if step:
+            return [self.tidy(low + step[0] * place) for place in range(round((high - low) / step[0]) + 1)]
+        if self.is_whole:
+            draw = tune.lograndint if self.kind == "loguniform" else tune.randint
+            return draw(low, high + 1)
+        draw = tune.loguniform if self.kind == "loguniform" else tune.uniform
+        return draw(low, high)
 
 
 @dataclass(frozen=True)
@@ -158,6 +174,13 @@ class Plan:
                 f"--{twice[0].replace('_', '-')}",
                 f"the sweep {self.name} searches this setting",
                 "Leave the flag out, or take the setting out of the sweep's space",
+            )
+        networks = [name for name in self.space if name.startswith("model.")]
+        if networks and self.config.search.scheduler == "pbt":
+            raise ConfigError(
+                f"{networks[0]} in the space of {self.name}",
+                "a trial of a population goes on with the weights of another: the network is the same for all",
+                "Take it out of the sweep's space, or set search.scheduler to asha",
             )
         for settings in self._corners():
             try:

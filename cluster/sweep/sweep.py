@@ -61,7 +61,7 @@ def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None)
     Raises:
         MetaSRError: The settings, the data or the machines cannot be used, or all trials fail.
     """
-    began, config, identity = time.monotonic(), plan.config, identify(plan.sample.config, plan.recipe, None)
+    began, config, identity = time.monotonic(), plan.config, identify(plan.sample.config, plan.recipe)
     require(config, tell)
     storage, fresh = open_store(config.storage.url), _fresh(plan, identity)
     tell(f"sweep {fresh.name}, code {identity.code_version[:12]}")
@@ -95,7 +95,7 @@ def preview(plan: Plan, limits: Limits) -> list[str]:
     Raises:
         MetaSRError: The settings or the data cannot be used, or the storage cannot be read.
     """
-    config, identity = plan.config, identify(plan.sample.config, plan.recipe, None)
+    config, identity = plan.config, identify(plan.sample.config, plan.recipe)
     fresh = _fresh(plan, identity)
     kept, _ = read_ledger(open_store(config.storage.url), f"{FOLDER}/{fresh.name}/{LEDGER}")
     record = kept.record if kept else fresh
@@ -145,4 +145,4 @@ def _requeue(ledger: Ledger) -> None:
 
 
 def _num_left(config: SweepConfig, record: SweepRecord) -> int:
-    return config.search.trials - sum(trial.has_ended for trial in record.trials)
+    return config.search.trials - record.num_ended

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -32,6 +33,8 @@ from metasr.training.state import LOG
 POLL_S = 0.5
 TRY_AGAIN_S = 5.0
 CLEANUP_S = 240.0
+MEMBER, FORK = "trial", "fork"
+"""What the config of a trial of a population has besides its settings: its number, and what it branches off from."""
 TELL = partial(print, flush=True)
 COLLAPSED = ("the generator has collapsed", "the discriminator has won")
 Outcome = Literal["finished", "stopped", "failed"]
@@ -75,7 +78,7 @@ class TrialRun(tune.Trainable):
 
     def setup(self, config: Mapping[str, Any], work: Work) -> None:
         """Take the settings that the searcher chose; training starts with the first step."""
-        self._work, self._settings = work, work.plan.tidy(config)
+        self._work, self._settings, self._fork = work, work.plan.tidy(config), config.get(FORK)
         self._told: queue.Queue[Point | Ended] = queue.Queue()
         self._stop = Stop(TELL)
         self._thread: threading.Thread | None = None
@@ -97,6 +100,13 @@ class TrialRun(tune.Trainable):
             if isinstance(ended, Ended):
                 return self._result(told) | self._end(ended)
         return self._result(told)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Note who this is. A run keeps its own checkpoints: Tune's have nothing to restore."""
+        (Path(checkpoint_dir) / "trial.json").write_text(json.dumps(self._settings))
+
+    def load_checkpoint(self, checkpoint: str | None) -> None:
+        """Do nothing: settings and branch say which run this is."""
 
     def cleanup(self) -> None:
         """End in order where the scheduler stops the trial: with a checkpoint, and with word to MLflow."""
@@ -145,9 +155,11 @@ class TrialRun(tune.Trainable):
         try:
             resolved = self._work.plan.trial(self._settings)
             storage = open_store(resolved.config.storage.url)
-            name = run_name(resolved.config, self._work.plan.recipe, self._work.data_digest)
+            start = str(self._fork) if self._fork else ""
+            name = run_name(resolved.config, self._work.plan.recipe, self._work.data_digest, start)
             for point in past_points(storage, name, self._work.objective):
-                self._told.put(point)
+                if self._fork is None or point.step > self._fork.step:
+                    self._told.put(point)
             self._told.put(self._train(resolved))
         except BaseException as error:
             self._told.put(Ended("failed", reason_of(error)))
@@ -157,7 +169,7 @@ class TrialRun(tune.Trainable):
         sweep = InSweep(self._work.sweep, self._see, self._stop)
         while True:
             try:
-                trained = train(resolved, self._work.plan.recipe, TELL, sweep=sweep)
+                trained = train(resolved, self._work.plan.recipe, TELL, fork=self._fork, sweep=sweep)
                 break
             except (RunTakenError, UnavailableError) as error:
                 if self._stop.signal:

@@ -7,6 +7,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
+from cluster.fork import Fork
 from cluster.recipes import run_name
 from cluster.run_log import RunLog
 from cluster.store import Store, patiently
@@ -14,6 +15,7 @@ from cluster.sweep.budget import COST_UP, TIME_UP
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.record import Point, Trial
 from cluster.sweep.space import Plan
+from cluster.sweep.trial import MEMBER
 from metasr.errors import ConfigError
 
 SAME_FAILURES = 3
@@ -47,12 +49,13 @@ class Watcher(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Give a trial its number, or find the one that it goes on with."""
-        known = self._known(trial.trial_id, self._plan.tidy(trial.config))
+        known = self._known(trial)
         self._numbers[trial.trial_id] = known.number
         self._before_s[known.number], self._began[known.number] = known.seconds, time.monotonic()
         self._keep(known.model_copy(update={"status": "running", "reason": ""}))
         said = ", ".join(f"{name} {value}" for name, value in known.settings.items())
-        self._tell(f"trial {known.number} {'goes on' if known.history else 'starts'}: {said}")
+        verb = "goes on" if known.history else f"starts from {known.fork}" if known.fork else "starts"
+        self._tell(f"trial {known.number} {verb}: {said}")
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -96,15 +99,14 @@ class Watcher(Callback):
     def worker_seconds(self) -> float:
         """Seconds that all trials took so far, times their workers."""
         seconds = sum(
-            self._seconds(trial.number) if trial.status == "running" else trial.seconds
-            for trial in self._ledger.record.trials
+            self._seconds(trial.number) if trial.status == "running" else trial.seconds for trial in self.trials
         )
         return seconds * self._plan.config.resources.num_workers
 
     @property
     def hopeless(self) -> str:
         """Why it is useless to go on: trials fail in the same way before anything is known of them; else empty."""
-        ended = [trial for trial in self._ledger.record.trials if trial.has_ended]
+        ended = [trial for trial in self.trials if trial.has_ended]
         reasons = {trial.reason for trial in ended}
         is_hopeless = (
             len(ended) >= SAME_FAILURES
@@ -113,22 +115,53 @@ class Watcher(Callback):
         )
         return f"all trials fail in the same way: {ended[0].reason}" if is_hopeless else ""
 
-    def _known(self, trial_id: str, settings: dict[str, Any]) -> Trial:
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Those of the ledger, by number."""
+        return self._ledger.record.trials
+
+    def enlist(self, settings: dict[str, Any]) -> None:
+        """Note a trial that is to be started."""
+        self._keep(self._new(settings))
+
+    def replace(self, trial: TuneTrial, ahead: Trial, settings: dict[str, Any], fork: Fork) -> Trial:
+        """Note that a trial ends, and return the one whose settings and branch take its place.
+
+        Args:
+            trial: The one that ends.
+            ahead: The one that the new one branches off from.
+            settings: Of the new one.
+            fork: Where it branches off.
+        """
+        new = self._new(settings, fork)
+        reason = f"pbt: trial {new.number} takes its place, from trial {ahead.number} at step {fork.step}"
+        self._end(self._trial(trial), "replaced", reason)
+        self._keep(new)
+        self._numbers[trial.trial_id] = new.number
+        return new
+
+    def _known(self, trial: TuneTrial) -> Trial:
         """Return the trial of an actor: as it was, one that waits with these settings, or a new one."""
-        known = self._ledger.record.trials
-        if trial_id in self._numbers:
-            return known[self._numbers[trial_id]]
-        for trial in known:
-            if trial.settings == settings and not trial.has_ended and trial.number not in self._numbers.values():
-                return trial
+        number = self._numbers.get(trial.trial_id, trial.config.get(MEMBER))
+        if number is not None:
+            return self.trials[number]
+        settings = self._plan.tidy(trial.config)
+        for known in self.trials:
+            if known.settings == settings and not known.has_ended and known.number not in self._numbers.values():
+                return known
+        return self._new(settings)
+
+    def _new(self, settings: dict[str, Any], fork: Fork | None = None) -> Trial:
+        number = len(self.trials)
         try:
-            name = run_name(self._plan.trial(settings).config, self._plan.recipe, self._data_digest)
+            config = self._plan.trial(settings).config
+            name = run_name(config, self._plan.recipe, self._data_digest, str(fork) if fork else "")
         except ConfigError:  # the trial will say so itself
-            name = f"{self._ledger.record.name}-trial-{len(known)}"
-        return Trial(number=len(known), settings=settings, run_name=name)
+            name = f"{self._ledger.record.name}-trial-{number}"
+        return Trial(number=number, settings=settings, run_name=name, fork=fork)
 
     def _trial(self, trial: TuneTrial) -> Trial:
-        return self._ledger.record.trials[self._numbers[trial.trial_id]]
+        return self.trials[self._numbers[trial.trial_id]]
 
     def _seconds(self, number: int) -> float:
         return self._before_s.get(number, 0.0) + time.monotonic() - self._began.get(number, time.monotonic())
