@@ -248,8 +248,6 @@ def load_initial(config: JobConfig, reference: str) -> Bundle:
 
 def identify(config: JobConfig, recipe: str, initial: Bundle | None = None, fork: Fork | None = None) -> RunIdentity:
     """Return what the run is made from, after a look at what would stop its workers."""
-    if initial is not None and fork is not None:
-        raise ConfigError("two things to start from", "a run that branches off has weights", "Give one of them")
     check_workers(config)
     if not config.data.url:
         raise ConfigError(

@@ -27,13 +27,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
     )
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
         "--init-from",
         default="",
         metavar="MODEL",
         help="start from the weights of this alias, version, models:/... or bundle folder [random weights]",
     )
-    parser.add_argument(
+    start.add_argument(
         "--fork",
         default="",
         metavar="RUN@STEP",

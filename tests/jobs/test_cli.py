@@ -149,6 +149,8 @@ MISTAKES = {
     "file as store": (["prepare", "-i", "{subjects}", "-o", "{places}/typo.yaml"], "typo.yaml", "Check"),
     "kind of store": (["prepare", "-i", "{subjects}", "-o", "ftp://host/x"], "cannot open the store", "s3://bucket/"),
     "no data": (["train"], "data.url is not set", "Give --data.url"),
+    "two starts": (["train", "--init-from", "x", "--fork", "r@2"], "--fork: not allowed", "`metasr train --help`"),
+    "branch": (["train", "--fork", "brats"], "cannot branch off from brats", "RUN@STEP"),
     "no data to try": (["train", "--dry-run"], "data.url is not set", "Give --data.url"),
     "no data to estimate": (["estimate"], "data.url is not set", "Give --data.url"),
     "recipe to estimate": (["estimate", "--recipe", "smoek"], "recipe smoek", "Did you mean smoke?"),
