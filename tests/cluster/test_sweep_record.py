@@ -7,6 +7,7 @@ import pytest
 
 from cluster.checkpoints import SupersededError
 from cluster.config import ResourcesConfig, SearchConfig, SweepConfig
+from cluster.fork import Fork
 from cluster.recipes import Layer
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, at_once, fitting, outlook
 from cluster.sweep.ledger import Ledger
@@ -200,3 +201,21 @@ def test_a_collapse_is_told_in_the_words_that_a_trial_looks_for():
         collapse.see_loss(step, 0.0)
     assert len(context.texts) == len(COLLAPSED)
     assert all(text.startswith(COLLAPSED) for text in context.texts)
+
+
+def test_a_population_fits_at_once_or_is_refused():
+    config = config_of(num_workers=2).model_copy(update={"search": SearchConfig(trials=6, scheduler="pbt")})
+    assert at_once(config, 6) == 6
+    with pytest.raises(ConfigError, match="a population of 6 trials trains at once, and 5 fit"):
+        at_once(config, 5)
+
+
+def test_who_was_replaced_counts_for_nobody_and_can_still_be_the_best():
+    behind = trial(0, "replaced", (0.3,))
+    branch = trial(2, objectives=(0.1, 0.2)).model_copy(update={"fork": Fork("r-1", 10)})
+    record = record_of(behind, trial(1, "running", (0.1,)), branch)
+    assert SweepRecord.from_json(record.to_json()) == record
+    assert (record.num_ended, branch.steps_done) == (1, 30)
+    assert record.best is not None
+    assert record.best.number == 0
+    assert as_flags(branch) == "--fork r-1@10"

@@ -95,3 +95,32 @@ def test_the_sweeps_that_come_along_are_valid_for_their_recipes(sweep, recipe):
     plan = Plan.read(sweep, SWEEPS, recipe, RECIPES, Layer("command line", {"data.url": "d"}))
     assert plan.config.search.trials == 16
     assert plan.config.train.checkpoint_every_steps < plan.config.train.steps
+
+
+def test_what_a_population_tries_next_lies_in_the_space(read):
+    plan = read(
+        "space: {optim.generator_lr: {loguniform: [1e-4, 1e-2]}, train.scale_min: {quniform: [1.1, 1.4, 0.1]}, "
+        "train.pixel_only_steps: {uniform: [0, 400]}, data.patch_px: {choice: [64, 48]}}"
+    )
+    mutations = {name: domain.mutation() for name, domain in plan.space.items()}
+    assert mutations["train.scale_min"] == [1.1, 1.2, 1.3, 1.4]
+    assert mutations["data.patch_px"] == [64, 48]
+    for name in ("optim.generator_lr", "train.pixel_only_steps"):
+        low, high = plan.space[name].values
+        assert all(low <= mutations[name].sample() <= high for _ in range(200))
+    drawn = {mutations["train.pixel_only_steps"].sample() for _ in range(5)}
+    assert all(isinstance(value, int) for value in drawn)
+    beyond = {"optim.generator_lr": 0.012, "train.scale_min": 1.4, "train.pixel_only_steps": 480, "data.patch_px": 48}
+    assert plan.tidy(beyond) | {"train.scale_min": 0} == {
+        "optim.generator_lr": 0.01,
+        "train.scale_min": 0,
+        "train.pixel_only_steps": 400,
+        "data.patch_px": 48,
+    }
+
+
+def test_a_population_shares_one_network(read):
+    text = "space: {model.num_features: {choice: [8, 16]}}"
+    read(text)
+    with pytest.raises(ConfigError, match="the network is the same for all"):
+        read(text, {"search.scheduler": "pbt"})
