@@ -70,6 +70,7 @@ def test_a_fork_is_written_as_run_at_step(text):
     assert Fork.parse(str(Fork("brats-0123", 500))) == Fork("brats-0123", 500)
 
 
+@pytest.mark.slow
 def test_a_branch_with_the_same_settings_ends_as_the_run_it_left_to_the_bit(tmp_path, store_url):
     train_to_end(tmp_path, store_url, {**SETTINGS, "resources.num_workers": 1})
     storage = open_store(str(tmp_path / "runs"))

@@ -13,6 +13,7 @@ from cluster.sweep.outcome import as_flags
 from tests.cluster.sweeping import BETTER, IDLE, STEPS, ledger_of, start_sweep, sweep_to_end
 from tests.cluster.training import ROOT, TINY, flags, line_with, places
 
+pytestmark = pytest.mark.slow
 SPACE = f"space: {{optim.generator_lr: {{loguniform: [{IDLE}, {BETTER}]}}}}\n"
 # With this seed one of the two learns nothing to speak of.
 SEARCH = {

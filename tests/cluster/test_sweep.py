@@ -43,6 +43,7 @@ def runs(killed_and_continued):
     return client, {run.info.run_name: run for run in found}
 
 
+@pytest.mark.slow
 def test_trials_that_ended_are_not_done_again_and_the_others_are(killed_and_continued, trials):
     _, ended, output = killed_and_continued
     assert ended
@@ -53,6 +54,7 @@ def test_trials_that_ended_are_not_done_again_and_the_others_are(killed_and_cont
     assert len(trials) == 4
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_sweep_goes_on(trials, runs):
     _, runs = runs
     wild = trials[WILD]
@@ -64,6 +66,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_sweep_goes_on(tr
     assert trials[GOOD].best_step == STEPS
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_behind_is_stopped_early_and_ends_in_order(trials, runs):
     _, runs = runs
     idle = trials[IDLE]
@@ -74,6 +77,7 @@ def test_a_trial_that_is_behind_is_stopped_early_and_ends_in_order(trials, runs)
     assert runs[idle.run_name].data.tags["metasr.outcome"] == "stopped by the scheduler of the sweep"
 
 
+@pytest.mark.slow
 def test_each_trial_is_a_run_below_that_of_the_sweep(killed_and_continued, trials, runs):
     client, runs = runs
     record = ledger_of(killed_and_continued[0])
@@ -92,6 +96,7 @@ def test_each_trial_is_a_run_below_that_of_the_sweep(killed_and_continued, trial
     assert {"sweep.json", "sweep.html"} <= kept
 
 
+@pytest.mark.slow
 def test_the_best_trial_alone_is_registered(killed_and_continued, trials, runs):
     client, _ = runs
     best = ledger_of(killed_and_continued[0]).best
@@ -102,6 +107,7 @@ def test_the_best_trial_alone_is_registered(killed_and_continued, trials, runs):
     assert client.get_model_version_by_alias("meta-srgan", "challenger").version == version.version
 
 
+@pytest.mark.slow
 def test_the_end_says_what_was_found_and_how_to_repeat_it(killed_and_continued):
     home, _, output = killed_and_continued
     best = ledger_of(home).best

@@ -118,6 +118,7 @@ def test_two_workers_on_s3_compute_the_same_bits_as_one_process_on_a_folder(tmp_
     assert digest == state_digest(train_locally(tmp_path, store_url, settings))
 
 
+@pytest.mark.slow
 def test_fast_workers_compute_the_same_up_to_rounding_and_train_the_discriminator_too(tmp_path, store_url):
     settings = {"train.reduction": "fast", "train.checkpoint_every_steps": 5, "train.pixel_only_steps": 5}
     train_to_end(tmp_path, store_url, {**settings, "train.steps": 7, "resources.num_workers": 2})
@@ -168,6 +169,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+@pytest.mark.slow
 def test_an_error_that_no_restart_can_mend_is_one_line_at_once_and_marks_the_run_as_failed(tmp_path, store_url):
     settings = {"train.steps": 20, "optim.generator_lr": 1e30, "resources.num_workers": 1}
     process = start_training(tmp_path, store_url, settings)
@@ -181,7 +183,7 @@ def test_an_error_that_no_restart_can_mend_is_one_line_at_once_and_marks_the_run
     assert run.info.status == "FAILED"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path, store_url, number):
     settings = {"train.steps": 10**6, "train.pixel_only_steps": 10**6, "resources.num_workers": 1}
     process = start_training(tmp_path, store_url, settings)
