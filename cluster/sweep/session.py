@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
@@ -119,6 +120,7 @@ class Session:
             self._watcher.enlist(settings)
         members = [trial.number for trial in self._watcher.trials if not trial.has_ended]
         storage = open_store(self._config.storage.url)
+        warnings.filterwarnings("ignore", "Consider boosting PBT", UserWarning)  # with one actor for several runs
         return {MEMBER: tune.grid_search(members)}, TuneConfig(
             scheduler=Population(self._plan, self._watcher, storage)
         )

@@ -71,14 +71,15 @@ class TrialRun(tune.Trainable):
     """Runs `cluster.trainer.train` in a thread, and gives Tune one result for each validation.
 
     A result has `step`, `objective` (of the generator that the run would keep if it ended here), `point` (the
-    validation, as JSON) and `seconds`. The last one has `done`, `outcome` and `reason` besides. The same settings are
-    the same run: a trial that is started again goes on from its newest checkpoint, after it has told again what it
-    had found until then.
+    validation, as JSON), `seconds` and, in a population, the number of the trial. The last one has `done`, `outcome`
+    and `reason` besides. The same settings are the same run: a trial that is started again goes on from its newest
+    checkpoint, after it has told again what it had found until then.
     """
 
     def setup(self, config: Mapping[str, Any], work: Work) -> None:
         """Take the settings that the searcher chose; training starts with the first step."""
         self._work, self._settings, self._fork = work, work.plan.tidy(config), config.get(FORK)
+        self._member = {MEMBER: config[MEMBER]} if MEMBER in config else {}
         self._told: queue.Queue[Point | Ended] = queue.Queue()
         self._stop = Stop(TELL)
         self._thread: threading.Thread | None = None
@@ -133,6 +134,7 @@ class TrialRun(tune.Trainable):
     def _result(self, point: Point) -> dict[str, Any]:
         best = max(self._history.values(), key=lambda one: one.metrics.get("selection_score", one.objective))
         return {
+            **self._member,
             "step": point.step,
             "objective": best.objective,
             "point": point.model_dump_json(),

@@ -63,7 +63,9 @@ class Watcher(Callback):
         """Keep what a validation found."""
         if "point" not in result:
             return
-        known, point = self._trial(trial), Point.model_validate_json(result["point"])
+        # The result for which a trial of a population is replaced comes after the one that takes its place.
+        number = result.get(MEMBER, self._numbers[trial.trial_id])
+        known, point = self.trials[number], Point.model_validate_json(result["point"])
         is_new = point not in known.history
         history = {one.step: one for one in (*known.history, point)}
         by_step = tuple(history[step] for step in sorted(history))

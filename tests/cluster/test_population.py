@@ -21,7 +21,7 @@ SEARCH = {
     "search.scheduler": "pbt",
     "search.pbt_interval": 0.3,
     "search.pbt_quantile": 0.5,
-    "search.seed": 0,
+    "search.seed": 190,
 }
 
 
