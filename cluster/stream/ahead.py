@@ -4,33 +4,45 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from heapq import merge
+from itertools import chain, islice
+from operator import attrgetter
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from metasr.data.order import SampleOrder
+from metasr.data.order import SampleOrder, Window
 
 T = TypeVar("T")
+_START = attrgetter("start")
 _Task = tuple[Future[T], Callable[[], T]]
 
 
 class AtHand(Generic[T]):
-    """The shards of the window that each lane is in and of its next, read or being read.
+    """The shards that the lanes need now, and those that they need next, read or being read.
 
     Args:
         order: Which sample comes when.
         lanes: Those that are taken from.
         first: Where in its lane each begins.
         read: Begins to read a shard.
+        num_shards: How many, those that are needed first; at least as many as the current windows can have.
         keeps_all: Whether shards stay when their window has passed.
     """
 
     def __init__(
-        self, order: SampleOrder, lanes: range, first: int, read: Callable[[int], Future[T]], *, keeps_all: bool
+        self,
+        order: SampleOrder,
+        lanes: range,
+        first: int,
+        read: Callable[[int], Future[T]],
+        num_shards: int,
+        *,
+        keeps_all: bool,
     ) -> None:
         self._lanes = {lane: _Lane(order, lane, first) for lane in lanes}
-        self._read, self._keeps_all = read, keeps_all
+        self._read, self._num_shards, self._keeps_all = read, num_shards, keeps_all
         self._held: dict[int, Future[T]] = {}
         self._hold()
 
@@ -48,8 +60,9 @@ class AtHand(Generic[T]):
 
     def _hold(self) -> None:
         lanes = self._lanes.values()
-        windows = [*(lane.current for lane in lanes), *(lane.next for lane in lanes)]  # first what is needed first
-        needed = dict.fromkeys(shard for window in windows for shard in window.shards)
+        windows = chain((lane.current for lane in lanes), merge(*(lane.ahead() for lane in lanes), key=_START))
+        shards = (shard for window in windows for shard in window.shards)
+        needed = dict.fromkeys(islice(shards, self._num_shards))
         if not self._keeps_all:
             for shard in self._held.keys() - needed.keys():
                 self._held.pop(shard).cancel()
@@ -63,26 +76,28 @@ class _Lane:
 
     Attributes:
         current: The window in use.
-        next: The one after it.
         left: Of the samples of the current window those that were not taken yet: shard, and number in the shard.
     """
 
     def __init__(self, order: SampleOrder, lane: int, first: int) -> None:
-        self._order, self._windows = order, order.windows(lane, first)
+        self._order, self._lane = order, lane
         self._ends = np.cumsum(order.shard_sizes)
-        self.current, self.next = next(self._windows), next(self._windows)
-        self.left = self._places(first - self.current.start)
+        self._enter(first)
 
     def go_on(self) -> None:
         """Enter the next window."""
-        self.current, self.next = self.next, next(self._windows)
-        self.left = self._places(0)
+        self._enter(self.current.stop)
 
-    def _places(self, skip: int) -> Iterator[tuple[int, int]]:
-        samples = self._order.mixed(self.current)[skip:]
+    def ahead(self) -> Iterator[Window]:
+        """Yield the windows that follow, without end."""
+        return self._order.windows(self._lane, self.current.stop)
+
+    def _enter(self, place: int) -> None:
+        self.current = next(self._order.windows(self._lane, place))
+        samples = self._order.mixed(self.current)[place - self.current.start :]
         shards = np.searchsorted(self._ends, samples, side="right")
         numbers = samples - (self._ends - self._order.shard_sizes)[shards]
-        return zip(shards.tolist(), numbers.tolist(), strict=True)
+        self.left = zip(shards.tolist(), numbers.tolist(), strict=True)
 
 
 class Ahead(Generic[T]):

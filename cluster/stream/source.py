@@ -40,9 +40,11 @@ class Substituted(NamedTuple):
 class ShardCrops:
     """The training crops of a store, a `metasr.data.crops.CropSource`.
 
-    In memory are, for each lane, the shards of its current window and of its next, read or being read: at most
-    `2 * lanes * max(1, order.window // order.lanes)` shards, where `lanes` are those of the part that is streamed, or
-    all shards if they are few. What is kept, and where, never changes what is yielded.
+    In memory are, read or being read, the shards of the current window of each lane, and of those that come next as
+    many again, or `num_threads` where that is more: at most `w + max(w, num_threads)` shards, where `w` is
+    `lanes * max(1, order.window // order.lanes)` with the lanes of the part that is streamed; or all shards if they
+    are few. So all threads have something to read while shards that have arrived are checked and used. What is kept,
+    and where, never changes what is yielded.
 
     While the store is away the stream waits, however long, and says so once; it goes on when the store is back.
 
@@ -109,7 +111,9 @@ class ShardCrops:
             def read(shard: int) -> Future[_Crops]:
                 return ahead.submit(partial(self._read, shard, order.seed, ahead.closed))
 
-            at_hand = AtHand(order, lanes, first_step * share, read, keeps_all=self._keeps_all)
+            now = len(lanes) * max(1, order.window // order.lanes)
+            num_shards = now + max(now, self._num_threads)
+            at_hand = AtHand(order, lanes, first_step * share, read, num_shards, keeps_all=self._keeps_all)
             while True:
                 taken = (crop for lane in lanes for crop in at_hand.take(lane, share))
                 yield self._gather(taken, len(lanes) * share)

@@ -53,6 +53,16 @@ def folder(crops, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A store with 18 shards of four crops, and those crops in memory."""
+    folder = tmp_path_factory.mktemp("many")
+    crops = np.random.default_rng(1).random((72, 9, 9)).astype(np.float16)
+    shards = [write_shard(folder, f"train-{i:06d}.tar", crops[4 * i : 4 * i + 4], "one", 4 * i) for i in range(18)]
+    write_index(folder, [*shards, write_shard(folder, "val-000000.tar", crops[:1], "two")])
+    return folder, MemoryCrops(torch.from_numpy(crops)[:, None])
+
+
 @pytest.fixture
 def index(folder):
     return read_index(open_store(str(folder)))
@@ -128,6 +138,19 @@ def test_the_stream_is_that_of_the_same_crops_in_memory(folder, index, memory, w
         assert torch.equal(ours, theirs), step
 
 
+@pytest.mark.parametrize("num_threads", [1, 4])
+@pytest.mark.parametrize(("batch", "window"), [(8, 4), (8, 12), (64, 4), (288, 12)])
+def test_lanes_may_go_through_many_windows_in_a_step(many, batch, window, num_threads):
+    folder, memory = many
+    store = FolderStore(folder)
+    source = ShardCrops(store, read_index(store), **BY_WINDOW, num_threads=num_threads)
+    order = SampleOrder(source.shard_sizes, window, seed=3, lanes=4)
+    whole = {"first_step": 1, "batch_size": batch, "part": slice(0, batch)}
+    found, expected = source.stream(order, **whole), memory.stream(order, **whole)
+    for step, (ours, theirs) in enumerate(islice(zip(found, expected, strict=True), 30)):
+        assert torch.equal(ours, theirs), step
+
+
 @pytest.mark.parametrize("window", [1, 2, 8])
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch(folder, index, memory, window, workers):
@@ -180,34 +203,34 @@ def test_by_default_buckets_are_cached_and_folders_are_not(folder):
 # What is at hand
 
 
-@pytest.mark.parametrize(("window", "lanes"), [(1, 1), (2, 1), (1, 2), (4, 2)])
+@pytest.mark.parametrize("num_threads", [1, 2, 4])
+@pytest.mark.parametrize(("window", "lanes", "own"), [(1, 1, 1), (6, 1, 1), (1, 2, 1), (4, 2, 1), (4, 2, 2)])
 @pytest.mark.parametrize("batch", [2, 8, 24])
-def test_no_more_than_two_windows_of_shards_for_each_lane_are_in_memory(folder, index, window, lanes, batch):
-    store = WatchedStore(folder)
-    source = ShardCrops(store, index, **BY_WINDOW)
+def test_no_more_shards_are_in_memory_than_is_promised(many, window, lanes, own, batch, num_threads):
+    store = WatchedStore(many[0])
+    source = ShardCrops(store, read_index(FolderStore(many[0])), **BY_WINDOW, num_threads=num_threads)
     order = SampleOrder(source.shard_sizes, window, seed=0, lanes=lanes)
-    stream = source.stream(order, first_step=0, batch_size=batch, part=slice(0, batch // lanes))
+    stream = source.stream(order, first_step=0, batch_size=batch, part=slice(0, own * batch // lanes))
     for _ in range(4 * lanes * len(order) // batch):
         next(stream)
-    assert store.most_alive <= 2 * max(1, window // lanes)
-    assert len(store.asked) > 5
+    now = own * max(1, window // lanes)
+    assert store.most_alive <= now + max(now, num_threads) < len(source.shard_sizes)
+    assert len(store.asked) > len(source.shard_sizes)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_all_workers_together_read_each_shard_once_an_epoch_and_again_where_lanes_meet(tmp_path, crops, workers):
-    num_shards, epochs, lanes = 18, 6, 4
+def test_all_workers_together_read_each_shard_once_an_epoch_and_again_where_lanes_meet(many, workers):
+    num_shards, epochs, lanes, num_threads = 18, 6, 4, 4
     names = [f"train-{number:06d}.tar" for number in range(num_shards)]
-    val = write_shard(tmp_path, "val-0.tar", crops[:1], "two")
-    write_index(tmp_path, [*(write_shard(tmp_path, name, crops[:4], "one") for name in names), val])
     asked = []
     for rank in range(workers):
-        store = WatchedStore(tmp_path)
-        source = ShardCrops(store, read_index(store), **BY_WINDOW)
+        store = WatchedStore(many[0])
+        source = ShardCrops(store, read_index(store), **BY_WINDOW, num_threads=num_threads)
         order = SampleOrder(source.shard_sizes, window=4, seed=0, lanes=lanes)
         part = slice(8 * rank // workers, 8 * (rank + 1) // workers)
         list(islice(source.stream(order, first_step=0, batch_size=8, part=part), epochs * len(order) // 8))
         asked += [name for name in store.asked if name != INDEX]
-    ahead = 2 * lanes  # windows of one shard, of an epoch that is not part of the count
+    ahead = lanes + workers * num_threads  # shards of an epoch that is not part of the count
     assert set(asked) == set(names)
     assert len(asked) <= epochs * (num_shards + lanes - 1) + ahead
 
@@ -228,7 +251,7 @@ def test_a_small_set_is_read_once_and_then_never_waited_for(folder, index):
 
 def test_the_next_window_is_asked_for_while_the_current_one_is_used(folder, index):
     store = GatedStore(folder)
-    source = ShardCrops(store, index, **BY_WINDOW)
+    source = ShardCrops(store, index, **BY_WINDOW, num_threads=2)
     order = SampleOrder(source.shard_sizes, 2, seed=0)
     now = names_in_order(index, order, 1)
     both = names_in_order(index, order, 2)
@@ -240,6 +263,21 @@ def test_the_next_window_is_asked_for_while_the_current_one_is_used(folder, inde
     for name in both:
         assert store.asked[name].wait(DEADLINE_S)
     assert {name for name in store.asked if store.asked[name].is_set()} == set(both)
+    for gate in store.gates.values():
+        gate.set()
+
+
+def test_threads_that_have_read_the_next_window_go_on_with_the_one_after_it(folder, index):
+    store = GatedStore(folder)
+    source = ShardCrops(store, index, **BY_WINDOW, num_threads=2)
+    order = SampleOrder(source.shard_sizes, 1, seed=0)
+    now, following, after = names_in_order(index, order, 3)
+    for name in (now, following):
+        store.gates[name].set()
+    stream = source.stream(order, first_step=0, batch_size=1, part=slice(0, 1))
+    next(stream)
+    assert store.asked[after].wait(DEADLINE_S)
+    assert {name for name in store.asked if store.asked[name].is_set()} == {now, following, after}
     for gate in store.gates.values():
         gate.set()
 
