@@ -67,13 +67,13 @@ def estimate(config: JobConfig, recipe: str, tell: Callable[[str], None], *, ste
 
 
 def _short(config: JobConfig, steps: int, run_name: str) -> JobConfig:
-    """Return the settings of a run with every phase, each with steps to warm up, and a checkpoint at its end."""
+    """Return the settings of a run with every phase, each with steps to warm up, and with a checkpoint at its end."""
     phases, length = phases_of(config), WARM_UP_STEPS + steps
     total = length * len(phases)
     train = {
         "steps": total,
         "pixel_only_steps": {"pixel": length, "full": 0}[phases[0].name],
-        "checkpoint_every_steps": total,
+        "checkpoint_every_steps": length,
         "log_every_steps": 1,
     }
     return config.model_copy(

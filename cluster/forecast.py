@@ -13,7 +13,7 @@ from metasr.data.sample import plan_step
 from metasr.errors import TrainingError
 
 IN_MEMORY_BYTES = 1_000_000_000  # training sets up to this stay in a worker's memory, see `ShardCrops`
-PLANNED_STEPS = 2000  # enough for the mean over the scales
+PLANNED_STEPS = 2000  # of a phase, evenly spaced: enough for the mean over its scales
 GB = 1e9
 
 
@@ -24,7 +24,7 @@ class Phase:
     Attributes:
         name: pixel, the pixel loss alone; full, all terms of the loss.
         steps: How many there are in the whole training.
-        step_s: Seconds for one, on average over the scales.
+        step_s: Seconds for one, on average over their scales.
         waiting_share: Part of that, 0 to 1, that waits for data.
     """
 
@@ -43,7 +43,7 @@ class Estimate:
         measured_steps: Steps of each phase that were measured, besides those to warm up.
         first_step_s: From the start of the command to the end of the first step.
         phases: Kinds of steps.
-        validation_s: Seconds for one validation, while no step is done.
+        validation_s: Seconds for one validation, while no step is done. This and what follows of one: of the newest.
         checkpoint_s: Seconds to write one checkpoint, while no step is done.
         upload_s: Seconds until it is in the store, while steps are done.
         num_validations: Validations, each with a checkpoint.
@@ -54,7 +54,7 @@ class Estimate:
         read_bytes: At most so much is read from the data's store.
         read_how: Why so much.
         checkpoint_bytes: Size of one checkpoint.
-        storage_bytes: Size of all that are kept.
+        storage_bytes: Size of all that are kept at the end, if the best is none of the newest.
         worker_hours: Hours times workers.
     """
 
@@ -94,9 +94,16 @@ class Measured:
     first_step_s: float
     wall_s: float
 
-    def sum(self, kind: str, name: str) -> float:
-        """Return the sum of a value over the events of a kind."""
-        return sum(event.values.get(name, 0.0) for event in self.events if event.kind == kind)
+    def of_phases(self, kind: str, name: str) -> list[float]:
+        """Return a value of the validation or checkpoint at the end of each phase.
+
+        Raises:
+            TrainingError: There was none.
+        """
+        found = [event.values.get(name, 0.0) for event in self.events if event.kind == kind]
+        if not found:
+            raise TrainingError("the estimate", f"its run told of nothing {kind}", "Run the same command again")
+        return found
 
     def intervals(self, number: int) -> list[Event]:
         """Return what was told of the steps of a phase that count."""
@@ -128,25 +135,27 @@ def forecast(config: JobConfig, index: Index, measured: Measured) -> Estimate:
         TrainingError: That run told of too few steps.
     """
     train, workers = config.train, config.resources.num_workers
-    phases = tuple(
-        _timed(config, phase, measured.intervals(number)) for number, phase in enumerate(phases_of(config))
-    )
-    validation_s, checkpoint_s = measured.sum("validated", "seconds"), measured.sum("kept", "seconds")
+    phases, first = [], 0
+    for number, phase in enumerate(phases_of(config)):
+        phases.append(_timed(config, phase, first, measured.intervals(number)))
+        first += phase.steps
+    validation_s, checkpoint_s = (measured.of_phases(kind, "seconds")[-1] for kind in ("validated", "kept"))
     own_s = sum((measured.warm_up + measured.steps) * phase.step_s for phase in phases)
-    once_s = max(0.0, measured.wall_s - validation_s - checkpoint_s - own_s)
+    # What the first validation and checkpoint take longer than the newest belongs to the start.
+    once_s = max(0.0, measured.wall_s - len(phases) * (validation_s + checkpoint_s) - own_s)
     steps_s = sum(phase.steps * phase.step_s for phase in phases)
     looks = -(-train.steps // train.checkpoint_every_steps)
     total_s = once_s + steps_s + looks * (validation_s + checkpoint_s)
-    one_bytes = int(measured.sum("uploaded", "bytes"))
+    sizes = [int(num_bytes) for num_bytes in measured.of_phases("uploaded", "bytes")]
     read_bytes, read_how = _read(config, index)
     return Estimate(
         num_workers=workers,
         measured_steps=measured.steps,
         first_step_s=measured.first_step_s,
-        phases=phases,
+        phases=tuple(phases),
         validation_s=validation_s,
         checkpoint_s=checkpoint_s,
-        upload_s=measured.sum("uploaded", "seconds"),
+        upload_s=measured.of_phases("uploaded", "seconds")[-1],
         num_validations=looks,
         once_s=once_s,
         total_s=total_s,
@@ -154,23 +163,24 @@ def forecast(config: JobConfig, index: Index, measured: Measured) -> Estimate:
         waiting_share=sum(phase.steps * phase.step_s * phase.waiting_share for phase in phases) / steps_s,
         read_bytes=read_bytes,
         read_how=read_how,
-        checkpoint_bytes=one_bytes,
-        storage_bytes=one_bytes * min(looks, train.keep_checkpoints + 1),
+        checkpoint_bytes=sizes[-1],
+        storage_bytes=_kept(config, phases, sizes),
         worker_hours=total_s / 3600 * workers,
     )
 
 
-def _timed(config: JobConfig, phase: Phase, intervals: Sequence[Event]) -> Phase:
-    """Return a phase with its times.
+def _timed(config: JobConfig, phase: Phase, first: int, intervals: Sequence[Event]) -> Phase:
+    """Return a phase, which begins after `first` steps, with its times.
 
     A step at scale 1.1 has thirteen times the LR pixels of one at 4, and a few steps do not have all scales equally
-    often: seconds are fitted to the sizes of the patches, and averaged over those that training will have.
+    often: seconds are fitted to the sizes of the patches, and averaged over those that the phase will have.
     """
     seconds = np.array([1 / event.values["steps_per_s"] for event in intervals])
     waited = sum(one * event.values["waiting_share"] for one, event in zip(seconds, intervals, strict=True))
     seen = _sizes(config, [event.step - 1 for event in intervals])
     fit = np.linalg.lstsq(seen, seconds, rcond=None)[0]
-    expected = _sizes(config, range(min(config.train.steps, PLANNED_STEPS))).mean(axis=0) @ fit
+    planned = np.linspace(first, first + phase.steps - 1, min(phase.steps, PLANNED_STEPS), dtype=int)
+    expected = _sizes(config, planned.tolist()).mean(axis=0) @ fit
     # Seconds that do not depend on the sizes at all may be fitted to nonsense.
     step_s = float(np.clip(expected, seconds.min(), seconds.max()))
     return replace(phase, step_s=step_s, waiting_share=float(waited / seconds.sum()))
@@ -181,6 +191,18 @@ def _sizes(config: ExperimentConfig, steps: Sequence[int]) -> "np.ndarray[tuple[
     plans = [plan_step(config, step) for step in steps]
     largest = config.data.patch_px**2
     return np.array([(1.0, plan.lr_px**2 / largest, plan.hr_px**2 / largest) for plan in plans])
+
+
+def _kept(config: ExperimentConfig, phases: Sequence[Phase], sizes: Sequence[int]) -> int:
+    """Return the bytes of the checkpoints that are kept: the newest, and the largest of those before as the best.
+
+    Those of the pixel loss alone have nothing yet of the discriminator's optimiser.
+    """
+    train = config.train
+    steps = [*range(train.checkpoint_every_steps, train.steps, train.checkpoint_every_steps), train.steps]
+    kept = [sizes[0] if step <= phases[0].steps else sizes[-1] for step in steps]
+    newest, before = kept[-train.keep_checkpoints :], kept[: -train.keep_checkpoints]
+    return sum(newest) + max(before, default=0)
 
 
 def _read(config: JobConfig, index: Index) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """Population based training: trials that are behind are replaced by branches of those that are ahead."""
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +10,19 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from cluster.checkpoints import RunCheckpoints
-from cluster.fork import Fork
+from cluster.fork import Fork, branch_off
+from cluster.lease import Lease
 from cluster.store import Store
 from cluster.sweep.record import Trial
 from cluster.sweep.search import METRIC, Search
 from cluster.sweep.space import Plan
 from cluster.sweep.trial import FORK, MEMBER
 from cluster.sweep.watcher import Watcher
-from metasr.errors import ConfigError, StoreError
+from metasr.errors import CheckpointError, ConfigError, MetaSRError, StoreError
 
-TRIES = 20
+log = logging.getLogger(__name__)
+
+TRIES, TRIES_TO_COPY = 20, 3
 UPLOADED_S, LOOK_AGAIN_S = 20.0, 0.2
 Settings = Mapping[str, Any]
 
@@ -70,15 +74,36 @@ class Population(PopulationBasedTraining):
     def _exploit(self, tune_controller: TuneController, trial: TuneTrial, trial_to_clone: TuneTrial) -> None:
         ahead = self._watcher.trials[trial_to_clone.config[MEMBER]]
         settings = self._explored(trial, trial_to_clone)
-        fork = newest_from(self._storage, ahead.run_name, ahead.history[-1].step)
-        if settings is None or fork is None:
-            return
-        new = self._watcher.replace(trial, ahead, settings, fork)
+        new = self._branch_of(ahead, settings) if settings is not None else None
+        if new is None:
+            return  # the trial goes on as it is
+        self._watcher.replace(trial, ahead, new)
         self._next = {MEMBER: new.number, **_config_of(new)}
         super()._exploit(tune_controller, trial, trial_to_clone)
 
     def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict[str, Any], dict[str, Any]]:
         return self._next, {}
+
+    def _branch_of(self, ahead: Trial, settings: dict[str, Any]) -> Trial | None:
+        """Return a new trial whose run has the checkpoint that it branches off from; None if it could not be had.
+
+        It is copied at once: the other run goes on, and does not keep it for long.
+        """
+        for _ in range(TRIES_TO_COPY):
+            fork = newest_from(self._storage, ahead.run_name, ahead.history[-1].step)
+            if fork is None:
+                return None
+            new = self._watcher.new(settings, fork)
+            try:
+                with Lease.acquire(self._storage, new.run_name, log.warning) as lease:
+                    checkpoints = RunCheckpoints(self._storage, new.run_name).claim(lease.fence, log.warning)
+                    branch_off(self._storage, fork, checkpoints, self._plan.config.train.keep_checkpoints)
+                return new
+            except (ConfigError, CheckpointError):
+                continue  # the other run has deleted it in the meantime, and has a newer one
+            except MetaSRError:
+                return None
+        return None
 
     def _explored(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> dict[str, Any] | None:
         """Return settings near to those of the other trial that nobody had yet; None if there seem to be none."""

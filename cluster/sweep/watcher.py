@@ -124,23 +124,37 @@ class Watcher(Callback):
 
     def enlist(self, settings: dict[str, Any]) -> None:
         """Note a trial that is to be started."""
-        self._keep(self._new(settings))
+        self._keep(self.new(settings))
 
-    def replace(self, trial: TuneTrial, ahead: Trial, settings: dict[str, Any], fork: Fork) -> Trial:
-        """Note that a trial ends, and return the one whose settings and branch take its place.
+    def replace(self, trial: TuneTrial, ahead: Trial, new: Trial) -> None:
+        """Note that a trial ends, and that another takes its place.
 
         Args:
             trial: The one that ends.
             ahead: The one that the new one branches off from.
-            settings: Of the new one.
-            fork: Where it branches off.
+            new: See `new`.
         """
-        new = self._new(settings, fork)
-        reason = f"pbt: trial {new.number} takes its place, from trial {ahead.number} at step {fork.step}"
-        self._end(self._trial(trial), "replaced", reason)
+        at = f" at step {new.fork.step}" if new.fork else ""
+        self._end(
+            self._trial(trial), "replaced", f"pbt: trial {new.number} takes its place, from trial {ahead.number}{at}"
+        )
         self._keep(new)
         self._numbers[trial.trial_id] = new.number
-        return new
+
+    def new(self, settings: dict[str, Any], fork: Fork | None = None) -> Trial:
+        """Return what the next trial would be.
+
+        Args:
+            settings: Of it.
+            fork: What its run branches off from.
+        """
+        number = len(self.trials)
+        try:
+            config = self._plan.trial(settings).config
+            name = run_name(config, self._plan.recipe, self._data_digest, str(fork) if fork else "")
+        except ConfigError:  # the trial will say so itself
+            name = f"{self._ledger.record.name}-trial-{number}"
+        return Trial(number=number, settings=settings, run_name=name, fork=fork)
 
     def _known(self, trial: TuneTrial) -> Trial:
         """Return the trial of an actor: as it was, one that waits with these settings, or a new one."""
@@ -151,16 +165,7 @@ class Watcher(Callback):
         for known in self.trials:
             if known.settings == settings and not known.has_ended and known.number not in self._numbers.values():
                 return known
-        return self._new(settings)
-
-    def _new(self, settings: dict[str, Any], fork: Fork | None = None) -> Trial:
-        number = len(self.trials)
-        try:
-            config = self._plan.trial(settings).config
-            name = run_name(config, self._plan.recipe, self._data_digest, str(fork) if fork else "")
-        except ConfigError:  # the trial will say so itself
-            name = f"{self._ledger.record.name}-trial-{number}"
-        return Trial(number=number, settings=settings, run_name=name, fork=fork)
+        return self.new(settings)
 
     def _trial(self, trial: TuneTrial) -> Trial:
         return self.trials[self._numbers[trial.trial_id]]
