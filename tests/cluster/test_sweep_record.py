@@ -1,11 +1,12 @@
 """What a sweep knows and decides without Ray: the objective, the ledger, what is left to do, what it may cost."""
 
 import math
+import threading
 from types import SimpleNamespace
 
 import pytest
 
-from cluster.checkpoints import SupersededError
+from cluster.checkpoints import RunCheckpoints, SupersededError
 from cluster.config import ResourcesConfig, SearchConfig, SweepConfig
 from cluster.fork import Fork
 from cluster.recipes import Layer
@@ -13,6 +14,7 @@ from cluster.sweep.budget import COST_UP, TIME_UP, Limits, at_once, fitting, out
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.objective import Objective
 from cluster.sweep.outcome import as_flags, table
+from cluster.sweep.population import newest_from
 from cluster.sweep.record import Point, SweepRecord, Trial
 from cluster.sweep.search import Search, scheduler
 from cluster.sweep.space import Plan
@@ -21,6 +23,7 @@ from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
 from metasr.errors import ConfigError
 from metasr.training.collapse import WON_INTERVALS, Collapse
+from tests.cluster.sealed import make_sealed
 
 
 def validation(**gains):
@@ -219,3 +222,23 @@ def test_who_was_replaced_counts_for_nobody_and_can_still_be_the_best():
     assert record.best is not None
     assert record.best.number == 0
     assert as_flags(branch) == "--fork r-1@10"
+
+
+def test_a_branch_begins_where_the_other_run_is_or_as_soon_after_as_it_kept_a_checkpoint(store, tmp_path):
+    run = RunCheckpoints(store, "one").claim(1)
+    assert newest_from(store, "one", 20, patience_s=0) is None
+    for step in (20, 40):
+        run.publish(make_sealed(tmp_path / str(step), step), step, 0.0, keep=2)
+    assert newest_from(store, "one", 20, patience_s=0) == Fork("one", 20)
+    assert newest_from(store, "one", 30, patience_s=0) == Fork("one", 40)
+    assert newest_from(store, "one", 60, patience_s=0) == Fork("one", 40)
+
+
+def test_a_branch_waits_for_a_checkpoint_that_is_on_its_way_up(store, tmp_path):
+    run = RunCheckpoints(store, "one").claim(1)
+    run.publish(make_sealed(tmp_path / "20", 20), 20, 0.0, keep=2)
+    late = make_sealed(tmp_path / "40", 40)
+    upload = threading.Timer(0.5, lambda: run.publish(late, 40, 0.0, keep=2))
+    upload.start()
+    assert newest_from(store, "one", 40) == Fork("one", 40)
+    upload.join()
