@@ -14,12 +14,14 @@ RATES = f"space: {{optim.generator_lr: {{choice: [{GOOD}, {BETTER}, {IDLE}, {WIL
 
 
 def arguments_of(home, store_url, space, settings):
+    """Return a sweep's arguments; None among the settings takes out one that small sweeps have, to be searched."""
     (home / "tiny.yaml").write_text("train:\n  steps: 1\n")
     (home / "rates.yaml").write_text(space)
     short = {"train.steps": STEPS, "train.checkpoint_every_steps": 20, "train.pixel_only_steps": STEPS}
     one = {"resources.num_workers": 1, "search.concurrent": 2, "search.searcher": "random"}
     given = {"data.url": store_url, **places(home), **TINY, **short, **one, **settings}
-    return ["--sweep", home / "rates.yaml", "--recipe", home / "tiny.yaml", *flags(given)]
+    set_here = {name: value for name, value in given.items() if value is not None}
+    return ["--sweep", home / "rates.yaml", "--recipe", home / "tiny.yaml", *flags(set_here)]
 
 
 def start_sweep(home, store_url, space, settings, *more):
