@@ -1,0 +1,135 @@
+"""What a killed worker costs: seconds from SIGKILL to the next step, and where they go.
+
+`.venv/bin/python -m tests.benchmarks.restart_time` trains a small network on a Ray of its own, with one worker and
+with two, kills a worker a few times and prints the medians. When Ray Train noticed, and how far the new group was, is
+in its own log; events reach the driver up to half a second late.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import ray
+
+from cluster.config import JobConfig
+from cluster.group import Stop
+from cluster.recipes import Layer, resolve
+from cluster.store import open_store
+from cluster.trainer import InSweep, train
+from cluster.watch import Event
+from tests.chaos.killer import send, train_workers
+from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
+from tests.cluster.training import TINY, places
+
+STEPS_BETWEEN = 100
+MILESTONES = {
+    "Ray notices": "Attempting to start training worker group",
+    "new processes": "worker actors created in",
+    "imports, group": "Started training worker group",
+}
+COLUMNS = (*MILESTONES, "data", "weights, first step", "together")
+
+
+class Killing:
+    """Kills the last worker some steps after each start of a group, and stops training in the end.
+
+    Attributes:
+        killed, ready, stepped: When that was done, when data was ready and when the first step came, since 1970.
+    """
+
+    def __init__(self, times: int) -> None:
+        self.stop = Stop(lambda line: None)
+        self.killed: list[float] = []
+        self.ready: list[float] = []
+        self.stepped: list[float] = []
+        self._times, self._kill_at = times, STEPS_BETWEEN
+
+    def see(self, event: Event) -> Mapping[str, float]:
+        """Note an event."""
+        is_waiting = len(self.stepped) < len(self.killed)
+        if event.kind == "group" and is_waiting:
+            self.ready.append(time.time())
+        elif event.kind == "steps" and is_waiting and len(self.ready) == len(self.killed):
+            self.stepped.append(time.time())
+            self._kill_at = event.step + STEPS_BETWEEN
+        elif event.kind == "steps" and not is_waiting and event.step >= self._kill_at:
+            if len(self.killed) == self._times:
+                self.stop.request("the benchmark")
+            else:
+                self.killed.append(time.time())
+                send(signal.SIGKILL, train_workers(os.getpid())[-1:])
+        return {}
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers [1 2]")
+    parser.add_argument("--kills", type=int, default=3, help="how often a worker is killed [3]")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    load = os.getloadavg()[0]
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load before {load:.1f}; seconds, medians")
+    print(f"| workers | {' | '.join(COLUMNS)} | at most |\n|---{'|---' * (len(COLUMNS) + 1)}|")
+    with tempfile.TemporaryDirectory() as folder:
+        run_prepare(make_volumes(Path(folder) / "patients"), open_store(f"{folder}/data"), OPTIONS)
+        for workers in options.workers:
+            rows = list(of_training(Path(folder), workers, options.kills))
+            medians = [statistics.median(values) for values in zip(*rows, strict=True)]
+            cells = " | ".join(f"{value:.1f}" for value in [*medians, max(row[-1] for row in rows)])
+            print(f"| {workers} | {cells} |", flush=True)
+
+
+def of_training(folder: Path, num_workers: int, kills: int) -> Iterator[list[float]]:
+    """Train, kill, and return for each kill the seconds of each column."""
+    home = folder / f"workers-{num_workers}"
+    home.mkdir()
+    settings = {
+        **TINY,
+        **places(home),
+        "data.url": folder / "data",
+        "resources.num_workers": num_workers,
+        "loss.adversarial": 0,
+        "train.steps": 100_000,
+        "train.log_every_steps": 1,
+        "train.checkpoint_every_steps": STEPS_BETWEEN // 4,
+    }
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    killing = Killing(kills)
+    here = ray.init(address="local", num_cpus=max(2, num_workers), log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        sweep = InSweep("restart-time", killing.see, killing.stop)
+        train(resolve(JobConfig, [Layer("benchmark", values)]), "restart-time", lambda line: None, sweep=sweep)
+    finally:
+        ray.shutdown()
+    told = sorted(controller_log(Path(here.address_info["session_dir"])))
+    for killed, ready, stepped in zip(killing.killed, killing.ready, killing.stepped, strict=True):
+        times = [killed, *(when_told(text, told, killed) for text in MILESTONES.values()), ready, stepped]
+        yield [*(after - before for before, after in pairwise(times)), stepped - killed]
+
+
+def controller_log(session: Path) -> Iterator[tuple[float, str]]:
+    """Yield when Ray Train's controller said what, since 1970."""
+    for path in session.glob("logs/train/ray-train-sys-controller-*.log"):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            said_at = datetime.strptime(record["asctime"], "%Y-%m-%d %H:%M:%S,%f").astimezone()  # in local time
+            yield said_at.timestamp(), record["message"]
+
+
+def when_told(text: str, told: list[tuple[float, str]], after: float) -> float:
+    """Return when something was first said after a moment."""
+    return next(when for when, message in told if when > after and text in message)
+
+
+if __name__ == "__main__":
+    main()
