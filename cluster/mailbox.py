@@ -1,5 +1,6 @@
 """What lies between the driver and its workers: events and errors one way, wishes the other."""
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from metasr.errors import MetaSRError, TrainingError
 
 POLL_S = 0.5
 SAME_CRASHES = 3
+NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 class Mailbox:
@@ -39,8 +41,9 @@ class Mailbox:
 
     def crash(self, reason: str) -> None:
         """Leave word of an error of unknown kind, which ends the run when it comes again and again."""
-        self._crashes[reason] += 1
-        if self._crashes[reason] == SAME_CRASHES:
+        same = NUMBER.sub("#", reason)  # how much memory was free, and which process had it, is never the same
+        self._crashes[same] += 1
+        if self._crashes[same] == SAME_CRASHES:
             self.fail(
                 TrainingError(
                     f"training failed {SAME_CRASHES} times in the same way",

@@ -73,11 +73,18 @@ def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None)
         watcher = Watcher(plan, ledger, storage, identity.data_digest, log, tell)
         log.drain(RECORDS_S)  # so that trials find the run that they belong to
         try:
+            why = ""
             if _num_left(config, ledger.record):
-                Session(plan, ledger, watcher, lease, stop).run(identity, limits, began, tell)
+                if why := limits.reached(0.0, watcher.worker_seconds):
+                    tell(f"{why}: no trial goes on")
+                else:
+                    Session(plan, ledger, watcher, lease, stop).run(identity, limits, began, tell)
+                    why = watcher.why_halted
             if stop.signal:
                 log.status("KILLED")
                 return Swept(ledger.record, stop.signal, log.drain(RECORDS_S))
+            if why:
+                _stop_waiting(ledger, why)
             record = conclude(plan, ledger.record, log, tell, output)
             for trial in record.trials:
                 ledger.put(trial)
@@ -142,6 +149,13 @@ def _requeue(ledger: Ledger) -> None:
 
     for trial in filter(is_left, ledger.record.trials):
         ledger.put(trial.model_copy(update={"status": "waiting", "reason": ""}))
+
+
+def _stop_waiting(ledger: Ledger, why: str) -> None:
+    """Have trials that did not get their turn before a limit was reached compete with what they had found."""
+    for trial in ledger.record.trials:
+        if trial.status == "waiting":
+            ledger.put(trial.model_copy(update={"status": "stopped early", "reason": why}))
 
 
 def _num_left(config: SweepConfig, record: SweepRecord) -> int:

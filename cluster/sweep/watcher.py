@@ -75,7 +75,9 @@ class Watcher(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Say that a trial whose process died is started again."""
-        self._tell(f"trial {self._trial(trial).number}: its process died, it is started again")
+        known = self._trial(trial)
+        self._keep(known.model_copy(update={"seconds": self._seconds(known.number)}))
+        self._tell(f"trial {known.number}: its process died, it is started again")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Note a trial whose process died too often."""

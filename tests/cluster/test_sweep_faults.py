@@ -17,7 +17,7 @@ from tests.chaos.killer import descendants, send, train_workers
 from tests.cluster.sweeping import ledger_of, start_sweep, sweep_to_end
 from tests.cluster.training import line_with
 
-pytestmark = pytest.mark.timeout(600)  # a sweep, with all that happens to it, is one fixture
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a sweep, with all that happens to it, is one fixture
 EVERY, STEPS = 20, 400
 ENDLESS = 10**6
 TOO_MANY = 2**44  # patches in a batch: petabytes
@@ -213,6 +213,8 @@ def limited(tmp_path_factory, store_url):
     cost = sum(trial.seconds + seconds for trial in ledger_of(home).trials)
     limits = "--max-time", 1, "--max-cost", cost, "--price-per-hour", 3600
     keep("cost", *sweep_to_end(home, store_url, LIMITED_SPACE, LIMITED, *limits))
+    one_by_one = LIMITED | {"search.concurrent": 1}
+    keep("again", *sweep_to_end(home, store_url, LIMITED_SPACE, one_by_one, *limits))
     return home, parts
 
 
@@ -268,6 +270,15 @@ def test_with_more_time_the_same_trials_go_on_until_the_money_is_spent(limited):
     home, parts = limited
     check_stopped(parts["cost"], COST_UP)
     check_went_on(home, parts["time"], parts["cost"], 2)
+
+
+def test_where_the_money_was_spent_before_no_trial_goes_on_and_the_best_stays_the_best(limited):
+    _, parts = limited
+    code, output, record, kept = parts["again"]
+    assert code == 0, output
+    assert f"{COST_UP}: no trial goes on" in output
+    assert f"trial {record.best.number} is the challenger" in output
+    assert (record, kept) == parts["cost"][2:]
 
 
 def test_what_was_best_when_a_limit_was_reached_is_the_challenger(limited):
