@@ -133,9 +133,10 @@ def test_an_estimate_adds_up_what_the_schedule_will_do(estimated):
 def test_the_checkpoints_of_an_estimate_are_as_large_as_those_of_the_run(estimated):
     home, _, _, found = estimated
     (ledger,) = (home / "runs").glob("*/checkpoints.json")
-    newest = RunCheckpoints(open_store(str(home / "runs")), ledger.parent.name).entries()[0]
-    assert found["checkpoint_bytes"] == pytest.approx(newest.num_bytes, rel=0.02)
-    assert found["storage_bytes"] == 2 * found["checkpoint_bytes"]
+    entries = RunCheckpoints(open_store(str(home / "runs")), ledger.parent.name).entries()
+    assert found["checkpoint_bytes"] == pytest.approx(entries[0].num_bytes, rel=0.02)
+    assert found["storage_bytes"] == pytest.approx(sum(entry.num_bytes for entry in entries), rel=0.02)
+    assert found["storage_bytes"] < 1.9 * found["checkpoint_bytes"]  # that of the pixel loss alone is smaller
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -154,13 +155,29 @@ def test_a_run_is_removed_from_a_bucket_too(s3_url, tmp_path, number):
 # What is made of measured steps
 
 
-def told(config, steps, seconds_of):
-    """Events of a run of one phase, whose steps take the seconds that `seconds_of` gives for a plan."""
+def told(config, steps, seconds_of, looks=((1.0, 0.5, 1000),)):
+    """Events of a run whose steps take the seconds that `seconds_of` gives for a plan.
+
+    At the end of each phase is one of `looks`: seconds for the validation and for the checkpoint, and its bytes.
+    """
     plans = [plan_step(config, step) for step in range(steps)]
-    return tuple(
+    steps_told = [
         Event("steps", step + 1, {"steps_per_s": 1 / seconds_of(plan), "waiting_share": 0.25})
         for step, plan in enumerate(plans)
-    )
+    ]
+    looks_told = []
+    for number, (validation_s, checkpoint_s, num_bytes) in enumerate(looks, 1):
+        step = number * steps // len(looks)
+        looks_told += [
+            Event("validated", step, {"seconds": validation_s}),
+            Event("kept", step, {"seconds": checkpoint_s}),
+            Event("uploaded", step, {"seconds": 2.0, "bytes": num_bytes}),
+        ]
+    return (*steps_told, *looks_told)
+
+
+def forecast_of(config, store_url, events, wall_s=100.0):
+    return forecast(config, read_index(open_store(store_url)), Measured(events, 5, 20, 1.0, wall_s))
 
 
 def test_a_few_steps_stand_for_all_scales_not_for_those_they_had(store_url):
@@ -170,29 +187,65 @@ def test_a_few_steps_stand_for_all_scales_not_for_those_they_had(store_url):
         return 0.1 + plan.lr_px**2 / 1000 + plan.hr_px**2 / 5000
 
     events = told(config, 25, seconds)
-    found = forecast(config, read_index(open_store(store_url)), Measured(events, 5, 20, 1.0, 100.0))
+    found = forecast_of(config, store_url, events)
     everything = sum(seconds(plan_step(config, step)) for step in range(1000))
     assert found.phases[0].step_s * 1000 == pytest.approx(everything, rel=1e-6)
     assert found.waiting_share == pytest.approx(0.25)
+
+
+def test_each_kind_of_step_is_counted_at_the_scales_that_its_own_steps_will_have(store_url):
+    config = config_of(train__steps=200, train__pixel_only_steps=190, train__scale_max=3.0)
+
+    def seconds(plan):
+        return 0.1 + plan.lr_px**2 / 1000
+
+    pixel, full = forecast_of(config, store_url, told(config, 50, seconds)).phases
+    assert pixel.step_s * 190 == pytest.approx(sum(seconds(plan_step(config, step)) for step in range(190)))
+    assert full.step_s * 10 == pytest.approx(sum(seconds(plan_step(config, step)) for step in range(190, 200)))
 
 
 def test_steps_that_warm_up_do_not_count(store_url):
     config = config_of(train__steps=1000, loss__adversarial=0)
     slow = [Event("steps", number, {"steps_per_s": 0.01, "waiting_share": 1}) for number in range(1, 6)]
     events = (*slow, *told(config, 25, lambda plan: 0.5)[5:])
-    found = forecast(config, read_index(open_store(store_url)), Measured(events, 5, 20, 1.0, 600.0))
+    found = forecast_of(config, store_url, events, wall_s=600.0)
     assert found.phases[0].step_s == pytest.approx(0.5)
 
 
+def test_what_the_first_validation_takes_longer_is_paid_once(store_url):
+    config = config_of(train__steps=1000, train__pixel_only_steps=500, train__checkpoint_every_steps=10)
+    events = told(config, 50, lambda plan: 0.5, looks=((9.0, 3.0, 1), (1.0, 0.5, 1)))
+    found = forecast_of(config, store_url, events, wall_s=60.0)
+    assert (found.validation_s, found.checkpoint_s) == (1.0, 0.5)
+    assert found.once_s == pytest.approx(60 - 50 * 0.5 - 2 * 1.5)
+    assert found.total_s == pytest.approx(found.once_s + 1000 * 0.5 + 100 * 1.5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "pixel_only_steps", "expected"),
+    [
+        (500, 440, 70 + 3 * 20),  # the newest three, and one of those before
+        (450, 440, 70 + 3 * 20),  # the newest is not due, but the end
+        (1000, 440, 4 * 70),
+        (700, 440, 3 * 70 + 20),  # the best is one of the pixel loss alone
+        (200, 140, 70 + 20),  # there are two in all
+    ],
+)
+def test_storage_is_that_of_the_checkpoints_which_are_kept_at_the_end(store_url, steps, pixel_only_steps, expected):
+    config = config_of(
+        train__steps=steps,
+        train__pixel_only_steps=pixel_only_steps,
+        train__checkpoint_every_steps=100,
+        train__keep_checkpoints=3,
+    )
+    events = told(config, 50, lambda plan: 0.5, looks=((1.0, 1.0, 20), (1.0, 1.0, 70)))
+    assert forecast_of(config, store_url, events).storage_bytes == expected
+
+
 def test_a_run_that_told_of_too_few_steps_gives_no_estimate(store_url):
-    config = config_of(train__steps=1000)
-    events = told(config, 25, lambda plan: 0.5)
+    events = told(config_of(train__steps=1000), 25, lambda plan: 0.5)
     with pytest.raises(TrainingError, match="too few steps"):
-        forecast(
-            config_of(train__steps=1000, train__pixel_only_steps=10),
-            read_index(open_store(store_url)),
-            Measured(events, 5, 20, 1.0, 60.0),
-        )
+        forecast_of(config_of(train__steps=1000, train__pixel_only_steps=10), store_url, events)
 
 
 @pytest.mark.parametrize(
