@@ -53,6 +53,8 @@ def connected(cpus: float) -> Iterator[None]:
                 f"Ray at {address}", reason, "Check RAY_ADDRESS, or unset it to use this machine"
             ) from error
     else:
+        # Nobody takes our node away, and the process that would look for it competes with workers at each start.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         try:
             ray.init(
                 address="local",

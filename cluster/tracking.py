@@ -128,15 +128,22 @@ class Run:
             )
 
     def picture(self, step: int, name: str, png: bytes, time_ms: int) -> None:
-        """Record a PNG picture under the names that MLflow's page looks for; the same one twice is one picture."""
+        """Record a PNG picture under the names that MLflow's page looks for; the same one twice is one picture.
+
+        Raises:
+            ValueError: It is damaged.
+        """
         safe = re.sub(r"[^a-zA-Z0-9_\-. ]", "~", name)
         same = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.run_id}/{name}/{step}")
         stem = f"{safe}+step+{step}+timestamp+{time_ms}+{same}"
         with tempfile.TemporaryDirectory() as folder:
             full, small = Path(folder) / f"{stem}.png", Path(folder) / f"{stem}+compressed.webp"
             full.write_bytes(png)
-            preview = Image.open(io.BytesIO(png))
-            preview.thumbnail((PREVIEW_PX, PREVIEW_PX))
+            try:
+                preview = Image.open(io.BytesIO(png))
+                preview.thumbnail((PREVIEW_PX, PREVIEW_PX))
+            except OSError as error:  # so Pillow says that it is damaged
+                raise ValueError(f"picture {name} of step {step}: {error}") from error
             preview.save(small)
             for path in (full, small):
                 self._client.log_artifact(self.run_id, str(path), "images")

@@ -11,13 +11,13 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.optim import Adam
 
 from metasr import manifest
 from metasr.config import ExperimentConfig, OptimConfig
 from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
 from metasr.models import Discriminator, SuperResolver, build_discriminator, build_generator
+from metasr.training.adam import Adam
 from metasr.training.arithmetic import arithmetic
 
 WEIGHTS, LOG = "state.safetensors", "metrics.jsonl"

@@ -158,6 +158,15 @@ def test_a_record_that_is_refused_holds_up_no_other(config, tmp_path):
     assert "loss%" in next(tmp_path.glob("spool/*/refused.jsonl")).read_text()
 
 
+def test_a_damaged_picture_holds_up_no_other_record(config):
+    with RunLog(config, "run-1", PARAMS, {}) as log:
+        log.metrics(0, {"loss": 0}, {"val": b"no picture"})
+        log.metrics(1, {"loss": 1})
+        assert log.drain(20) == 0
+        assert log.refused == 1
+    assert [step for step, _ in history(*the_run(config))] == [0, 1]
+
+
 TRAINING = """
 import sys, time
 from cluster.config import TrackingConfig

@@ -1,6 +1,9 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +56,17 @@ def test_exact_and_fast_differ_by_no_more_than_rounding_without_batchnorm(tmp_pa
     )
     for (_, ours), (_, theirs) in zip(exact, fast, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_training_goes_without_torchs_compiler_whose_import_takes_seconds(tmp_path):
+    code = """if True:
+        import pathlib, sys
+        from tests.unit.runs import experiment, train
+        train(pathlib.Path(sys.argv[1]), experiment(steps=2))
+        train(pathlib.Path(sys.argv[1]), experiment(steps=4))
+        sys.exit("torch._dynamo" in sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parents[2], check=True)
 
 
 def test_another_seed_gives_another_run(tmp_path):
