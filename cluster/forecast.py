@@ -7,12 +7,12 @@ import numpy as np
 
 from cluster.config import JobConfig
 from cluster.shards import Index
+from cluster.stream import KEPT_WHOLE_BYTES
 from cluster.watch import Event
 from metasr.config import ExperimentConfig
 from metasr.data.sample import plan_step
 from metasr.errors import TrainingError
 
-IN_MEMORY_BYTES = 1_000_000_000  # training sets up to this stay in a worker's memory, see `ShardCrops`
 PLANNED_STEPS = 2000  # of a phase, evenly spaced: enough for the mean over its scales
 GB = 1e9
 
@@ -212,7 +212,7 @@ def _read(config: JobConfig, index: Index) -> tuple[int, str]:
     workers = config.resources.num_workers
     if config.storage.cache and config.data.url.startswith("s3:") and everything <= config.storage.cache_gb * GB:
         return everything, "each node once: it fits storage.cache"
-    if training <= IN_MEMORY_BYTES:
+    if training <= KEPT_WHOLE_BYTES:
         return everything * workers, f"{workers} workers once each: it stays in memory"
     epochs = config.train.steps * config.train.batch_size / sum(shard.num_samples for shard in train)
     validation = everything - training

@@ -44,8 +44,8 @@ class DataConfig(Section):
     url: str = ""
     """Store that `metasr prepare` wrote: a folder or s3://bucket/prefix."""
     shuffle_shards: int = Field(8, ge=1)
-    """Shards whose samples are mixed with each other, over all virtual shards of the batch; all workers together hold
-    about two times as many in memory, or two for each virtual shard."""
+    """Shards whose samples are mixed with each other, over all virtual shards of the batch, at least one for each;
+    all workers together hold about two times as many in memory, or a few more."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """A shard that is missing or damaged where it is stored ends the run, or samples of another stand in for its own.
     A store that is away is neither: the run waits for it."""

@@ -6,11 +6,11 @@ from cluster.config import JobConfig
 from cluster.preflight.node import NodeFacts, versions
 from cluster.preflight.results import Finding, ok, problem, warning
 from cluster.preflight.services import Data
+from cluster.stream import KEPT_WHOLE_BYTES, most_at_hand
 from metasr.models import build_discriminator, build_generator
 
 GB = 1e9
 PROCESS_BYTES = 1_500_000_000  # of a worker, before it has read any data: python, torch and Ray
-KEPT_WHOLE_BYTES = 1_000_000_000  # sets up to this stay in a worker's memory, see `ShardCrops`
 LOG_BYTES_A_STEP = 300
 FREE_CARD_BYTES = 4_000_000_000
 
@@ -89,12 +89,12 @@ def shared_memory(nodes: list[NodeFacts]) -> Finding:
 def worker_bytes(config: JobConfig, data: Data) -> int:
     """Return how much memory the shards that a worker holds take at most, and the worker itself.
 
-    A worker with all lanes has the most: two windows of each. See `ShardCrops`.
+    See `ShardCrops`.
     """
     sizes = sorted((shard.num_bytes for shard in data.index.shards if shard.split == "train"), reverse=True)
     lanes = config.train.num_virtual_shards
     own = -(-lanes // config.resources.num_workers)
-    held = 2 * own * max(1, config.data.shuffle_shards // lanes)
+    held = most_at_hand(own, lanes, config.data.shuffle_shards)
     return PROCESS_BYTES + (sum(sizes) if sum(sizes) <= KEPT_WHOLE_BYTES else sum(sizes[:held]))
 
 

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 _Crops = list[NDArray[np.float16]]
 _T = TypeVar("_T")
+NUM_THREADS = 4
+KEPT_WHOLE_BYTES = 1_000_000_000
+"""Training sets up to this stay in a worker's memory."""
 _CORRUPT = (DamagedError, NotThereError, DataError)
 
 
@@ -74,8 +77,8 @@ class ShardCrops:
         cache: ShardCache | None = None,
         *,
         on_corrupt: Literal["stop", "skip"] = "stop",
-        keep_bytes: float = 1e9,
-        num_threads: int = 4,
+        keep_bytes: float = KEPT_WHOLE_BYTES,
+        num_threads: int = NUM_THREADS,
         pause_s: float = 5.0,
     ) -> None:
         self.waited_s = 0.0
@@ -111,8 +114,7 @@ class ShardCrops:
             def read(shard: int) -> Future[_Crops]:
                 return ahead.submit(partial(self._read, shard, order.seed, ahead.closed))
 
-            now = len(lanes) * max(1, order.window // order.lanes)
-            num_shards = now + max(now, self._num_threads)
+            num_shards = most_at_hand(len(lanes), order.lanes, order.window, self._num_threads)
             at_hand = AtHand(order, lanes, first_step * share, read, num_shards, keeps_all=self._keeps_all)
             while True:
                 taken = (crop for lane in lanes for crop in at_hand.take(lane, share))
@@ -198,6 +200,19 @@ class ShardCrops:
             else:
                 self._outage.answered(name)
                 return answer
+
+
+def most_at_hand(own: int, lanes: int, window: int, num_threads: int = NUM_THREADS) -> int:
+    """Return how many shards a stream holds at most, see `ShardCrops`.
+
+    Args:
+        own: Lanes that it reads.
+        lanes: All lanes.
+        window: Shards that are mixed with each other, over all lanes.
+        num_threads: Shards that are read at the same time.
+    """
+    now = own * max(1, window // lanes)
+    return now + max(now, num_threads)
 
 
 class _Outage:

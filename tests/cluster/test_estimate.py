@@ -102,6 +102,7 @@ def estimated(tmp_path_factory, store_url):
     return home, before, dry, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_dry_run_knows_a_finished_run(estimated):
     assert "state: finished at step 24" in estimated[2].stdout
 
@@ -111,6 +112,7 @@ def files_in(found):
     return {path: time for path, time in found.items() if path.is_file() and not path.name.startswith(".")}
 
 
+@pytest.mark.slow
 def test_an_estimate_removes_what_it_wrote_and_tells_mlflow_nothing(estimated):
     home, (runs, told), _, _ = estimated
     assert files_in(tree(home / "runs")) == files_in(runs)
@@ -119,6 +121,7 @@ def test_an_estimate_removes_what_it_wrote_and_tells_mlflow_nothing(estimated):
     assert names_in_mlflow(home) == told
 
 
+@pytest.mark.slow
 def test_an_estimate_adds_up_what_the_schedule_will_do(estimated):
     *_, found = estimated
     pixel, full = found["phases"]
@@ -130,6 +133,7 @@ def test_an_estimate_adds_up_what_the_schedule_will_do(estimated):
     assert found["workers_price"] == pytest.approx(found["total_s"])  # one worker at 1 a second
 
 
+@pytest.mark.slow
 def test_the_checkpoints_of_an_estimate_are_as_large_as_those_of_the_run(estimated):
     home, _, _, found = estimated
     (ledger,) = (home / "runs").glob("*/checkpoints.json")
