@@ -140,6 +140,7 @@ def another_run(home, store_url):
     return load_bundle(folder, torch.device("cpu")), folder
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_the_weights_of_another(tmp_path, store_url):
     bundle, folder = another_run(tmp_path, store_url)
     one_short_step = {"train.steps": 1, "train.pixel_only_steps": 1, "optim.generator_lr": 1e-6}
@@ -204,6 +205,7 @@ def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path, store_url, 
     assert run.info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_refused_while_the_first_is_at_work(tmp_path, store_url):
     settings = {"train.steps": 10**6, "train.pixel_only_steps": 10**6, "resources.num_workers": 1}
     first = start_training(tmp_path, store_url, settings)

@@ -37,6 +37,7 @@ def black_hole():
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_services_that_never_answer_are_named_and_nothing_else_is_kept_from_its_check(
     doctor, store_url, tmp_path, black_hole
 ):
