@@ -3,12 +3,16 @@
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.checkpoints import Kept, RunCheckpoints
+from cluster.config import JobConfig
 from cluster.store import Store
+from metasr.config import ModelConfig
 from metasr.errors import ConfigError
+from metasr.manifest import unseal
 
 BUNDLE = "bundle"
 
@@ -58,7 +62,7 @@ def find(storage: Store, fork: Fork) -> Kept:
     raise ConfigError(f"cannot branch off from {fork}", why, "Name a run of this storage and a step that it kept")
 
 
-def branch_off(storage: Store, fork: Fork, checkpoints: RunCheckpoints, keep: int) -> None:
+def branch_off(storage: Store, fork: Fork, checkpoints: RunCheckpoints, config: JobConfig) -> None:
     """Give a run the checkpoint that it branches off from; one that has checkpoints of its own is left as it is.
 
     The copy has no score and no bundle: what the other run came to is never taken for this one's best.
@@ -67,10 +71,10 @@ def branch_off(storage: Store, fork: Fork, checkpoints: RunCheckpoints, keep: in
         storage: Of both runs.
         fork: The other run, and a step of which it has a checkpoint.
         checkpoints: Of this run, claimed.
-        keep: How many checkpoints stay.
+        config: Settings of this run.
 
     Raises:
-        ConfigError: There is no such checkpoint.
+        ConfigError: There is no such checkpoint, or it is of another network.
         CheckpointError: It is damaged.
         StoreError: The store is away or refuses.
     """
@@ -80,5 +84,24 @@ def branch_off(storage: Store, fork: Fork, checkpoints: RunCheckpoints, keep: in
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         RunCheckpoints(storage, fork.run_name).fetch(kept, folder)
+        require_same_network(unseal(folder, "checkpoint")["config"]["model"], config, f"branch off from {fork}")
         shutil.rmtree(folder / BUNDLE, ignore_errors=True)
-        checkpoints.publish(folder, kept.step, None, keep=keep)
+        checkpoints.publish(folder, kept.step, None, keep=config.train.keep_checkpoints)
+
+
+def require_same_network(model: Mapping[str, Any], config: JobConfig, what: str) -> None:
+    """Raise ConfigError where weights are those of another network than the one to train.
+
+    Args:
+        model: Settings of the network that they are of.
+        config: Of the training.
+        what: What cannot be done then.
+    """
+    theirs = ModelConfig.model_validate(model)
+    for name, ours in config.model:
+        if getattr(theirs, name) != ours:
+            raise ConfigError(
+                f"cannot {what}",
+                f"its model.{name} is {getattr(theirs, name)}, not {ours}",
+                "Train the same network, or start from random weights",
+            )

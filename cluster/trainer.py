@@ -14,7 +14,7 @@ import torch
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
 from cluster.delivery import SWEEP_TAG
-from cluster.fork import Fork, branch_off
+from cluster.fork import Fork, branch_off, require_same_network
 from cluster.group import Stop, check_workers, train_on_ray
 from cluster.lease import Lease
 from cluster.preflight import require
@@ -25,7 +25,6 @@ from cluster.run_log import RunLog
 from cluster.store import open_store, patiently
 from cluster.stream import read_index
 from cluster.watch import Event, RunReport, Watch
-from metasr.config import ModelConfig
 from metasr.errors import CheckpointError, ConfigError, MetaSRError, StoreError
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import Bundle, load_bundle
@@ -118,7 +117,7 @@ def train(
             return Trained(identity.run_name, int(done["step"]), already_done=True)
         checkpoints = checkpoints.claim(lease.fence, tell)  # which locks out the workers of an earlier driver
         if fork is not None:
-            patiently(storage, lambda: branch_off(storage, fork, checkpoints, config.train.keep_checkpoints), tell)
+            patiently(storage, lambda: branch_off(storage, fork, checkpoints, config), tell)
         with _log(config, identity, sweep.name if sweep else "") as log:
             log.text("recipe.yaml", resolved.text() + "\n")
             watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell, sweep)
@@ -235,14 +234,7 @@ def load_initial(config: JobConfig, reference: str) -> Bundle:
     with tempfile.TemporaryDirectory() as download:
         folder = Registry(config.tracking).locate(reference, Path(download)).folder
         bundle = load_bundle(folder, torch.device("cpu"))
-    theirs = ModelConfig.model_validate(bundle.about["config"]["model"])
-    for name, ours in config.model:
-        if getattr(theirs, name) != ours:
-            raise ConfigError(
-                f"cannot start from {reference}",
-                f"its model.{name} is {getattr(theirs, name)}, not {ours}",
-                "Train the same network, or start from random weights",
-            )
+    require_same_network(bundle.about["config"]["model"], config, f"start from {reference}")
     return bundle
 
 

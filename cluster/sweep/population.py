@@ -97,7 +97,7 @@ class Population(PopulationBasedTraining):
             try:
                 with Lease.acquire(self._storage, new.run_name, log.warning) as lease:
                     checkpoints = RunCheckpoints(self._storage, new.run_name).claim(lease.fence, log.warning)
-                    branch_off(self._storage, fork, checkpoints, self._plan.config.train.keep_checkpoints)
+                    branch_off(self._storage, fork, checkpoints, self._plan.config)
                 return new
             except (ConfigError, CheckpointError):
                 continue  # the other run has deleted it in the meantime, and has a newer one

@@ -3,13 +3,22 @@
 import pytest
 
 from cluster.checkpoints import RunCheckpoints
+from cluster.config import JobConfig
 from cluster.fork import Fork, branch_off
 from cluster.store import open_store
 from metasr.errors import CheckpointError, ConfigError
-from tests.cluster.sealed import make_sealed
+from metasr.manifest import seal
 from tests.cluster.training import newest_digest, train_to_end
 
+CONFIG = JobConfig()
 SETTINGS = {"train.pixel_only_steps": 2, "train.steps": 4, "train.checkpoint_every_steps": 2}
+
+
+def make_checkpoint(folder, step):
+    folder.mkdir()
+    (folder / "state.safetensors").write_bytes(b"weights")
+    seal(folder, "checkpoint", {"step": step, "config": CONFIG.model_dump(mode="json")})
+    return folder
 
 
 @pytest.fixture
@@ -17,8 +26,8 @@ def source(store, tmp_path):
     """A run with checkpoints of steps 20 and 40."""
     checkpoints = RunCheckpoints(store, "one").claim(1)
     for step in (20, 40):
-        folder = make_sealed(tmp_path / str(step), step)
-        (folder / "bundle").mkdir(exist_ok=True)
+        folder = make_checkpoint(tmp_path / str(step), step)
+        (folder / "bundle").mkdir()
         (folder / "bundle" / "manifest.json").write_text("{}")
         checkpoints.publish(folder, step, 1.0, keep=2)
     return checkpoints
@@ -26,7 +35,7 @@ def source(store, tmp_path):
 
 def test_a_branch_begins_with_the_checkpoint_and_without_what_it_was_worth(store, source, tmp_path):
     own = RunCheckpoints(store, "two").claim(1)
-    branch_off(store, Fork("one", 20), own, keep=2)
+    branch_off(store, Fork("one", 20), own, CONFIG)
     (kept,) = own.entries()
     (theirs,) = (one for one in source.entries() if one.step == 20)
     assert (kept.step, kept.score, own.best()) == (20, None, None)
@@ -36,9 +45,9 @@ def test_a_branch_begins_with_the_checkpoint_and_without_what_it_was_worth(store
 
 def test_a_run_that_has_checkpoints_branches_off_no_more(store, source, tmp_path):
     own = RunCheckpoints(store, "two").claim(1)
-    own.publish(make_sealed(tmp_path / "own", 30), 30, 0.5, keep=2)
+    own.publish(make_checkpoint(tmp_path / "own", 30), 30, 0.5, keep=2)
     before = own.entries()
-    branch_off(store, Fork("one", 40), own, keep=2)
+    branch_off(store, Fork("one", 40), own, CONFIG)
     assert own.entries() == before
 
 
@@ -51,7 +60,7 @@ def test_a_run_that_has_checkpoints_branches_off_no_more(store, source, tmp_path
 )
 def test_what_is_not_there_is_named(store, source, fork, message):
     with pytest.raises(ConfigError, match=message):
-        branch_off(store, fork, RunCheckpoints(store, "two").claim(1), keep=2)
+        branch_off(store, fork, RunCheckpoints(store, "two").claim(1), CONFIG)
 
 
 def test_of_a_damaged_checkpoint_no_branch_begins(store, source):
@@ -59,7 +68,15 @@ def test_of_a_damaged_checkpoint_no_branch_begins(store, source):
     store.put(f"one/{theirs.folder}/{next(iter(theirs.files))}", b"other bytes")
     own = RunCheckpoints(store, "two").claim(1)
     with pytest.raises(CheckpointError):
-        branch_off(store, Fork("one", 20), own, keep=2)
+        branch_off(store, Fork("one", 20), own, CONFIG)
+    assert own.entries() == ()
+
+
+def test_another_network_branches_off_from_nothing(store, source):
+    other = CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"num_features": 8})})
+    own = RunCheckpoints(store, "two").claim(1)
+    with pytest.raises(ConfigError, match=r"cannot branch off from one@20: its model\.num_features is \d+, not 8"):
+        branch_off(store, Fork("one", 20), own, other)
     assert own.entries() == ()
 
 
