@@ -73,7 +73,8 @@ def test_every_trial_is_a_run_of_its_own_in_mlflow(killed_and_continued, trials)
         run = runs[trial.run_name]
         assert run.data.tags.get("metasr.forked_from", "") == (str(trial.fork) if trial.fork else "")
         assert run.data.params["optim.generator_lr"] == str(trial.settings["optim.generator_lr"])
-        assert run.info.status == ("FINISHED" if trial.status == "finished" else "KILLED")
+        # One that is replaced may be through with its few steps before it hears of it.
+        assert run.info.status in (("FINISHED",) if trial.status == "finished" else ("KILLED", "FINISHED"))
 
 
 def test_a_branch_can_be_trained_by_hand_from_what_the_sweep_says_of_it(killed_and_continued, trials, store_url):
