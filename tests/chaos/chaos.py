@@ -95,7 +95,7 @@ def steps_for(world, length_s):
         world.folder / "trial", world.data_url, settings_of(TRIAL_STEPS) | {"train.pixel_only_steps": TRIAL_STEPS}
     )
     rate = TRIAL_STEPS / (time.monotonic() - begin)
-    return max(100, round(USEFUL_SHARE * rate * length_s, -1))
+    return max(100, 10 * round(USEFUL_SHARE * rate * length_s / 10))
 
 
 def happen(world, faults):
