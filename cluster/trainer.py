@@ -99,15 +99,7 @@ def train(
         MetaSRError: The settings, the data or the machines cannot be used, or training failed.
     """
     config = resolved.config
-    initial = load_initial(config, init_from) if init_from else None
-    identity = identify(config, recipe, initial, fork)
-    tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
-    if fork is not None:
-        tell(f"branching off from run {fork.run_name} at step {fork.step}")
-    if initial is not None:
-        tell(f"starting from the weights of {init_from}, run {initial.about['run_name']}")
-    if not config.loss.perceptual:
-        tell("loss.perceptual is 0: training without the perceptual loss")
+    identity, initial = _introduced(config, recipe, init_from, fork, tell)
     require(config, tell)
     storage = open_store(config.storage.url)
     with Lease.acquire(storage, identity.run_name, tell) as lease:
@@ -160,6 +152,22 @@ def register_trial(config: JobConfig, recipe: str, fork: Fork | None, sweep: str
             patiently(storage, lambda: checkpoints.finish(done | {REGISTERED: "yes"}), tell)
         log.status("FINISHED" if done else "KILLED")
         return log.drain(LAST_RECORDS_S)
+
+
+def _introduced(
+    config: JobConfig, recipe: str, init_from: str, fork: Fork | None, tell: Tell
+) -> tuple[RunIdentity, Bundle | None]:
+    """Tell and return what the run is made from, and the bundle that it starts from."""
+    initial = load_initial(config, init_from) if init_from else None
+    identity = identify(config, recipe, initial, fork)
+    tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
+    if fork is not None:
+        tell(f"branching off from run {fork.run_name} at step {fork.step}")
+    if initial is not None:
+        tell(f"starting from the weights of {init_from}, run {initial.about['run_name']}")
+    if not config.loss.perceptual:
+        tell("loss.perceptual is 0: training without the perceptual loss")
+    return identity, initial
 
 
 def _log(config: JobConfig, identity: RunIdentity, sweep: str) -> RunLog:

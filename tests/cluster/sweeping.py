@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from cluster.sweep.ledger import LEDGER, Kept
-from tests.cluster.training import ROOT, TINY, flags, places
+from tests.cluster.training import ROOT, TINY, flags, line_with, places
 
 STEPS = 60
 GOOD, BETTER, IDLE, WILD = 0.0005, 0.001, 1e-7, 1e30  # learning rates; the last gives NaN, the one before nothing
@@ -36,6 +36,16 @@ def start_sweep(home, store_url, space, settings, *more):
         # A shell's background jobs ignore Ctrl-C, and so would all that they start, this test among them.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def kill_sweep_at(text, home, store_url, space, settings):
+    """Start a sweep, and kill its driver at the first line that has `text`."""
+    process = start_sweep(home, store_url, space, settings)
+    try:
+        line_with(process, text)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
 
 
 def sweep_to_end(home, store_url, space, settings, *more):

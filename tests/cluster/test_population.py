@@ -1,6 +1,5 @@
 """Population based training as a person runs it, its driver killed in the middle."""
 
-import signal
 import subprocess
 import sys
 
@@ -10,8 +9,8 @@ from mlflow import MlflowClient
 from cluster.checkpoints import RunCheckpoints
 from cluster.store import open_store
 from cluster.sweep.outcome import as_flags
-from tests.cluster.sweeping import BETTER, IDLE, STEPS, ledger_of, start_sweep, sweep_to_end
-from tests.cluster.training import ROOT, TINY, flags, line_with, places
+from tests.cluster.sweeping import BETTER, IDLE, STEPS, kill_sweep_at, ledger_of, sweep_to_end
+from tests.cluster.training import ROOT, TINY, flags, places
 
 pytestmark = pytest.mark.slow
 SPACE = f"space: {{optim.generator_lr: {{loguniform: [{IDLE}, {BETTER}]}}}}\n"
@@ -29,12 +28,7 @@ SEARCH = {
 def killed_and_continued(tmp_path_factory, store_url):
     """A population of two whose driver gets SIGKILL when one has been replaced, and the same command again."""
     home = tmp_path_factory.mktemp("population")
-    process = start_sweep(home, store_url, SPACE, SEARCH)
-    try:
-        line_with(process, "starts from")
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    kill_sweep_at("starts from", home, store_url, SPACE, SEARCH)
     code, output = sweep_to_end(home, store_url, SPACE, SEARCH)
     assert code == 0, output
     return home, output

@@ -6,7 +6,18 @@ import pytest
 from mlflow import MlflowClient
 
 from cluster.sweep.record import SweepRecord
-from tests.cluster.sweeping import BETTER, GOOD, IDLE, RATES, STEPS, WILD, ledger_of, start_sweep, sweep_to_end
+from tests.cluster.sweeping import (
+    BETTER,
+    GOOD,
+    IDLE,
+    RATES,
+    STEPS,
+    WILD,
+    kill_sweep_at,
+    ledger_of,
+    start_sweep,
+    sweep_to_end,
+)
 from tests.cluster.training import line_with
 
 # With this seed the first four trials have one rate each: GOOD and WILD, then IDLE and BETTER.
@@ -17,12 +28,7 @@ SEARCH = {"search.trials": 4, "search.seed": 215, "search.asha_grace": 0.3, "sea
 def killed_and_continued(tmp_path_factory, store_url):
     """A sweep of four trials whose driver gets SIGKILL when the last has started, and the same command again."""
     home = tmp_path_factory.mktemp("sweep")
-    process = start_sweep(home, store_url, RATES, SEARCH)
-    try:
-        line_with(process, "trial 3 starts")
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    kill_sweep_at("trial 3 starts", home, store_url, RATES, SEARCH)
     ended = {trial.number for trial in ledger_of(home).trials if trial.has_ended}
     code, output = sweep_to_end(home, store_url, RATES, SEARCH, "-o", home / "page")
     assert code == 0, output
