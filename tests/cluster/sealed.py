@@ -78,12 +78,12 @@ def open_at(endpoint, url, policy=QUICK):
 
 
 def kill_after(script, arguments, seconds):
-    """Run a script, kill it some time after its first line; return the last line it wrote."""
+    """Run a script, kill it some time after its first line; return the last whole line it wrote."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines = [process.stdout.readline()]
     threading.Timer(seconds, process.send_signal, [signal.SIGKILL]).start()
-    lines += process.stdout.read().splitlines()
+    lines += process.stdout.read().splitlines(keepends=True)
     assert process.wait(60) == -signal.SIGKILL
     process.stdout.close()
-    return lines[-1].strip()
+    return [line for line in lines if line.endswith("\n")][-1].strip()  # the kill may tear the last one
