@@ -3,7 +3,8 @@
 `make bench-data` runs it. All contenders read the same shards, from a folder and from SeaweedFS on loopback, each in
 a process of its own, in turn, several times; medians are printed, with the machine. Seconds are those of one pass
 over all shards. Samples a core-second is what counts on a node whose cores feed its GPUs: it divides by the processor
-time of the reading process and of what it starts.
+time of the reading process and of what it starts. "Cores busy" are those of the whole machine, with the server and
+the link: where they come to all that it has, they are the limit.
 """
 
 import argparse
@@ -138,7 +139,7 @@ def measure(contender: str, store: Store) -> dict[str, float]:
     batches = run()
     if contender == "stream, read before":
         next(batches)
-    before, cpu_before = resource.getrusage(resource.RUSAGE_SELF), cpu_s()
+    before, cpu_before, busy_before = resource.getrusage(resource.RUSAGE_SELF), cpu_s(), busy_s()
     began = time.perf_counter()
     first = samples = 0.0
     for batch in batches:
@@ -150,6 +151,7 @@ def measure(contender: str, store: Store) -> dict[str, float]:
         "seconds": seconds,
         "first_s": first,
         "cpu_s": cpu_s() - cpu_before,
+        "busy_s": busy_s() - busy_before,
         "samples": samples,
         "mb": sum(shard.num_bytes for shard in shards) / 1e6,
         "peak_mb": after.ru_maxrss / 1e3,
@@ -161,6 +163,12 @@ def cpu_s() -> float:
     """Return the processor time of this process and of those it has waited for."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def busy_s() -> float:
+    """Return for how long this machine's cores have worked, added up, on whatever (proc_stat(5))."""
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def raw_get(store: Store, shards: list[Shard]) -> Iterator[int]:
@@ -248,12 +256,14 @@ def report(urls: dict[str, str], contenders: Sequence[str], rounds: int) -> None
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB")
     print(f"medians of {rounds} rounds; {NUM_THREADS} threads fetch, 1 computes; batches of {BATCH} crops\n")
-    print(f"{'':<32}{'MB/s':>8}{'first s':>9}{'samples/core-s':>16}{'MB over start':>15}")
+    print(f"{'':<32}{'MB/s':>8}{'first s':>9}{'samples/core-s':>16}{'cores busy':>12}{'MB over start':>15}")
     for (place, contender), runs in found.items():
         median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         rate, memory = median["mb"] / median["seconds"], median["peak_mb"] - median["peak_before_mb"]
         per_core = median["samples"] / median["cpu_s"]
-        print(f"{place + ', ' + contender:<32}{rate:>8.0f}{median['first_s']:>9.2f}{per_core:>16.0f}{memory:>15.0f}")
+        busy = median["busy_s"] / median["seconds"]
+        name = f"{place}, {contender}"
+        print(f"{name:<32}{rate:>8.0f}{median['first_s']:>9.2f}{per_core:>16.0f}{busy:>12.2f}{memory:>15.0f}")
 
 
 if __name__ == "__main__":
