@@ -96,7 +96,7 @@ def make_batch(
 
 def _with_brain(crops: Tensor, corners: Tensor, side: int, min_brain: float) -> Tensor:
     """Choose for each crop `[B, C, H, W]` one of its `corners` `[B, places, 2]`; return `[B, 2]`."""
-    brain = (crops != 0).any(dim=1).float()
+    brain = (crops != 0).any(dim=1).int()  # CUDA sums floats in any order
     sums = functional.pad(brain.cumsum(1).cumsum(2), (1, 0, 1, 0))
     item = torch.arange(len(crops), device=crops.device)[:, None]
     (top, left), (bottom, right) = corners.unbind(2), (corners + side).unbind(2)

@@ -14,7 +14,7 @@ from metasr.training.state import TrainingState
 IDENTITY = RunIdentity(run_name="test", code_version="0", data_url="", data_digest="0" * 64)
 
 
-def experiment(*, adversarial=0.001, skip="bicubic", optim=None, flips=True, **train):
+def experiment(*, adversarial=0.001, skip="bicubic", optim=None, flips=True, min_brain=0.0, **train):
     defaults = {
         "steps": 4,
         "batch_size": 2,
@@ -25,7 +25,7 @@ def experiment(*, adversarial=0.001, skip="bicubic", optim=None, flips=True, **t
     }
     return ExperimentConfig(
         model=ModelConfig(num_features=8, num_blocks=1, skip=skip),
-        data=DataConfig(patch_px=40, flips=flips),
+        data=DataConfig(patch_px=40, flips=flips, min_brain=min_brain),
         loss=LossConfig(adversarial=adversarial, perceptual=0),
         optim=optim or OptimConfig(generator_lr=1e-3),
         train=TrainConfig(**(defaults | train)),
