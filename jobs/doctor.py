@@ -19,7 +19,7 @@ objects under doctor/ in storage.url are written and deleted. With RAY_ADDRESS s
 it starts Ray on this machine, as training would.
 
   metasr doctor --data.url ~/data/t1ce
-  metasr doctor --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 8 --resources.gpu true"""
+  metasr doctor --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 4 --resources.gpu true"""
 WIDTH = 14
 
 

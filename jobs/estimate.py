@@ -21,7 +21,7 @@ afterwards. MLflow hears nothing of it. Both kinds of steps are measured where t
 Prices are in a currency of your own.
 
   metasr estimate --recipe smoke --data.url ~/data/t1ce
-  metasr estimate --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 8 --resources.gpu true \\
+  metasr estimate --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 4 --resources.gpu true \\
       --price-per-hour 2.50 --storage-price 0.023"""
 NOT_INCLUDED = """not included: waiting for machines, images and nodes to start; restarts after faults; a machine
 or store busier than now; MLflow's records and artifacts; requests and transfer that a cloud charges for;

@@ -13,7 +13,7 @@ any fault. With RAY_ADDRESS set, as in `ray job submit`, it trains on that
 cluster; without, it starts Ray on this machine.
 
   metasr train --recipe smoke --data.url ~/data/t1ce
-  metasr train --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 8 --resources.gpu true
+  metasr train --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 4 --resources.gpu true
   metasr train --recipe photos --data.url ~/data/photos      (then, on MRI, from what that learned:)
   metasr train --recipe brats --data.url ~/data/t1ce --init-from challenger
   metasr train --recipe brats --data.url ~/data/t1ce --fork brats-0123456789@10000 --loss.adversarial 0.002

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import pytest
 
 import jobs
 from cluster.config import EvaluateConfig, JobConfig, PrepareConfig, PromotionConfig, SweepConfig
+from cluster.group import check_workers
 from cluster.recipes import leaves
-from jobs.cli import VERBS, run
+from jobs.cli import VERBS, Parser, add_settings, run, settings
 from tests.jobs.command import METASR, start
 
 JOBS = Path(jobs.__file__).parent
@@ -115,6 +117,18 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     outcome = start(sys.executable, "-c", code, folder=tmp_path)
     assert (outcome.code, outcome.err) == (0, "")
     assert all(f"usage: metasr {verb} " in outcome.out for verb in VERBS)
+
+
+def test_every_training_in_help_and_readme_has_as_many_workers_as_can_share_a_batch(helps):
+    text = "".join([(JOBS.parent / "README.md").read_text(), *(helps[verb].out for verb in VERBS)])
+    shown = re.findall(r"metasr (?:train|doctor|estimate) (--.*)|`(--resources[^`]*)`", text)
+    assert len(shown) > 10
+    for command in shown:
+        parser = Parser(prog="metasr train")
+        parser.add_argument("--recipe", default="default")
+        add_settings(parser, JobConfig)
+        known, _ = parser.parse_known_args(shlex.split("".join(command).rstrip("\\"), comments=True))
+        check_workers(settings(JobConfig, known, known.recipe).config)
 
 
 # Mistakes
