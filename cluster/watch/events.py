@@ -1,4 +1,4 @@
-"""What the first worker tells the driver while it trains."""
+"""What workers tell the driver while they train."""
 
 import math
 from collections.abc import Mapping
@@ -24,7 +24,8 @@ Kind = Literal[
 class Event:
     """Something that happened in training. It has no time of day: the clocks of nodes may be wrong.
 
-    The kinds, and the values that come with them (all may be missing):
+    Retries, substituted and warnings come from every worker, all else from the first. The kinds, and the values that
+    come with them (all may be missing):
 
     - group: a worker group is ready. `num_workers`; and how long each part of the start took, such as `data_s`.
     - resumed: the weights of `step` are loaded; 0 is a fresh start. `text` names bad checkpoints passed over.
@@ -34,7 +35,7 @@ class Event:
     - validated: the generator was looked at. `val_...`, `selection_score`, `seconds`; pictures.
     - kept: a checkpoint is whole on the worker's disk. `seconds`.
     - uploaded: a checkpoint is in the store. `seconds`, `bytes`; `pending`, those that still wait.
-    - retries: requests were made again. A count for each reason, since the group started.
+    - retries: requests were made again. A count for each reason, of this worker, since the group started.
     - skipped: the update of `step` was left out, because of NaN or Inf.
     - substituted: damaged shards were replaced. `text` has their names, with ", " between.
     - warning: `text` says what else a person should know.
@@ -46,6 +47,7 @@ class Event:
         values: Numbers by name.
         text: Words.
         pictures: PNG files by name.
+        rank: Number of the worker.
     """
 
     kind: Kind
@@ -53,6 +55,7 @@ class Event:
     values: Mapping[str, float] = field(default_factory=dict)
     text: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    rank: int = 0
 
 
 def finite(values: Mapping[str, float], name: str) -> float:

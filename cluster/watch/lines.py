@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TextIO
 
 from cluster.watch.bar import Bar
-from cluster.watch.events import Event
+from cluster.watch.events import Event, finite
 
 LINES_AT_ONCE = 10
 LINES_APART_S = 30.0
@@ -46,7 +46,7 @@ class Watch:
         self._rate = _Rate()
         self._paces: defaultdict[str, _Pace] = defaultdict(_Pace)
         self._groups = self._skipped = 0
-        self._retries = 0.0
+        self._retries: dict[int, Counter[str]] = {}
         self._unsaid = ""
 
     def see(self, event: Event) -> None:
@@ -131,24 +131,25 @@ class Watch:
             case "substituted":
                 return f"{at}  damaged shards replaced: {text}"
             case "warning":
-                return f"{at}  warning: {text}"
+                return f"{at}  warning: {_who(event)}{text}"
             case "stopping":
                 return f"{at}  stopping: {text}" if text else f"{at}  stopping"
         return ""
 
     def _group_line(self, event: Event) -> str:
         self._groups += 1
-        self._retries = 0.0
+        self._retries.clear()
         workers = event.values.get("num_workers", math.nan)
         who = f"{workers:.0f} worker{'' if workers == 1 else 's'}"
         return f"{who} ready" if self._groups == 1 else f"restart {self._groups - 1}: {who} ready"
 
     def _retries_line(self, event: Event) -> str:
-        total = sum(event.values.values())
-        if not total > self._retries:
+        counts = Counter({reason: round(finite(event.values, reason)) for reason in event.values})
+        if not counts.total() > self._retries.get(event.rank, Counter()).total():
             return ""
-        self._retries = total
-        reasons = ", ".join(f"{reason} {count:.0f}" for reason, count in event.values.items() if count)
+        self._retries[event.rank] = counts
+        of_all = sum(self._retries.values(), Counter[str]())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in of_all.items())
         return f"{self._at(event.step)}  requests made again so far: {reasons}"
 
 
@@ -241,6 +242,10 @@ def _short(value: float) -> str:
 def _one_line(text: str) -> str:
     """Return words from elsewhere without what could move a cursor."""
     return " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
+
+
+def _who(event: Event) -> str:
+    return f"worker {event.rank}: " if event.rank else ""
 
 
 def _origin(step: int) -> str:

@@ -22,7 +22,7 @@ told of them.
     kept, uploaded      checkpoints written on the worker's disk, and into the store: count, seconds; uploaded: bytes
     not_uploaded        checkpoints that still wait for the store
     validated           count, seconds
-    retries             requests made again: a count for each reason
+    retries             requests made again, by all workers: a count for each reason
     skipped_updates     left out because of NaN or Inf
     substituted_shards  names of damaged shards that were replaced
     bad_checkpoints     what was passed over when going on, in words
@@ -60,7 +60,7 @@ class RunReport:
         self._validated: dict[str, float] = {"count": 0, "seconds": 0.0}
         self._not_uploaded = 0
         self._retries: Counter[str] = Counter()
-        self._retries_of_group: Counter[str] = Counter()
+        self._retries_of_group: dict[int, Counter[str]] = {}
         self._skipped: set[int] = set()
         self._substituted: set[str] = set()
         self._bad_checkpoints: list[str] = []
@@ -75,7 +75,7 @@ class RunReport:
         now = self._now()
         match event.kind:
             case "group":
-                self._retries += self._retries_of_group
+                self._retries = self._all_retries()
                 self._retries_of_group.clear()
                 self._starts.group(event, now, self._steps.reached, self._marks)
             case "resumed":
@@ -91,7 +91,8 @@ class RunReport:
             case "validated":
                 _add(self._validated, event.values)
             case "retries":
-                self._retries_of_group = Counter({name: int(finite(event.values, name)) for name in event.values})
+                counts = Counter({name: int(finite(event.values, name)) for name in event.values})
+                self._retries_of_group[event.rank] = counts
             case "skipped":
                 self._skipped.add(event.step)
             case "substituted":
@@ -123,7 +124,7 @@ class RunReport:
             "uploaded": dict(self._uploaded),
             "not_uploaded": self._not_uploaded,
             "validated": dict(self._validated),
-            "retries": dict(self._retries + self._retries_of_group),
+            "retries": dict(self._all_retries()),
             "skipped_updates": len(self._skipped),
             "substituted_shards": sorted(self._substituted),
             "bad_checkpoints": list(self._bad_checkpoints),
@@ -143,6 +144,10 @@ class RunReport:
         else:
             _add(self._uploaded, event.values)
             self._not_uploaded = int(finite(event.values, "pending"))
+
+    def _all_retries(self) -> Counter[str]:
+        """Return the requests that all workers of all groups have made again."""
+        return sum(self._retries_of_group.values(), self._retries)
 
     def _now(self) -> float:
         return self._clock() - self._began

@@ -19,9 +19,9 @@ class Story:
         self.now += after
         self.report.mark(name)
 
-    def see(self, kind, step=0, text="", after=0.0, **values):
+    def see(self, kind, step=0, text="", after=0.0, rank=0, **values):
         self.now += after
-        self.report.see(Event(kind, step, values, text))
+        self.report.see(Event(kind, step, values, text, rank=rank))
 
     def start(self, step=0, text="", after=1.0, **values):
         """A group of workers starts, from the checkpoint of a step."""
@@ -161,14 +161,15 @@ def test_a_group_that_comes_to_nothing_is_told(story):
     assert has(story.report.lines(), "restart 1: lost at step 10, not resumed, no step since")
 
 
-def test_retries_of_all_groups_add_up(story):
+def test_retries_of_all_workers_and_groups_add_up(story):
     story.start()
     story.see("retries", 10, timeout=1)
+    story.see("retries", 15, timeout=4, rank=1)
     story.see("retries", 20, timeout=3, reset=1)
     story.start(10)
     story.see("retries", 20, timeout=2, reset=0)
-    assert story.finish()["retries"] == {"timeout": 5, "reset": 1}
-    assert has(story.report.lines(), "requests made again: reset 1, timeout 5")
+    assert story.finish()["retries"] == {"timeout": 9, "reset": 1}
+    assert has(story.report.lines(), "requests made again: reset 1, timeout 9")
 
 
 def test_an_update_that_is_left_out_again_counts_once(story):

@@ -34,11 +34,11 @@ class Log:
         self.clock, self.lines = Clock(), []
         self.watch = Watch(num_steps, self.lines.append, clock=self.clock)
 
-    def see(self, kind, step=0, text="", after=0.0, **values):
+    def see(self, kind, step=0, text="", after=0.0, rank=0, **values):
         """Show an event that comes some seconds after the one before, and return the lines it made."""
         before = len(self.lines)
         self.clock.now += after
-        self.watch.see(Event(kind, step, values, text))
+        self.watch.see(Event(kind, step, values, text, rank=rank))
         return self.lines[before:]
 
 
@@ -167,6 +167,7 @@ def test_events_that_matter_have_a_line_each():
     assert log.see("skipped", 210) == ["step 210/400  update left out: NaN or Inf (1 so far)"]
     assert log.see("substituted", 220, "a.tar, b.tar") == ["step 220/400  damaged shards replaced: a.tar, b.tar"]
     assert log.see("warning", 230, "the store is slow") == ["step 230/400  warning: the store is slow"]
+    assert log.see("warning", 230, "it is slow", rank=3) == ["step 230/400  warning: worker 3: it is slow"]
     assert log.see("stopping", 240, "SIGTERM") == ["step 240/400  stopping: SIGTERM"]
 
 
@@ -187,6 +188,9 @@ def test_retries_are_told_only_when_they_grow():
     assert log.see("retries", 60, timeout=2, reset=0) == []
     assert log.see("retries", 70, timeout=2, reset=1) == [
         "step 70/400  requests made again so far: timeout 2, reset 1"
+    ]
+    assert log.see("retries", 70, timeout=1, rank=1) == [
+        "step 70/400  requests made again so far: timeout 3, reset 1"
     ]
     log.see("group", num_workers=2)
     assert log.see("retries", 50, timeout=1) == ["step 50/400  requests made again so far: timeout 1"]
