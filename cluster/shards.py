@@ -26,6 +26,7 @@ from metasr.data.subjects import patient_of
 from metasr.errors import DataError
 
 INDEX = "index.json"
+INDEXES = "indexes"
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 TAR_BLOCK_BYTES = 512
@@ -214,6 +215,11 @@ def shard_name(split: Split, number: int, sha256: str) -> str:
     while another data set is prepared into the same store.
     """
     return f"{split}-{number:06d}-{sha256[:NAME_DIGITS]}.tar"
+
+
+def index_key(digest: str) -> str:
+    """Return where an index is kept too, by its digest: who began with it finds it there when there is a newer one."""
+    return f"{INDEXES}/{digest}.json"
 
 
 def quick_checksum(data: bytes) -> str:

@@ -250,7 +250,7 @@ def _train(job: Job) -> None:
     if ray.train.get_context().get_world_rank() == 0:
         logging.getLogger("cluster").addHandler(_ToDriver(job.mailbox))
     store = open_store(config.data.url)
-    index = patiently(store, partial(read_index, store), log.warning)
+    index = patiently(store, partial(read_index, store, job.identity.data_digest), log.warning)
     cache = shard_cache(store, config.storage.cache, config.storage.cache_gb)
     look_at = partial(validation_slices, store, index, config.eval.validation_slices, cache)
     validation = patiently(store, look_at, log.warning)

@@ -1,6 +1,6 @@
 """The index goes into the store last, and only in place of the one that was there at the start."""
 
-from cluster.shards import INDEX, Index
+from cluster.shards import INDEX, Index, index_key
 from cluster.store import AlreadyThereError, ChangedError, Store
 from metasr.errors import DataError
 
@@ -18,12 +18,13 @@ class Publication:
             raise self._too_late()
 
     def publish(self, index: Index) -> None:
-        """Write the index.
+        """Write the index, first under its digest, where it stays.
 
         Raises:
             DataError: Another preparation wrote another one since.
         """
         content = index.to_bytes()
+        self._store.put(index_key(index.digest()), content)
         try:
             if self._before is None:
                 self._store.put_new(INDEX, content)

@@ -6,34 +6,46 @@ from functools import partial
 
 from pydantic import ValidationError
 
-from cluster.shards import INDEX, Index, Sample, Shard, Split, quick_checksum
+from cluster.shards import INDEX, Index, Sample, Shard, Split, index_key, quick_checksum
 from cluster.store import Store
 from cluster.stream.cache import ShardCache
 from cluster.stream.decode import decode, shown
 from metasr.errors import DataError, StoreError
 
 
-def read_index(store: Store) -> Index:
+def read_index(store: Store, digest: str = "") -> Index:
     """Return the index of a store, checked.
+
+    Args:
+        store: Where it is.
+        digest: That of the index which is wanted, whatever was prepared into the store since; empty for the newest.
 
     Raises:
         StoreError: The store is not there.
-        DataError: It holds no data set, or one that must not be trained on.
+        DataError: It holds no data set, not the one that is wanted, or one that must not be trained on.
     """
     store.require()
     if not store.exists(INDEX):
         raise DataError(
             f"store {store.url}", f"it has no {INDEX}", f"Make one with `metasr prepare -i FOLDER -o {store.url}`"
         )
-    try:
-        index = Index.model_validate_json(store.get(INDEX))
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise DataError(
-            f"{INDEX} in {store.url}", f"it cannot be read ({reason})", "Prepare the data again"
-        ) from None
+    index = _index(store, INDEX)
+    if digest and index.digest() != digest:
+        if not store.exists(key := index_key(digest)):
+            reason = f"it holds another data set than the run began with, whose index {key} is not there"
+            fix = "Prepare that data set again, or give the same command for a new run on what is there now"
+            raise DataError(f"store {store.url}", reason, fix)
+        index = _index(store, key)
     index.check()
     return index
+
+
+def _index(store: Store, key: str) -> Index:
+    try:
+        return Index.model_validate_json(store.get(key))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise DataError(f"{key} in {store.url}", f"it cannot be read ({reason})", "Prepare the data again") from None
 
 
 def read_samples(store: Store, index: Index, split: Split, cache: ShardCache | None = None) -> Iterator[Sample]:

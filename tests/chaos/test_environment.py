@@ -46,14 +46,14 @@ SETTINGS = {
 }
 DEADLINE_S = 240
 NOTHING_LEFT = Synced("", num_skipped=0)
+PREPARED = PrepareConfig(modality="t1ce", crop_px=40, shard_mb=0.01)
 
 
 @pytest.fixture(scope="module")
 def shards_url(subjects_folder, tmp_path_factory):
     """A folder store with several training shards."""
     store = open_store(str(tmp_path_factory.mktemp("shards")))
-    options = PrepareConfig(modality="t1ce", crop_px=40, shard_mb=0.01)
-    prepare(subjects_folder, store, options, tell=lambda line: None)
+    prepare(subjects_folder, store, PREPARED, tell=lambda line: None)
     return store.url
 
 
@@ -211,6 +211,20 @@ def test_of_a_flipped_bit_in_the_newest_checkpoint_the_one_before_is_used(begin,
     output = ended(begin({}))
     assert f"the checkpoint of step {newest.step} is bad, trying the one before" in output
     assert f"step {before.step}/{STEPS}  going on from the checkpoint of this step" in output
+    assert newest_digest(checkpoints_of(home / "runs")) == undisturbed
+
+
+def test_what_is_prepared_into_the_store_of_a_run_that_has_begun_changes_no_bit_of_it(
+    begin, home, subjects_folder, undisturbed
+):
+    store = open_store(str(home / "shards"))
+    prepare(subjects_folder, store, PREPARED, tell=lambda line: None)
+    process = begin({}, store.url)
+    line_with(process, "checkpoint uploaded")
+    prepare(subjects_folder, store, PREPARED.model_copy(update={"slice_step": 2}), tell=lambda line: None)
+    (worker,) = train_workers(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    assert "restart 1: 1 worker ready" in ended(process)
     assert newest_digest(checkpoints_of(home / "runs")) == undisturbed
 
 

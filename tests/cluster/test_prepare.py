@@ -13,7 +13,7 @@ import torch
 
 from cluster.config import PrepareConfig
 from cluster.prepare import outline, prepare, verify
-from cluster.shards import INDEX, Index
+from cluster.shards import INDEX, Index, index_key
 from cluster.store import FolderStore, open_store
 from cluster.stream import read_index, read_samples
 from metasr.config import ExperimentConfig, ModelConfig
@@ -64,9 +64,10 @@ def test_the_index_is_written_last(volumes, tmp_path):
     store = FailingStore(tmp_path / "store", room=99)
     run_prepare(volumes, store)
     written = [key for key in store.keys if not key.startswith("prepare/")]
-    shards = read_index(store).shards
-    assert written[:-1] == [shard.name for split in ("val", "train") for shard in shards if shard.split == split]
-    assert store.keys[-1] == written[-1] == INDEX
+    index = read_index(store)
+    shards = [shard.name for split in ("val", "train") for shard in index.shards if shard.split == split]
+    assert written == [*shards, index_key(index.digest()), INDEX]
+    assert store.keys[-1] == INDEX
 
 
 class OvertakenStore(FolderStore):

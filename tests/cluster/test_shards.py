@@ -12,13 +12,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import webdataset
 
 from cluster.config import PrepareConfig
 from cluster.shards import INDEX
 from cluster.store import open_store
 from cluster.stream import held_out_slices, read_index, read_samples
+from metasr.errors import DataError
 from tests.cluster.patients import (
+    OPTIONS,
     SUBJECTS,
     brain,
     make_volumes,
@@ -225,6 +228,22 @@ def test_training_crops_are_read_in_the_order_of_the_index(original):
     assert crops.shape == (len(samples), 1, 32, 32)
     assert [(s.subject, s.slice) for s in samples] == sorted((s.subject, s.slice) for s in samples)
     np.testing.assert_array_equal(crops[:, 0].numpy(), np.stack([sample.image for sample in samples]))
+
+
+def test_who_began_with_a_data_set_reads_it_whatever_is_prepared_into_the_store_since(volumes, store):
+    began_with = run_prepare(volumes, store).index
+    crops = training_crops(store, began_with)
+    newer = run_prepare(volumes, store, OPTIONS.model_copy(update={"crop_px": 34})).index
+    assert read_index(store) == newer
+    assert read_index(store, began_with.digest()) == began_with
+    assert torch.equal(training_crops(store, read_index(store, began_with.digest())), crops)
+
+
+def test_another_data_set_than_the_one_that_is_wanted_is_refused(original):
+    store = open_store(str(original))
+    assert read_index(store, read_index(store).digest())
+    with pytest.raises(DataError, match="another data set than the run began with"):
+        read_index(store, "0" * 64)
 
 
 @pytest.mark.parametrize("per_subject", [0, 1, 3, 100])
