@@ -32,6 +32,10 @@ class DataError(MetaSRError):
     """A volume, a folder or a set of shards that cannot be used."""
 
 
+class UnreachableError(DataError):
+    """A file that cannot be reached, so that nothing is known of what it holds."""
+
+
 class ScaleError(MetaSRError):
     """A scale or an output size that super-resolution cannot give."""
 

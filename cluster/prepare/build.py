@@ -1,9 +1,11 @@
 """Preparing: subjects are read by many, and written into shards by one, in the order of the plan."""
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from cluster.config import PrepareConfig
@@ -18,8 +20,9 @@ from cluster.store import Store
 from metasr import __version__
 from metasr.data.split import digest_of_names
 from metasr.data.subjects import Subject
-from metasr.errors import DataError, MetaSRError
+from metasr.errors import DataError, MetaSRError, UnreachableError
 
+PAUSES_S = (1.0, 5.0)  # before a file that could not be reached is tried again
 Tell = Callable[[str], None]
 
 
@@ -56,6 +59,7 @@ def prepare(
 
     Raises:
         ConfigError: Pseudonyms are asked for without a key.
+        UnreachableError: A file cannot be reached from a node: it is not left out for that.
         DataError: There is nothing to prepare or nothing that can be used, or another preparation into the same
             store was done first.
         StoreError: The store cannot be written to.
@@ -179,12 +183,27 @@ class _Building:
 
 
 def _read(folder: Path, options: PrepareConfig, split: Split, subject: Subject) -> Cut | str:
-    """Return the images of a subject, or why it cannot be used. This runs on any node."""
-    if not folder.is_dir():
-        raise DataError(
-            f"folder {folder}", "a node of the cluster does not see it", "Mount it on all nodes, or give --workers 1"
-        )
+    """Return the images of a subject, or why it cannot be used. This runs on any node.
+
+    Raises:
+        UnreachableError: Its file is not to be reached from this node, which says nothing about the subject.
+    """
     try:
-        return cut(subject, options, crop=split == "train")
+        return _cut(subject, options, split)
+    except UnreachableError as error:
+        raise UnreachableError(
+            f"{error.what}, which was there at the start",
+            f"{platform.node()} cannot reach it ({error.why})",
+            f"See that all nodes reach {folder}, or give --workers 1; the same command then goes on",
+        ) from error
     except (MetaSRError, MemoryError) as error:
         return str(error) if isinstance(error, MetaSRError) else f"{subject.file}: memory does not hold it"
+
+
+def _cut(subject: Subject, options: PrepareConfig, split: Split) -> Cut:
+    for pause_s in PAUSES_S:
+        try:
+            return cut(subject, options, crop=split == "train")
+        except UnreachableError:
+            sleep(pause_s)
+    return cut(subject, options, crop=split == "train")

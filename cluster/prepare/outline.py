@@ -10,7 +10,7 @@ from cluster.shards import SPLITS, Limit, Split, sample_bytes, shard_bytes
 from metasr.data.photos import photo_shape
 from metasr.data.subjects import Subject
 from metasr.data.volume import slices_shape
-from metasr.errors import DataError
+from metasr.errors import DataError, UnreachableError
 
 BOUNDS = "These are upper bounds: what has too little brain, or cannot be read, is found when voxels are read."
 
@@ -29,6 +29,7 @@ def outline(folder: Path, options: PrepareConfig) -> list[str]:
     Of each file the header is read, and no voxel: a subject whose header is refused has a line of its own.
 
     Raises:
+        UnreachableError: A file cannot be reached.
         DataError: See `find` and `make_plan`.
     """
     plan = make_plan(find(folder, options), options)
@@ -41,6 +42,8 @@ def _outline(plan: Plan, split: Split, options: PrepareConfig) -> list[str]:
     for subject in subjects:
         try:
             estimates.append(_estimate(subject, options, crop=split == "train"))
+        except UnreachableError:
+            raise
         except DataError as error:
             refused.append(f"{subject.name}: would be left out. {error}")
     files_mb = sum(subject.file.stat().st_size for subject in subjects) / 1e6

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from metasr.data.files import check_reached
 from metasr.data.subjects import Subject
 from metasr.errors import DataError
 
@@ -50,6 +51,7 @@ def load_luminance(path: Path) -> NDArray[np.float32]:
     Source: ITU-R BT.601, the weights of PIL's mode L.
 
     Raises:
+        UnreachableError: It is missing, or the file system fails.
         DataError: It is not an image of these formats, is cut short, is so large that PIL suspects a decompression
             bomb (before memory is taken for it), or does not say which value is white.
     """
@@ -61,6 +63,7 @@ def photo_shape(path: Path) -> tuple[int, int]:
     """Return rows and columns of a photograph as it is stored, upright or not, from its header alone.
 
     Raises:
+        UnreachableError: It is missing, or the file system fails.
         DataError: It is not an image of these formats.
     """
     with _explained(path), Image.open(path, formats=FORMATS) as image:
@@ -70,8 +73,10 @@ def photo_shape(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Raise what goes wrong in reading a photograph as DataError."""
+    """Raise what goes wrong in reading a photograph as DataError, as UnreachableError what is not its own fault."""
     try:
+        with path.open("rb") as file:  # PIL would leave open what it cannot read
+            file.read(1)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
@@ -79,6 +84,7 @@ def _explained(path: Path) -> Iterator[None]:
         reason = f"it has more than {Image.MAX_IMAGE_PIXELS} pixels"
         raise DataError(str(path), reason, "Cut it into smaller photographs") from error
     except Exception as error:  # what a broken file makes PIL's decoders raise is of any type
+        check_reached(path, error)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             str(path), f"not a readable photograph ({reason})", f"Give a whole file of {', '.join(FORMATS)}"

@@ -21,8 +21,9 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from metasr.data.files import check_reached
 from metasr.data.planes import PLANES, Plane
-from metasr.errors import DataError
+from metasr.errors import DataError, UnreachableError
 
 MAX_VOXELS = 2**31
 MAX_EXTENSION_BYTES = 2**22  # between header and voxels: notes, which nibabel keeps as many small objects
@@ -87,8 +88,9 @@ def load_volume(path: Path) -> Volume:
     """Read a NIfTI file (.nii, .nii.gz) into memory.
 
     Raises:
-        DataError: It is missing, is not NIfTI, is cut short, is not one 3-D image of real numbers, or holds NaN or
-            infinity. The header is checked before the voxels are read, and no more is read than it promises.
+        UnreachableError: It is missing, or the file system fails.
+        DataError: It is not NIfTI, is cut short, is not one 3-D image of real numbers, or holds NaN or infinity. The
+            header is checked before the voxels are read, and no more is read than it promises.
     """
     with _explained(path):
         return _read(path)
@@ -98,7 +100,8 @@ def slices_shape(path: Path, plane: Plane = "axial") -> tuple[int, int, int]:
     """Return how many slices a file has, and their rows and columns, from its header alone.
 
     Raises:
-        DataError: It is missing, is not NIfTI, or its header is one that `load_volume` refuses.
+        UnreachableError: It is missing, or the file system fails.
+        DataError: It is not NIfTI, or its header is one that `load_volume` refuses.
     """
     with _explained(path):
         kind = _image_class(path)
@@ -116,10 +119,12 @@ def _axes(affine: NDArray[np.float64], plane: Plane) -> tuple[int, int, int]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Raise what goes wrong in reading a file as DataError."""
-    if not path.is_file():
-        raise DataError(str(path), "there is no such file", "Check the path")
+    """Raise what goes wrong in reading a file as DataError, and as UnreachableError what is not the file's fault."""
     try:
+        if not path.is_file():
+            raise UnreachableError(str(path), "there is no such file", "Check the path")
+        with path.open("rb") as file:  # nibabel takes a file that it cannot read for one of another kind
+            file.read(1)
         with warnings.catch_warnings(action="ignore"):  # of numbers out of range, which are refused or do no harm
             yield
     except MemoryError as error:
@@ -127,6 +132,7 @@ def _explained(path: Path) -> Iterator[None]:
             str(path), "it takes more memory than there is", "Use a machine that has more, or a smaller volume"
         ) from error
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
+        check_reached(path, error)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             str(path), f"not a readable NIfTI volume ({reason})", "Give a .nii or .nii.gz file that is whole"

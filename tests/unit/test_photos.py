@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metasr.data.photos import find_photos, load_luminance, tiles
-from metasr.errors import DataError
+from metasr.data.photos import find_photos, load_luminance, photo_shape, tiles
+from metasr.errors import DataError, UnreachableError
 
 LOSSLESS = ["png", "tif", "tiff", "bmp", "webp"]
 
@@ -140,6 +140,13 @@ def test_a_photograph_cut_short_is_named(tmp_path, ending):
 def test_what_is_no_image_is_named(tmp_path, content):
     (tmp_path / "photo.png").write_bytes(content)
     assert_refused(tmp_path / "photo.png", "not a readable photograph")
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_photograph_that_is_damaged(tmp_path):
+    (tmp_path / "photo.png").symlink_to("/proc/self/mem")  # its first byte cannot be read
+    for read in (load_luminance, photo_shape):
+        with pytest.raises(UnreachableError, match=r"photo\.png: Input/output error"):
+            read(tmp_path / "photo.png")
 
 
 def test_a_format_that_was_not_asked_for_is_not_read_under_another_name(tmp_path):

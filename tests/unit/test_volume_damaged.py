@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from metasr.data.volume import load_volume, save_volume
-from metasr.errors import DataError
+from metasr.data.volume import load_volume, save_volume, slices_shape
+from metasr.errors import DataError, UnreachableError
 from tests.unit.nifti import DATATYPE, DIM, QUATERN, SHAPE, SLOPE, SROW, write, write_patched
 
 
@@ -36,6 +36,14 @@ def assert_usable_or_refused(path):
 def test_a_missing_file_is_refused(tmp_path):
     assert_refused(tmp_path / "absent.nii.gz", "no such file")
     assert_refused(tmp_path, "no such file")
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+def test_a_disk_that_fails_is_not_taken_for_a_volume_that_is_damaged(tmp_path, name):
+    (tmp_path / name).symlink_to("/proc/self/mem")  # its first byte cannot be read
+    for read in (load_volume, slices_shape):
+        with pytest.raises(UnreachableError, match=rf"{name}: Input/output error"):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
