@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 LEASE = "lease.json"
 POLLS = 20  # looks at a silent holder before it is given up
+LAST_RENEWAL_S = 5.0  # for a renewal that is under way when a lease is given back
 
 
 class RunTakenError(MetaSRError):
@@ -119,7 +120,7 @@ class Lease:
     def release(self) -> None:
         """Give the lease back, so that the next driver need not wait. Never fails: a lease runs out by itself."""
         self._released.set()
-        self._thread.join(self._renew_every_s)
+        self._thread.join(LAST_RENEWAL_S)
         if self.lost.is_set():
             return
         try:

@@ -101,7 +101,8 @@ class Sender:
             log.warning("MLflow does not take records, they are kept: %s", reason(error))
         self.last_error = reason(error)
         self._retry.clear()
-        self._retry.wait((FIRST_PAUSE_S if self._is_urgent else self._pause_s) * random.uniform(0.5, 1.0))
+        if not self._stop.is_set():  # told before the pause began
+            self._retry.wait((FIRST_PAUSE_S if self._is_urgent else self._pause_s) * random.uniform(0.5, 1.0))
         self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
 
 

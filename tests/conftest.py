@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cluster.config import PrepareConfig
 from cluster.prepare import prepare
@@ -21,6 +22,12 @@ from metasr.data.synthetic import write_subjects
 S3_BUCKET = "metasr-tests"
 S3_SERVER = Path(__file__).parents[1] / "infra" / "storage" / "s3.py"
 S3_START_TIMEOUT_S = 60
+
+# The same examples each time, on however slow a machine.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

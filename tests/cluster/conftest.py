@@ -58,7 +58,7 @@ def cluster():
         yield head, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
     finally:
         head.terminate()  # and with it all that it has started
-        head.wait(timeout=60)
+        head.wait(timeout=200)
         shutil.rmtree(folder, ignore_errors=True)
 
 

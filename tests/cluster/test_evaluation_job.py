@@ -185,7 +185,7 @@ def test_ctrl_c_ends_it_and_the_program_that_it_runs(cluster, url, bundle, tmp_p
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 130
     assert "slices scored" in out
     assert "Traceback" not in err

@@ -25,7 +25,7 @@ from metasr.models import build_generator, evaluating
 from tests.cluster.registered import flip, stored_bundle
 from tests.cluster.tracked import closed_port, start
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 240
 
 
 @pytest.fixture

@@ -110,9 +110,9 @@ def assert_goes_on(folder, whole, capsys):
         assert "index.json" not in contents(store)
         main(command(folder, store, *ONE)[2:])
         out = capsys.readouterr().out
-        assert out.startswith(
-            f"{num_shards} shards with {num_shards + (num_shards > 2)} subjects are finished: going on"
-        )
+        finished = re.match(r"(\d+) shards with (\d+) subjects are finished: going on", out)
+        assert int(finished[1]) >= num_shards  # it may have finished another before it was told
+        assert int(finished[2]) >= num_shards + (num_shards > 2)
         assert "patient-00: " not in out
         assert "patient-09: 34 slices, train, 8 of 8" in out
         assert contents(store) == whole[0]

@@ -288,7 +288,15 @@ def test_waiting_for_a_shard_is_counted(folder, index):
     order = SampleOrder(source.shard_sizes, 1, seed=0)
     stream = source.stream(order, first_step=0, batch_size=1, part=slice(0, 1))
     opened_after_s = 0.2
-    opener = threading.Timer(opened_after_s, lambda: [gate.set() for gate in store.gates.values()])
+
+    def open_gates():
+        while not any(asked.is_set() for asked in store.asked.values()):
+            time.sleep(0.01)
+        time.sleep(opened_after_s)
+        for gate in store.gates.values():
+            gate.set()
+
+    opener = threading.Thread(target=open_gates)
     opener.start()
     began = time.perf_counter()
     next(stream)

@@ -26,8 +26,8 @@ SIZES = (5, 5, 3, 5, 4, 6)
 NAMES = [f"train-{number:06d}.tar" for number in range(len(SIZES))]
 IN_MEMORY, BY_WINDOW = {"keep_bytes": 1e9}, {"keep_bytes": 0}
 KEPT = pytest.mark.parametrize("kept", [IN_MEMORY, BY_WINDOW], ids=["in memory", "by window"])
-QUICK = RetryPolicy(attempts=4, first_pause_s=0.001, max_pause_s=0.002, connect_s=5, stall_s=1, deadline_s=60)
-TWICE = RetryPolicy(attempts=2, first_pause_s=0.001, connect_s=5, stall_s=1, deadline_s=60)
+QUICK = RetryPolicy(attempts=4, first_pause_s=0.001, max_pause_s=0.002, connect_s=5, stall_s=10, deadline_s=60)
+TWICE = RetryPolicy(attempts=2, first_pause_s=0.001, connect_s=5, stall_s=10, deadline_s=60)
 BATCH, LANES = 4, 4
 DEADLINE_S = 120
 

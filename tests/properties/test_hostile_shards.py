@@ -73,10 +73,10 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_a_shard_that_would_take_time_or_memory_is_refused_at_once(kind):
     content = BAD[kind]
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(ValueError, match=r"\w"):
         decode(content)
-    assert time.process_time() - began < 1
+    assert time.thread_time() - began < 1
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"\w"):
         decode(content)
