@@ -23,6 +23,7 @@ from metasr.data.subjects import Subject
 from metasr.errors import DataError, MetaSRError, UnreachableError
 
 PAUSES_S = (1.0, 5.0)  # before a file that could not be reached is tried again
+REPLACED = "It could not be used before, and others were chosen in its place"
 Tell = Callable[[str], None]
 
 
@@ -127,21 +128,26 @@ class _Building:
             self._tell(f"{len(entries)} shards with {done} subjects are finished: going on after them")
 
     def take(self, plan: Plan, split: Split, folder: Path, map_in_order: InOrder) -> bool:
-        """Take the subjects of a split, as far as they can be used, and return whether any could."""
+        """Take the subjects of a split, as far as they can be used, and return whether any could.
+
+        Where finished shards are those of others, who were chosen because nobody here could be used, nobody is taken.
+        """
+        names = {self._names(subject.name) for subject in plan.subjects(split)}
+        replaced = bool(self._subjects[split]) and names.isdisjoint(self._subjects[split])
         writer = ShardWriter(self._store, split, plan.shard_limit(split, self._options), self._shards[split])
         here = [subject for subject in plan.subjects(split) if self._names(subject.name) not in self._subjects[split]]
         first = len(plan.subjects(split)) - len(here)
         read = partial(_read, folder, self._options, split)
         for number, (subject, outcome) in enumerate(zip(here, map_in_order(read, here), strict=True), first + 1):
             of = f"{split}, {number} of {len(plan.subjects(split))}"
-            if isinstance(outcome, Cut):
+            if isinstance(outcome, Cut) and not replaced:
                 self._add(writer, split, self._names(subject.name), outcome, of)
             else:
-                self.refused[subject.name] = str(outcome)
-                self._tell(f"{subject.name}: left out. {outcome}")
+                reason = self.refused[subject.name] = REPLACED if isinstance(outcome, Cut) else str(outcome)
+                self._tell(f"{subject.name}: left out. {reason}")
         self._publication.check()
         self._finish(writer.close())
-        return bool(self._subjects[split])
+        return not names.isdisjoint(self._subjects[split])
 
     def _add(self, writer: ShardWriter, split: Split, name: str, cut: Cut, of: str) -> None:
         self._publication.check()

@@ -10,8 +10,10 @@ import pytest
 
 from cluster.config import PrepareConfig
 from cluster.prepare import prepare
+from cluster.prepare.build import REPLACED
+from cluster.prepare.plan import find, make_plan
 from cluster.store import open_store
-from tests.cluster.patients import brain, shard_file, write_volume
+from tests.cluster.patients import brain, make_volumes, shard_file, write_volume
 
 NAMES = [f"patient-{number:02}" for number in range(10)]
 BROKEN = "patient-05"
@@ -109,3 +111,61 @@ def test_other_files_or_options_begin_anew(killed, folder, whole, tmp_path):
     assert data_set(killed) == whole
     taken, _ = go_on(folder, killed, OPTIONS.model_copy(update={"slice_step": 2}))
     assert taken == [name for name in NAMES if name != BROKEN]
+
+
+# Chosen anew
+
+
+class Killed(BaseException):
+    """Ends a preparation on the spot: it writes nothing on its way out."""
+
+
+CHOSEN = PrepareConfig(modality="t1ce", crop_px=32)  # who validates follows from the seed
+
+
+@pytest.fixture
+def validating(tmp_path):
+    """A folder of four, and the file of who is chosen to validate: it cannot be used."""
+    folder = make_volumes(tmp_path / "volumes")
+    (subject,) = make_plan(find(folder, CHOSEN), CHOSEN).val
+    overwrite(subject.file, bytes(subject.file.stat().st_size))
+    return folder, subject
+
+
+def overwrite(file, content):
+    """Write other bytes into a file, which keeps its time."""
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    file.write_bytes(content)
+    os.utime(file, ns=times)
+
+
+def kill_after_validation(folder, store):
+    def kill(line):
+        if "val, 1 of" in line:
+            raise Killed
+
+    with pytest.raises(Killed):
+        prepare(folder, open_store(str(store)), CHOSEN, print, progress=kill)
+    assert shard_file(store, "val-000000")
+
+
+def test_after_a_kill_who_was_chosen_to_validate_in_place_of_another_still_does(validating, tmp_path):
+    folder, subject = validating
+    undisturbed = prepare(folder, open_store(str(tmp_path / "undisturbed")), CHOSEN, print)
+    kill_after_validation(folder, tmp_path / "killed")
+    taken, report = go_on(folder, tmp_path / "killed", CHOSEN)
+    assert taken == list(undisturbed.index.subjects["train"])
+    assert report == undisturbed
+    assert list(report.refused) == [subject.name]
+    assert data_set(tmp_path / "killed") == data_set(tmp_path / "undisturbed")
+
+
+def test_who_can_be_used_after_all_does_not_come_into_both_splits(validating, tmp_path):
+    folder, subject = validating
+    undisturbed = prepare(folder, open_store(str(tmp_path / "undisturbed")), CHOSEN, print)
+    kill_after_validation(folder, tmp_path / "killed")
+    whole = make_volumes(tmp_path / "again") / subject.file.relative_to(folder)
+    overwrite(subject.file, whole.read_bytes())
+    report = go_on(folder, tmp_path / "killed", CHOSEN)[1]
+    assert report.refused == {subject.name: REPLACED}
+    assert report.index == undisturbed.index
