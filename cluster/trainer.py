@@ -11,7 +11,7 @@ from typing import TextIO
 
 import torch
 
-from cluster.checkpoints import RunCheckpoints
+from cluster.checkpoints import RunCheckpoints, SupersededError
 from cluster.config import JobConfig
 from cluster.delivery import SWEEP_TAG
 from cluster.fork import Fork, branch_off, require_same_network
@@ -112,11 +112,12 @@ def train(
             patiently(storage, lambda: branch_off(storage, fork, checkpoints, config), tell)
         with _log(config, identity, sweep.name if sweep else "") as log:
             log.text("recipe.yaml", resolved.text() + "\n")
-            watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell, sweep)
+            watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell, sweep, lease)
             keep_report = partial(storage.put, f"{identity.run_name}/{REPORT}")
             stop = sweep.stop if sweep else Stop(tell)
             with watched.failures():
                 train_on_ray(config, identity, initial, lease, watched.see, watched.report.mark, stop)
+                checkpoints = checkpoints.claim(lease.fence, tell)  # or another driver has the run by now
                 step = patiently(storage, lambda: _newest_step(checkpoints), tell)
                 if step < config.train.steps:
                     not_sent = watched.finish(stop.status, f"stopped by {stop.name}", keep_report)
@@ -124,9 +125,8 @@ def train(
                 if sweep is None:
                     patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
                 not_sent = watched.finish("FINISHED", "finished", keep_report)
-                ours = checkpoints.claim(lease.fence, tell)
                 noted = {"step": str(step), REGISTERED: "no" if sweep else "yes"}
-                patiently(storage, lambda: ours.finish(noted), tell)
+                patiently(storage, lambda: checkpoints.finish(noted), tell)
                 return Trained(identity.run_name, step, records_not_sent=not_sent)
 
 
@@ -178,9 +178,9 @@ def _log(config: JobConfig, identity: RunIdentity, sweep: str) -> RunLog:
 class _Watched:
     """Hands every event to whoever wants to know: MLflow, the person who waits, the report, a sweep."""
 
-    def __init__(self, log: RunLog, watch: Watch, tell: Tell, sweep: InSweep | None) -> None:
+    def __init__(self, log: RunLog, watch: Watch, tell: Tell, sweep: InSweep | None, lease: Lease) -> None:
         self.report = RunReport()
-        self._log, self._watch, self._tell, self._sweep = log, watch, tell, sweep
+        self._log, self._watch, self._tell, self._sweep, self._lease = log, watch, tell, sweep, lease
 
     def see(self, event: Event) -> None:
         """Take an event."""
@@ -192,14 +192,16 @@ class _Watched:
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """Report a run that ends by an error or a second Ctrl-C."""
+        """Report a run that ends by an error or a second Ctrl-C, unless it is another driver's by now."""
         try:
             yield
-        except KeyboardInterrupt:
-            self.finish("KILLED", "interrupted")
-            raise
         except BaseException as error:
-            self.finish("FAILED", f"failed: {error}")
+            if isinstance(error, SupersededError) or self._lease.lost.is_set():
+                self._watch.close()
+            elif isinstance(error, KeyboardInterrupt):
+                self.finish("KILLED", "interrupted")
+            else:
+                self.finish("FAILED", f"failed: {error}")
             raise
 
     def finish(self, status: str, outcome: str, keep: Callable[[bytes], object] | None = None) -> int:

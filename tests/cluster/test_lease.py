@@ -1,5 +1,6 @@
 """One driver for each run: of two, one; after a death, the next; and who was asleep is told."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,13 +13,19 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
+from mlflow import MlflowClient
 
+from cluster import trainer
 from cluster.checkpoints import RunCheckpoints, SupersededError
+from cluster.config import JobConfig, TrackingConfig
 from cluster.lease import Held, Holder, Lease, RunTakenError
+from cluster.recipes import Layer, resolve
+from cluster.run_log import sync
 from cluster.store import open_store
-from metasr.errors import StoreError
+from metasr.errors import StoreError, TrainingError
 from tests.cluster.fault_proxy import FaultProxy, Refuse, Reset
-from tests.cluster.sealed import QUICK, open_at
+from tests.cluster.sealed import QUICK, make_sealed, open_at
+from tests.cluster.training import TINY, line_with, start_training, train_to_end
 
 RUN = "recipe-0123"
 KEY = f"{RUN}/lease.json"
@@ -218,6 +225,83 @@ def test_a_lease_that_is_none_is_an_error(store):
     store.put(KEY, b"{}")
     with pytest.raises(StoreError, match=r"lease\.json.*not one"):
         Lease.acquire(store, RUN, lambda line: None, **QUICKLY)
+
+
+# What is said of a run that was taken over
+
+
+def assert_noted(client, experiment, folder, status, outcome):
+    (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    (report,) = folder.rglob("run-report.json")
+    said = json.loads(report.read_text())["outcome"]
+    assert (run.info.status, run.data.tags["metasr.outcome"], said) == (status, outcome, outcome)
+
+
+@pytest.fixture
+def resolved(tmp_path, store_url, config):
+    """Make the settings of a run, for a driver on a machine of its own."""
+
+    def make(machine):
+        tracking = {f"tracking.{name}": value for name, value in config.model_dump().items()}
+        ours = tracking | {"tracking.spool": str(tmp_path / machine), "storage.url": str(tmp_path / "runs")}
+        return resolve(JobConfig, [Layer("test", {**TINY, **ours, "data.url": store_url})])
+
+    return make
+
+
+@pytest.mark.parametrize("end", ["well", "by an error", "by word of it"])
+def test_a_driver_that_was_replaced_changes_nothing_of_what_the_next_one_noted(
+    tmp_path, client, config, resolved, monkeypatch, end
+):
+    """A second driver is at work, and is stopped, while the first one sleeps. Ray is not needed for that."""
+    storage = open_store(str(tmp_path / "runs"))
+
+    def train_as_second(_, identity, initial, lease, see, mark, stop):
+        checkpoints = RunCheckpoints(storage, identity.run_name).claim(lease.fence)
+        checkpoints.publish(make_sealed(tmp_path / "checkpoint", 1), 1, None, keep=1)
+        stop.request("SIGTERM")
+
+    def train_as_first(_, identity, initial, lease, see, mark, stop):
+        given_back = Held(fence=lease.fence + 1, beat=0, holder=None)  # by a third
+        storage.put(f"{identity.run_name}/lease.json", given_back.to_bytes())
+        monkeypatch.setattr(trainer, "train_on_ray", train_as_second)
+        assert trainer.train(resolved("second"), "tiny", print).step == 1
+        if end == "by an error":
+            assert lease.lost.wait(TIMEOUT_S)
+            raise TrainingError("training failed", "its workers were superseded")
+        if end == "by word of it":
+            raise SupersededError("training has stopped here", "it was superseded")
+
+    monkeypatch.setattr(trainer, "train_on_ray", train_as_first)
+    with pytest.raises(TrainingError, match=r"superseded|taken the run over"):
+        trainer.train(resolved("first"), "tiny", print)
+    assert_noted(client, config.experiment, tmp_path / "artifacts", "KILLED", "stopped by SIGTERM")
+
+
+@pytest.mark.slow
+def test_a_frozen_driver_that_wakes_up_after_the_end_leaves_the_run_finished(tmp_path, store_url):
+    settings = {
+        "train.steps": 400,
+        "train.checkpoint_every_steps": 50,
+        "train.pixel_only_steps": 400,
+        "resources.num_workers": 1,
+    }
+    first = start_training(tmp_path, store_url, settings)
+    try:
+        line_with(first, "checkpoint uploaded")
+        first.send_signal(signal.SIGSTOP)
+        train_to_end(tmp_path, store_url, settings)
+        first.send_signal(signal.SIGCONT)
+        output, _ = first.communicate(timeout=120)
+    finally:
+        first.kill()
+        first.communicate()
+    assert first.returncode == 1, output
+    assert "has taken the run over" in output.splitlines()[-1]
+    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", spool=str(tmp_path / "records"))
+    assert sync(tracking, print, uri_is_given=False).failure == ""  # frozen, the first one kept the second's back
+    client = MlflowClient(tracking.uri)
+    assert_noted(client, tracking.experiment, tmp_path / "artifacts", "FINISHED", "finished")
 
 
 # Faults on the way to a real server
