@@ -1,5 +1,6 @@
 """What is known of a sweep: its trials, what each was given, and what came of it. A JSON document."""
 
+from collections import Counter
 from typing import Any, Literal, Self
 
 from cluster.fork import Fork
@@ -7,6 +8,7 @@ from metasr.config import Section
 
 Status = Literal["waiting", "running", "finished", "stopped early", "replaced", "failed"]
 RANKED: tuple[Status, ...] = ("finished", "stopped early", "replaced")
+SAME_FAILURES = 3
 
 
 class Point(Section):
@@ -91,6 +93,14 @@ class SweepRecord(Section):
     def num_ended(self) -> int:
         """Trials that have ended and were not replaced."""
         return sum(trial.has_ended and trial.status != "replaced" for trial in self.trials)
+
+    @property
+    def common_failure(self) -> str:
+        """Why trials fail whatever their settings: none has come to a validation, several ended so. Else empty."""
+        if any(trial.history for trial in self.trials):
+            return ""
+        reasons = Counter(trial.reason for trial in self.trials if trial.status == "failed")
+        return next((reason for reason, number in reasons.items() if number >= SAME_FAILURES), "")
 
     @property
     def best(self) -> Trial | None:

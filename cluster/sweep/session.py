@@ -132,13 +132,14 @@ class Session:
     def _wait(
         self, fitted: Future[object], box: Mail, limits: Limits, began: float, tell: Callable[[str], None]
     ) -> None:
-        watcher = self._watcher
+        watcher, hopeless = self._watcher, ""
         while not wait([fitted], LOOK_AGAIN_S).done:
             if self._lease.lost.is_set():
                 raise SupersededError("this sweep has stopped here", "another driver has taken it over")
             stopped = f"stopped by {self._stop.name}" if self._stop.signal else ""
+            hopeless = hopeless or watcher.hopeless
             reached = limits.reached(time.monotonic() - began, watcher.worker_seconds)
-            if not watcher.why_halted and (why := stopped or watcher.hopeless or reached):
+            if not watcher.why_halted and (why := stopped or hopeless or reached):
                 watcher.why_halted, self._search.is_halted = why, True
                 tell(f"{why}: trials keep a checkpoint and end")
                 box.ask(Wish.STOP)
@@ -149,7 +150,7 @@ class Session:
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise TrainingError("the sweep failed", reason, "Run the same command again to continue") from error
-        if why := watcher.hopeless:
+        if why := hopeless or watcher.hopeless:
             raise TrainingError("the sweep has stopped", why, "Mend that, and run the same command again")
 
 

@@ -69,7 +69,7 @@ def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None)
     folder = f"{FOLDER}/{fresh.name}"
     with Lease.acquire(storage, folder, tell) as lease, _log(config, fresh, identity) as log:
         ledger, stop = Ledger(storage, folder, lease.fence, fresh), Stop(tell)
-        _requeue(ledger)
+        requeue(ledger)
         watcher = Watcher(plan, ledger, storage, identity.data_digest, log, tell)
         log.drain(RECORDS_S)  # so that trials find the run that they belong to
         try:
@@ -141,11 +141,16 @@ def _log(config: SweepConfig, record: SweepRecord, identity: RunIdentity) -> Run
     return RunLog(config.tracking, record.name, params, tags)
 
 
-def _requeue(ledger: Ledger) -> None:
-    """Have trials go on that a driver before left, or stopped because a limit was reached that may be higher now."""
+def requeue(ledger: Ledger) -> None:
+    """Have trials go on that a driver before left, or that ended because of what may be otherwise now.
+
+    That is a limit, which may be higher, and what all trials failed by, which may be mended.
+    """
+    all_failed = bool(ledger.record.common_failure)
 
     def is_left(trial: Trial) -> bool:
-        return trial.status == "running" or (trial.status == "stopped early" and trial.reason in (TIME_UP, COST_UP))
+        reached_limit = trial.status == "stopped early" and trial.reason in (TIME_UP, COST_UP)
+        return trial.status == "running" or reached_limit or (all_failed and trial.status == "failed")
 
     for trial in filter(is_left, ledger.record.trials):
         ledger.put(trial.model_copy(update={"status": "waiting", "reason": ""}))

@@ -18,8 +18,6 @@ from cluster.sweep.space import Plan
 from cluster.sweep.trial import MEMBER
 from metasr.errors import ConfigError
 
-SAME_FAILURES = 3
-
 
 class Watcher(Callback):
     """Ray Tune tells it of every trial.
@@ -109,15 +107,9 @@ class Watcher(Callback):
 
     @property
     def hopeless(self) -> str:
-        """Why it is useless to go on: trials fail in the same way before anything is known of them; else empty."""
-        ended = [trial for trial in self.trials if trial.has_ended]
-        reasons = {trial.reason for trial in ended}
-        is_hopeless = (
-            len(ended) >= SAME_FAILURES
-            and len(reasons) == 1
-            and all(trial.status == "failed" and not trial.history for trial in ended)
-        )
-        return f"all trials fail in the same way: {ended[0].reason}" if is_hopeless else ""
+        """Why it is useless to go on; empty if it is not."""
+        reason = self._ledger.record.common_failure
+        return f"all trials fail in the same way: {reason}" if reason else ""
 
     @property
     def trials(self) -> tuple[Trial, ...]:

@@ -1,0 +1,89 @@
+"""What the driver of a sweep makes of what Ray Tune tells it, and of an earlier driver's ledger: without Ray."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.recipes import Layer
+from cluster.store import open_store
+from cluster.sweep.ledger import Ledger
+from cluster.sweep.record import Point, SweepRecord
+from cluster.sweep.space import Plan
+from cluster.sweep.sweep import requeue
+from cluster.sweep.watcher import Watcher
+from jobs.cli import RECIPES
+from jobs.tune import SWEEPS
+
+RATE = "optim.generator_lr"
+
+
+@pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "s.yaml").write_text(f"space: {{{RATE}: {{loguniform: [1e-4, 1e-2]}}}}\ntrain: {{steps: 90}}")
+    return Plan.read(str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("command line", {}))
+
+
+@pytest.fixture
+def driver(plan, tmp_path):
+    """Return the next driver of one sweep, and what it says."""
+    store, fences, said = open_store(str(tmp_path / "runs")), iter(range(1, 100)), []
+    record = SweepRecord(name="sweep-1", recipe="smoke", objective="o", scales=("2",), space={RATE: "some"})
+
+    def take_over():
+        ledger = Ledger(store, "sweeps/sweep-1", next(fences), record)
+        requeue(ledger)
+        log = SimpleNamespace(metrics=lambda step, values: None)
+        return Watcher(plan, ledger, store, "d" * 64, log, said.append), said
+
+    return take_over
+
+
+def tune_trial(name, rate):
+    return SimpleNamespace(trial_id=name, config={RATE: rate}, last_result={})
+
+
+def end(watcher, trial, outcome, reason=""):
+    trial.last_result = {"outcome": outcome, "reason": reason}
+    watcher.on_trial_complete(0, [], trial)
+
+
+def validate(watcher, trial, step, objective=0.1):
+    point = Point(step=step, objective=objective, metrics={})
+    watcher.on_trial_result(0, [], trial, {"point": point.model_dump_json()})
+
+
+def fail(watcher, *reasons):
+    """Have new trials fail; return what the watcher thinks of it after each."""
+    found = []
+    for place, reason in enumerate(reasons, start=1):
+        trial = tune_trial(f"failed-{place}", 0.001 * place)
+        watcher.on_trial_start(0, [], trial)
+        end(watcher, trial, "failed", reason)
+        found.append(watcher.hopeless)
+    return found
+
+
+def test_where_all_trials_fail_in_the_same_way_the_same_command_tries_them_again(driver):
+    watcher, _ = driver()
+    *before, found = fail(watcher, "no room", "no room", "another", "no room")
+    assert before == [""] * 3
+    assert found == "all trials fail in the same way: no room"
+    mended, said = driver()
+    assert mended.hopeless == ""
+    assert [(trial.status, trial.reason) for trial in mended.trials] == [("waiting", "")] * 4
+    again = tune_trial("again", 0.001)
+    mended.on_trial_start(0, [], again)
+    validate(mended, again, 30)
+    end(mended, again, "finished")
+    assert said[-1].startswith("trial 0 finished")
+    assert len(mended.trials) == 4
+
+
+def test_where_a_trial_has_come_to_a_validation_failures_are_those_of_the_settings(driver):
+    watcher, _ = driver()
+    good = tune_trial("good", 0.009)
+    watcher.on_trial_start(0, [], good)
+    validate(watcher, good, 30)
+    assert fail(watcher, *["the loss is NaN"] * 3) == [""] * 3
+    after, _ = driver()
+    assert [trial.status for trial in after.trials] == ["waiting", "failed", "failed", "failed"]
