@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from metasr.data.files import check_reached
+from metasr.data.files import check_reached, files_in, is_file
 from metasr.data.subjects import Subject
 from metasr.errors import DataError
 
@@ -22,16 +22,17 @@ BT601 = (299, 587, 114)  # thousandths of red, green and blue: sums of 8-bit val
 def find_photos(folder: Path) -> list[Subject]:
     """Return the photographs of a folder, at any depth, sorted by name: each is a subject of its own.
 
-    Its name is its path within the folder without the ending, such as `0801` or `valid/0801`.
+    Its name is its path within the folder, links included, without the ending: such as `0801` or `valid/0801`.
 
     Raises:
+        UnreachableError: A folder in it cannot be read.
         DataError: The folder is missing, holds no photograph, or holds two of one name.
     """
     if not folder.is_dir():
         raise DataError(f"folder {folder}", "there is no such folder", "Give the folder that holds the photographs")
     photos: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not path.is_file():
+    for path in files_in(folder):
+        if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not is_file(path):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in photos:

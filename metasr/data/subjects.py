@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from metasr.data.files import files_in, is_file
 from metasr.errors import DataError
 
 # The names of each contrast in BraTS: until 2021, and since 2023.
@@ -48,16 +49,17 @@ def patient_of(subject: str) -> str:
 def find_subjects(folder: Path, modality: str) -> list[Subject]:
     """Return the subjects of a folder, sorted by name.
 
-    Files are looked for at any depth and named `<subject>_<modality>.nii.gz` (BraTS; also `-` and `.nii`). A file in
-    a folder that is itself named so has the folder's name. Without a modality every NIfTI file that is not a
-    segmentation is a subject of its own.
+    Files are looked for at any depth, also behind links, and named `<subject>_<modality>.nii.gz` (BraTS; also `-` and
+    `.nii`). A file in a folder that is itself named so has the folder's name. Without a modality every NIfTI file
+    that is not a segmentation is a subject of its own.
 
     Raises:
+        UnreachableError: A folder in it cannot be read.
         DataError: The folder is missing, holds no such file, or holds two for one subject.
     """
     if not folder.is_dir():
         raise DataError(f"folder {folder}", "there is no such folder", "Give the folder that holds the subjects")
-    files = sorted(path for path in folder.rglob("*") if _is_volume(path))
+    files = [path for path in files_in(folder) if _is_volume(path)]
     names = {path: _name(path.relative_to(folder)) for path in files}
     if modality:
         found = {path: match[1] for path, name in names.items() if (match := _pattern(modality).fullmatch(name))}
@@ -80,7 +82,7 @@ def find_subjects(folder: Path, modality: str) -> list[Subject]:
 
 
 def _is_volume(path: Path) -> bool:
-    return NIFTI.search(path.name) is not None and not path.name.startswith(".") and path.is_file()
+    return NIFTI.search(path.name) is not None and not path.name.startswith(".") and is_file(path)
 
 
 def _name(path: Path) -> str:
