@@ -218,7 +218,7 @@ def shard_name(split: Split, number: int, sha256: str) -> str:
 
 
 def index_key(digest: str) -> str:
-    """Return where an index is kept too, by its digest: who began with it finds it there when there is a newer one."""
+    """Return where an index is kept too, by its digest: who began with it finds it when there is a newer one."""
     return f"{INDEXES}/{digest}.json"
 
 

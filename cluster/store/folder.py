@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.store.errors import NO_OBJECT, ConditionFailedError, NotThereError, Reason, WrongBodyError, wrong_body
 from cluster.store.folder_lock import hold_lock
-from cluster.store.interface import Stat, Store, Version, check_expected
+from cluster.store.interface import Stat, Store, Version, check_length, check_sha256
 from cluster.store.retry import RetryPolicy
 
 _LOCKED_S = 10.0  # to compare an object with a version and rename a file, which takes milliseconds
@@ -66,9 +66,11 @@ class FolderStore(Store):
         return new_version
 
     def _get(self, key: str, sha256: str, num_bytes: int | None) -> tuple[bytes, Version]:
-        data = self._file(key).read_bytes()
+        file = self._file(key)
+        check_length(file.stat().st_size, num_bytes, again=False)
+        data = file.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
-        check_expected(data, digest, sha256, num_bytes, again=False)
+        check_sha256(data, digest, sha256, again=False)
         return data, Version(digest)
 
     def _get_range(self, key: str, start: int, length: int) -> bytes:

@@ -174,11 +174,15 @@ def checked_key(key: str) -> str:
     return key
 
 
-def check_expected(data: bytes, sha256: str, expected_sha256: str, num_bytes: int | None, *, again: bool) -> None:
+def check_length(num_bytes: int, expected: int | None, *, again: bool) -> None:
+    """Raise WrongBodyError unless an object, not read yet, is as long as expected: memory may not hold another."""
+    if expected is not None and num_bytes != expected:
+        raise WrongBodyError(f"its {num_bytes} bytes are not the {expected} bytes expected", again)
+
+
+def check_sha256(data: bytes, sha256: str, expected: str, *, again: bool) -> None:
     """Raise WrongBodyError unless bytes, whose SHA-256 is given, are those that the caller expects."""
-    if num_bytes is not None and len(data) != num_bytes:
-        raise WrongBodyError(f"its {len(data)} bytes are not the {num_bytes} bytes expected", again)
-    if expected_sha256 and sha256 != expected_sha256.lower():
+    if expected and sha256 != expected.lower():
         raise WrongBodyError(f"the SHA-256 of its {len(data)} bytes is not the one expected", again)
 
 

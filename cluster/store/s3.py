@@ -1,6 +1,7 @@
 """A store in a bucket of any S3 server."""
 
 import hashlib
+import io
 import os
 import uuid
 from base64 import b64decode
@@ -12,7 +13,7 @@ from botocore.exceptions import ClientError, IncompleteReadError
 
 from cluster.store.connect import connect, host_of
 from cluster.store.errors import ConditionFailedError, Reason, WrongBodyError
-from cluster.store.interface import Stat, Store, Version, check_expected, checked_key
+from cluster.store.interface import Stat, Store, Version, check_length, check_sha256, checked_key
 from cluster.store.retry import RetryPolicy
 from cluster.store.s3_reasons import code_of, explain, status_of
 from cluster.store.s3_upload import upload
@@ -78,12 +79,14 @@ class S3Store(Store):
     def _get(self, key: str, sha256: str, num_bytes: int | None) -> tuple[bytes, Version]:
         def request(check: Callable[[], None]) -> tuple[bytes, Version]:
             answer = self._client.get_object(**self._object(key), ChecksumMode="ENABLED")
-            data = _receive(answer, check)
-            digest, stored = hashlib.sha256(data).hexdigest(), _stored_sha256(answer)
+            stored = _stored_sha256(answer)
+            # What was stored as another will not be the right one when it is fetched again.
+            again = stored in ("", sha256.lower())
+            data = _receive(answer, check, num_bytes, again=again)
+            digest = hashlib.sha256(data).hexdigest()
             if stored and digest != stored:
                 raise WrongBodyError("the bytes that arrived are not those that were stored", again=True)
-            # What is as it was stored will not be another when it is fetched again.
-            check_expected(data, digest, sha256, num_bytes, again=not stored)
+            check_sha256(data, digest, sha256, again=again)
             return data, Version(answer["ETag"])
 
         return self._ask(request)
@@ -98,7 +101,7 @@ class S3Store(Store):
                 if whole.isdigit() and int(whole) < start + length:
                     raise WrongBodyError("it ends before that", again=False)
                 raise WrongBodyError("the server sent another part of it", again=True)
-            return _receive(answer, check)
+            return _receive(answer, check, length)
 
         return self._ask(request)
 
@@ -128,18 +131,20 @@ class S3Store(Store):
         return explain(error, host_of(client) if client else "S3")
 
 
-def _receive(answer: dict[str, Any], check: Callable[[], None]) -> bytes:
-    """Return the whole body of an answer."""
-    pieces = []
+def _receive(
+    answer: dict[str, Any], check: Callable[[], None], num_bytes: int | None, *, again: bool = True
+) -> bytes:
+    """Return the whole body of an answer, which is in memory once; it is not read if it has another length."""
+    data, promised = io.BytesIO(), answer["ContentLength"]
     # The bare stream, of which `read1` returns what one receive gives: a trickle does not outlast the deadline.
     with answer["Body"] as stream:
+        check_length(promised, num_bytes, again=again)
         while piece := stream.read1(_RECEIVE_BYTES):
-            pieces.append(piece)
+            data.write(piece)
             check()
-    data = b"".join(pieces)
-    if len(data) != answer["ContentLength"]:
-        raise IncompleteReadError(actual_bytes=len(data), expected_bytes=answer["ContentLength"])
-    return data
+    if data.tell() != promised:
+        raise IncompleteReadError(actual_bytes=data.tell(), expected_bytes=promised)
+    return data.getvalue()  # no copy
 
 
 def _stored_sha256(answer: dict[str, Any]) -> str:

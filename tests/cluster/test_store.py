@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 import uuid
 from concurrent.futures import ProcessPoolExecutor
 
@@ -125,6 +126,32 @@ def test_other_bytes_than_expected_are_not_returned(store, expected):
         store.get(KEY, **expected)
     assert KEY in str(caught.value)
     assert store.url in str(caught.value)
+
+
+def most_memory(action):
+    """Bytes that an action has at a time."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_object_is_in_memory_once_while_it_is_read(store):
+    store.put(KEY, os.urandom(32 << 20))
+    assert most_memory(lambda: store.get(KEY)) < 1.25 * (32 << 20)
+    assert most_memory(lambda: store.get_range(KEY, 0, 32 << 20)) < 1.25 * (32 << 20)
+
+
+def test_an_object_of_another_length_is_refused_without_being_read(store):
+    store.put(KEY, os.urandom(32 << 20))
+
+    def read():
+        with pytest.raises(DamagedError, match="its 33554432 bytes are not the 1000 bytes expected"):
+            store.get(KEY, sha256=hashlib.sha256(b"").hexdigest(), num_bytes=1000)
+
+    assert most_memory(read) < 4 << 20
 
 
 @pytest.mark.parametrize(("start", "length"), [(0, 1), (0, 10), (3, 4), (9, 1)])
@@ -347,7 +374,7 @@ def test_a_forked_process_does_not_share_connections(s3_store):
     with receive, send:
         child = fork.Process(target=lambda: send.send((s3_store.get(KEY), s3_store._client is client)))
         child.start()
-        assert receive.poll(30)
+        assert receive.poll(120)
         assert receive.recv() == (b"x", False)
         child.join()
     assert s3_store._client is client
