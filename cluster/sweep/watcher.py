@@ -47,8 +47,7 @@ class Watcher(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Give a trial its number, or find the one that it goes on with."""
-        known = self._known(trial)
-        self._numbers[trial.trial_id] = known.number
+        known = self._trial(trial)
         self._before_s[known.number], self._began[known.number] = known.seconds, time.monotonic()
         self._keep(known.model_copy(update={"status": "running", "reason": ""}))
         said = ", ".join(f"{name} {value}" for name, value in known.settings.items())
@@ -162,10 +161,16 @@ class Watcher(Callback):
         return self.new(settings)
 
     def _trial(self, trial: TuneTrial) -> Trial:
-        return self.trials[self._numbers[trial.trial_id]]
+        """Return the trial of an actor, in the ledger from now on: its process may die before it has started."""
+        known = self._known(trial)
+        if trial.trial_id not in self._numbers:
+            self._numbers[trial.trial_id], self._before_s[known.number] = known.number, known.seconds
+            self._keep(known)
+        return known
 
     def _seconds(self, number: int) -> float:
-        return self._before_s.get(number, 0.0) + time.monotonic() - self._began.get(number, time.monotonic())
+        now = time.monotonic()
+        return self._before_s.get(number, 0.0) + now - self._began.get(number, now)
 
     def _keep(self, trial: Trial) -> None:
         patiently(self._store, lambda: self._ledger.put(trial), self._tell)

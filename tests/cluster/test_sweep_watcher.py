@@ -87,3 +87,38 @@ def test_where_a_trial_has_come_to_a_validation_failures_are_those_of_the_settin
     assert fail(watcher, *["the loss is NaN"] * 3) == [""] * 3
     after, _ = driver()
     assert [trial.status for trial in after.trials] == ["waiting", "failed", "failed", "failed"]
+
+
+def test_a_process_that_dies_before_it_has_started_is_started_again(driver):
+    watcher, said = driver()
+    trial = tune_trial("new", 0.001)
+    watcher.on_trial_recover(0, [], trial)
+    assert said == ["trial 0: its process died, it is started again"]
+    watcher.on_trial_start(0, [], trial)
+    validate(watcher, trial, 30)
+    assert [(one.status, len(one.history)) for one in watcher.trials] == [("running", 1)]
+
+
+def test_a_process_that_never_starts_is_a_trial_that_failed_and_the_others_go_on(driver):
+    watcher, _ = driver()
+    fail(watcher, "no room")
+    trial = tune_trial("new", 0.009)
+    watcher.on_trial_recover(0, [], trial)
+    watcher.on_trial_error(0, [], trial)
+    assert [one.status for one in watcher.trials] == ["failed"] * 2
+    assert watcher.trials[1].reason == "its process died again and again: Ray's logs have the reason"
+    after, _ = driver()
+    other = tune_trial("other", 0.002)
+    after.on_trial_start(0, [], other)
+    assert [one.status for one in after.trials] == ["failed", "failed", "running"]
+
+
+def test_time_of_earlier_drivers_is_not_forgotten_where_a_process_dies_at_once(driver):
+    watcher, _ = driver()
+    trial = tune_trial("one", 0.001)
+    watcher.on_trial_start(0, [], trial)
+    validate(watcher, trial, 30)
+    before_s = watcher.trials[0].seconds
+    after, _ = driver()
+    after.on_trial_error(0, [], tune_trial("two", 0.001))
+    assert after.trials[0].seconds >= before_s > 0
