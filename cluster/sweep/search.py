@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -11,6 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 from cluster.config import SweepConfig
 from cluster.sweep.record import SweepRecord, Trial
 from cluster.sweep.space import Plan
+from cluster.sweep.trial import AGAIN
 
 METRIC = {"metric": "objective", "mode": "max"}
 
@@ -65,12 +68,21 @@ class _Past(NamedTuple):
     trial_id: str
 
 
+class Asha(ASHAScheduler):
+    """Stops a trial that is behind others when it comes to a rung, once: what it tells again was decided before."""
+
+    def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Return whether a trial goes on."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result.get(AGAIN) else decision
+
+
 def scheduler(config: SweepConfig, record: SweepRecord) -> TrialScheduler:
     """Return who stops trials early; it knows how far trials that ended before had come."""
     if config.search.scheduler != "asha":
         return FIFOScheduler()
     steps = config.train.steps
-    asha = ASHAScheduler(
+    asha = Asha(
         "step",
         max_t=steps,
         grace_period=max(1, round(config.search.asha_grace * steps)),
@@ -81,6 +93,7 @@ def scheduler(config: SweepConfig, record: SweepRecord) -> TrialScheduler:
         if trial.has_ended:
             past = _Past(f"earlier-{trial.number}")
             asha.on_trial_add(None, past)
-            for point in trial.history:
-                asha.on_trial_result(None, past, {"step": point.step, "objective": point.objective})
+            for length, point in enumerate(trial.history, start=1):
+                so_far = trial.model_copy(update={"history": trial.history[:length]})
+                asha.on_trial_result(None, past, {"step": point.step, "objective": so_far.best_objective})
     return asha

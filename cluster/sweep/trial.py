@@ -35,6 +35,7 @@ TRY_AGAIN_S = 5.0
 CLEANUP_S = 240.0
 MEMBER, FORK = "trial", "fork"
 """What the config of a trial of a population has besides its settings: its number, and what it branches off from."""
+AGAIN = "again"
 TELL = partial(print, flush=True)
 COLLAPSED = ("the generator has collapsed", "the discriminator has won")
 Outcome = Literal["finished", "stopped", "failed"]
@@ -71,9 +72,9 @@ class TrialRun(tune.Trainable):
     """Runs `cluster.trainer.train` in a thread, and gives Tune one result for each validation.
 
     A result has `step`, `objective` (of the generator that the run would keep if it ended here), `point` (the
-    validation, as JSON), `seconds` and, in a population, the number of the trial. The last one has `done`, `outcome`
-    and `reason` besides. The same settings are the same run: a trial that is started again goes on from its newest
-    checkpoint, after it has told again what it had found until then.
+    validation, as JSON), `again` (whether it was there before this start), `seconds` and, in a population, the number
+    of the trial. The last one has `done`, `outcome` and `reason` besides. The same settings are the same run: a trial
+    that is started again goes on from its newest checkpoint, after it has told again what it had found until then.
     """
 
     def setup(self, config: Mapping[str, Any], work: Work) -> None:
@@ -85,6 +86,7 @@ class TrialRun(tune.Trainable):
         self._thread: threading.Thread | None = None
         self._hopeless, self._began = "", time.monotonic()
         self._history: dict[int, Point] = {}
+        self._past: set[int] = set()
 
     def step(self) -> dict[str, Any]:
         """Wait for the next validation, or for the end."""
@@ -138,6 +140,7 @@ class TrialRun(tune.Trainable):
             "step": point.step,
             "objective": best.objective,
             "point": point.model_dump_json(),
+            AGAIN: point.step in self._past,
             "seconds": time.monotonic() - self._began,
         }
 
@@ -161,6 +164,7 @@ class TrialRun(tune.Trainable):
             name = run_name(resolved.config, self._work.plan.recipe, self._work.data_digest, start)
             for point in past_points(storage, name, self._work.objective):
                 if self._fork is None or point.step > self._fork.step:
+                    self._past.add(point.step)
                     self._told.put(point)
             self._told.put(self._train(resolved))
         except BaseException as error:

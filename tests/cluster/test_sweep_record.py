@@ -132,6 +132,25 @@ def test_asha_knows_how_far_earlier_trials_had_come(plan):
         assert asha.on_trial_result(None, late, steps) == decision
 
 
+def test_asha_stops_nobody_at_a_rung_that_was_passed_before(plan):
+    ended = record_of(trial(0, "stopped early", (0.1, 0.2)), trial(1, "stopped early", (0.1, 0.3)))
+    for again, decision in ((False, "STOP"), (True, "CONTINUE")):
+        asha, ahead = scheduler(plan.config, ended), SimpleNamespace(trial_id="ahead")
+        asha.on_trial_add(None, ahead)
+        assert asha.on_trial_result(None, ahead, {"step": 30, "objective": 0.05, "again": again}) == decision
+
+
+def test_asha_knows_of_earlier_trials_what_they_told_then(plan):
+    scored = ((20, 0.1, 2.0), (40, 0.3, 1.0))  # at step 40 the run would still have registered what it had at 20
+    points = tuple(
+        Point(step=step, objective=objective, metrics={"selection_score": score}) for step, objective, score in scored
+    )
+    asha = scheduler(plan.config, record_of(trial(0).model_copy(update={"history": points})))
+    late = SimpleNamespace(trial_id="late")
+    asha.on_trial_add(None, late)
+    assert asha.on_trial_result(None, late, {"step": 40, "objective": 0.2}) == "CONTINUE"
+
+
 def config_of(**resources):
     return SweepConfig(resources=ResourcesConfig(**resources), search=SearchConfig(trials=6))
 
