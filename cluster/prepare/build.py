@@ -68,7 +68,7 @@ def prepare(
     folder = folder.absolute()  # the processes that read have working directories of their own
     names = stored_names(options.pseudonymise)
     subjects = find(folder, options)
-    plan = make_plan(subjects, options)
+    plan = make_plan(subjects, options, names)
     said = said_options(options, names)
     recipe = recipe_sha256(said)
     journal = Journal(store, input_sha256(recipe, subjects, names))
@@ -81,7 +81,7 @@ def prepare(
         while not building.take(plan, "val", folder, map_in_order):
             if options.val_subjects or len(plan.train) < 2:
                 raise _too_few(folder)
-            plan = make_plan(plan.train, options)
+            plan = make_plan(plan.train, options, names)
         if not building.take(plan, "train", folder, map_in_order):
             raise _too_few(folder)
     index = building.index(said, recipe)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.config import PrepareConfig
 from cluster.prepare.plan import Plan, find, make_plan
+from cluster.prepare.pseudonyms import stored_names
 from cluster.shards import SPLITS, Limit, Split, sample_bytes, shard_bytes
 from metasr.data.photos import photo_shape
 from metasr.data.subjects import Subject
@@ -29,16 +30,18 @@ def outline(folder: Path, options: PrepareConfig) -> list[str]:
     Of each file the header is read, and no voxel: a subject whose header is refused has a line of its own.
 
     Raises:
+        ConfigError: Pseudonyms are asked for without a key.
         UnreachableError: A file cannot be reached.
         DataError: See `find` and `make_plan`.
     """
-    plan = make_plan(find(folder, options), options)
+    plan = make_plan(find(folder, options), options, stored_names(options.pseudonymise))
     lines = [line for split in SPLITS for line in _outline(plan, split, options)]
     return [*lines, BOUNDS]
 
 
 def _outline(plan: Plan, split: Split, options: PrepareConfig) -> list[str]:
     subjects, estimates, refused = plan.subjects(split), [], []
+    names = sorted(subject.name for subject in subjects)
     for subject in subjects:
         try:
             estimates.append(_estimate(subject, options, crop=split == "train"))
@@ -50,7 +53,7 @@ def _outline(plan: Plan, split: Split, options: PrepareConfig) -> list[str]:
     images = sum(estimate.images for estimate in estimates)
     shards = _shards(estimates, plan.shard_limit(split, options))
     return [
-        f"{split}: {len(subjects)} subjects, files of {files_mb:.1f} MB: {', '.join(s.name for s in subjects)}",
+        f"{split}: {len(subjects)} subjects, files of {files_mb:.1f} MB: {', '.join(names)}",
         f"{split}: at most {images} {'images' if options.kind == 'photos' else 'slices'} "
         f"in {len(shards)} shards of {sum(shards) / 1e6:.1f} MB together",
         *refused,

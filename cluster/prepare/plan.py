@@ -44,8 +44,10 @@ def find(folder: Path, options: PrepareConfig) -> list[Subject]:
     return find_photos(folder) if options.kind == "photos" else find_subjects(folder, options.modality)
 
 
-def make_plan(subjects: Sequence[Subject], options: PrepareConfig) -> Plan:
+def make_plan(subjects: Sequence[Subject], options: PrepareConfig, stored: Names = str) -> Plan:
     """Divide subjects into those who validate and those who train. It follows from the arguments alone.
+
+    Each split is in the order of the names that are stored: in that of others, pseudonyms could be told by counting.
 
     Raises:
         DataError: A subject that should validate is not there, a patient would be in both, or there are too few.
@@ -54,8 +56,9 @@ def make_plan(subjects: Sequence[Subject], options: PrepareConfig) -> Plan:
     if unknown := set(options.val_subjects) - set(names):
         raise DataError(f"subject {min(unknown)}", "it is not in the folder", f"Choose from {', '.join(names)}")
     chosen = set(options.val_subjects or split_subjects(subjects, options.val_fraction, options.seed))
-    val = tuple(subject for subject in subjects if subject.name in chosen)
-    train = tuple(subject for subject in subjects if subject.name not in chosen)
+    ordered = sorted(subjects, key=lambda subject: stored(subject.name))
+    val = tuple(subject for subject in ordered if subject.name in chosen)
+    train = tuple(subject for subject in ordered if subject.name not in chosen)
     if both := {patient_of(subject.name) for subject in val} & {patient_of(subject.name) for subject in train}:
         reason = "it is in training and in validation"
         raise DataError(f"subject {min(both)}", reason, "Let all of a patient's visits validate, or none")
@@ -64,12 +67,15 @@ def make_plan(subjects: Sequence[Subject], options: PrepareConfig) -> Plan:
 
 def said_options(options: PrepareConfig, names: Names) -> dict[str, Any]:
     """Return the options as the index says them."""
-    return options.model_dump(mode="json") | {"val_subjects": [names(name) for name in options.val_subjects]}
+    val_subjects = [names(name) for name in options.val_subjects]
+    if options.pseudonymise:
+        val_subjects.sort()
+    return options.model_dump(mode="json") | {"val_subjects": val_subjects}
 
 
-def recipe_sha256(options: dict[str, Any]) -> str:
+def recipe_sha256(options: dict[str, Any], tool_version: str = __version__) -> str:
     """Return what identifies how data is prepared."""
-    return _digest({"tool_version": __version__, "options": options})
+    return _digest({"tool_version": tool_version, "options": options})
 
 
 def input_sha256(recipe: str, subjects: Sequence[Subject], names: Names) -> str:

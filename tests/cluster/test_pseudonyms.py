@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.config import PrepareConfig
+from cluster.prepare import outline
 from cluster.prepare.pseudonyms import KEY_VARIABLE, stored_names
 from cluster.store import open_store
 from cluster.stream import read_samples
@@ -19,6 +20,7 @@ KEY = "a secret"
 CANARY = "JaneDoe"
 VISITS = [f"BraTS-GLI-{number:05d}-{visit}" for number in (77701, 77702, 77703) for visit in ("000", "001")]
 OPTIONS = PrepareConfig(modality="t1c", crop_px=32, pseudonymise=True)
+NAMED = OPTIONS.model_copy(update={"val_subjects": (CANARY,)})
 
 
 @pytest.fixture
@@ -42,9 +44,7 @@ def keyed(text):
 def test_no_name_and_no_text_of_a_header_is_in_any_byte_of_the_store(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     (folder / "BraTS-GLI-77799-000-t1c.nii.gz").write_text("a text file")
-    report = run_prepare(
-        folder, open_store(str(tmp_path / "store")), OPTIONS.model_copy(update={"val_subjects": (CANARY,)})
-    )
+    report = run_prepare(folder, open_store(str(tmp_path / "store")), NAMED)
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert len(files) > 10
     for path in files:
@@ -64,7 +64,7 @@ def test_without_pseudonyms_too_no_text_of_a_header_and_no_path_is_in_any_byte_o
             assert secret.encode() not in path.read_bytes()
 
 
-def test_who_is_in_which_split_is_as_without_pseudonyms(folder, tmp_path, monkeypatch):
+def test_who_is_in_which_split_is_as_without_pseudonyms_and_their_order_tells_no_more(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     hidden, plain = (
         run_prepare(
@@ -78,9 +78,27 @@ def test_who_is_in_which_split_is_as_without_pseudonyms(folder, tmp_path, monkey
         name: f"{keyed(name[:-4])}-{keyed(name)}" if name in VISITS else keyed(name) for name in [*VISITS, CANARY]
     }
     for split, subjects in plain.subjects.items():
-        assert hidden.subjects[split] == tuple(names[subject] for subject in subjects)
+        assert hidden.subjects[split] == tuple(sorted(names[subject] for subject in subjects))
+        assert hidden.subjects[split] != tuple(names[subject] for subject in subjects)
     samples = list(read_samples(open_store(str(tmp_path / "True")), hidden, "train"))
     assert {sample.subject for sample in samples} == set(hidden.subjects["train"])
+
+
+def test_the_order_in_which_validation_subjects_were_typed_is_not_stored(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    typed = [(CANARY, *VISITS[:2]), (*VISITS[1::-1], CANARY)]
+    stored = []
+    for number, names in enumerate(typed):
+        options = OPTIONS.model_copy(update={"val_subjects": names})
+        stored.append(run_prepare(folder, open_store(str(tmp_path / str(number))), options).index.to_bytes())
+    assert stored[0] == stored[1]
+
+
+def test_the_outline_says_names_in_their_own_order_and_needs_the_key_too(folder, monkeypatch):
+    with pytest.raises(ConfigError, match=f"{KEY_VARIABLE} is not set"):
+        outline(folder, OPTIONS)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    assert any(line.endswith(f": {', '.join(VISITS)}") for line in outline(folder, NAMED))
 
 
 def test_visits_of_a_patient_are_still_those_of_one_patient():
