@@ -5,7 +5,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from metasr.config import ExperimentConfig, Section
+from metasr.config import ExperimentConfig, ScaleSetting, Section
+from metasr.scale import REPORTED_SCALES
 
 Kind = Literal["volumes", "photos"]
 
@@ -119,6 +120,9 @@ class SweepConfig(JobConfig):
 class GateConfig(Section):
     """What a version must show to become the champion, besides PSNR and SSIM nowhere below bicubic."""
 
+    scales: tuple[ScaleSetting, ...] = Field(REPORTED_SCALES, min_length=1)
+    """Scales at which it must have been evaluated, at least. Give one to compare networks for that scale alone, under
+    a name of their own (tracking.model)."""
     psnr_margin_db: float = Field(0.05, ge=0)
     """PSNR in dB that it may lose against the champion at any one scale."""
     ssim_margin: float = Field(0.0005, ge=0)

@@ -8,10 +8,11 @@ from metasr.errors import ConfigError
 
 DESCRIPTION = """Make an evaluated model the champion, which `metasr upscale` uses.
 
-Its evaluation (`metasr evaluate`) must show, on whole slices: PSNR and SSIM nowhere below bicubic; against the
-champion, if there is one, no scale worse by more than a margin, and better on average over the scales. Both
-must have been evaluated on the same data, scales and slices. What is compared and found is printed before anything
-moves. Every change of champion is recorded in MLflow, in the registered model NAME.promotions.
+Its evaluation (`metasr evaluate`) must show, on whole slices, at all of --gate.scales: PSNR and SSIM nowhere below
+bicubic; against the champion, if there is one, no scale worse by more than a margin, and better on average over the
+scales. Both must have been evaluated on the same data, scales and slices, and on no less than the champion when it
+was promoted. What is compared and found is printed before anything moves. Every change of champion is recorded in
+MLflow, in the registered model NAME.promotions.
 
 With --gate.downstream tissue (or command) it must also have been evaluated with --downstream tissue (or
 --downstream-command), and its Dice is compared like PSNR.
@@ -19,6 +20,7 @@ With --gate.downstream tissue (or command) it must also have been evaluated with
   metasr promote
   metasr promote --model 3
   metasr promote --gate.downstream tissue
+  metasr promote --tracking.model edsr-x2 --gate.scales 2
   metasr promote --model 3 --force "sharper, accepted by the readers"
   metasr promote --history
   metasr promote --rollback"""
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     what.add_argument("--model", default="challenger", help="alias, version or models:/... [challenger]")
     what.add_argument("--history", action="store_true", help="print who was champion when, and why; change nothing")
     what.add_argument("--rollback", action="store_true", help="return to the champion before; twice goes back two")
-    parser.add_argument("--force", metavar="REASON", help="promote against the gate; REASON is recorded")
+    parser.add_argument("--force", metavar="REASON", help="promote against the gate; REASON is then recorded")
     add_settings(parser, PromotionConfig)
     known = parser.parse_known(arguments)
     config = settings(PromotionConfig, known).config

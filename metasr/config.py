@@ -165,15 +165,17 @@ class TrainConfig(Section):
         return self
 
 
-_AS_JSON = PlainSerializer(Scale.to_json, return_type=float | str, when_used="json")
+ScaleSetting = Annotated[
+    Scale,
+    BeforeValidator(Scale.parse),
+    PlainSerializer(Scale.to_json, return_type=float | str, when_used="json"),
+]
 
 
 class EvalConfig(Section):
     """Validation while training, and `metasr evaluate`."""
 
-    scales: tuple[Annotated[Scale, BeforeValidator(Scale.parse), _AS_JSON], ...] = tuple(
-        Scale(r, r) for r in (1.5, 2.0, 3.0, 4.0)
-    )
+    scales: tuple[ScaleSetting, ...] = tuple(Scale(r, r) for r in (1.5, 2.0, 3.0, 4.0))
     """Scales above 1 and up to 16 that are evaluated, any real number, or rows x columns such as 1x4."""
     validation_slices: int = Field(4, ge=1)
     """Slices that validation looks at, spread over the validation subjects; their pictures are kept."""

@@ -110,7 +110,7 @@ def record_evaluation(
     (results / CARD).write_text(card)
     manifest.seal(results, KIND, evidence.model_dump(mode="json"))
     digest = manifest.digest(results)
-    name = f"evaluation-version-{found.version}-{digest[:12]}"
+    name = _artifact(found, digest)
     run = Run(registry.config, found.run_id)
     run.log(0, _metrics(scores))
     run.folder(name, results)
@@ -119,12 +119,17 @@ def record_evaluation(
     registry.client.update_model_version(found.name, found.version, description(card, name))
 
 
-def evaluation_of(registry: Registry, version: "ModelVersion") -> Evaluated:
-    """Return the evaluation of a version, verified.
+def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "") -> Evaluated:
+    """Return the newest evaluation of a version, which its tag names, or an earlier one, verified.
 
     The tag names the SHA-256 of the manifest, the manifest that of every file, and the bundle: what was changed
     afterwards, or belongs to another version, is found. Someone who may write to MLflow and to its artifacts can
     make evidence that was never measured; MLflow's permissions are what keeps them from it.
+
+    Args:
+        registry: Where the version is.
+        version: Whose.
+        sha256: Of the manifest of an earlier evaluation; empty: the newest.
 
     Raises:
         RegistryError: There is none, or it is not that of this version, or it was changed.
@@ -132,7 +137,8 @@ def evaluation_of(registry: Registry, version: "ModelVersion") -> Evaluated:
     what, again = f"the evaluation of version {version.version}", evaluate_again(version)
     if EVALUATION not in version.tags:
         raise RegistryError(f"version {version.version}", "it has not been evaluated", again)
-    digest, artifact = _tag(version.tags[EVALUATION], what, again)
+    tagged = _tag(version.tags[EVALUATION], what, again)
+    digest, artifact = (sha256, _artifact(version, sha256)) if sha256 else tagged
     with tempfile.TemporaryDirectory() as temporary:
         folder = _download(registry, version.run_id, artifact, Path(temporary), what, again)
         try:
@@ -191,6 +197,10 @@ def evaluate_again(version: "ModelVersion") -> str:
 def reference_to(version: "ModelVersion") -> str:
     """Return a reference that means a version whatever tracking.model is."""
     return f"models:/{version.name}/{version.version}"
+
+
+def _artifact(version: "ModelVersion", sha256: str) -> str:
+    return f"evaluation-version-{version.version}-{sha256[:12]}"
 
 
 def _tag(text: str, what: str, again: str) -> tuple[str, str]:

@@ -138,6 +138,14 @@ def champions(entries: Sequence[Entry]) -> list[str]:
     return stack
 
 
+def promoted_with(entries: Sequence[Entry], version: str) -> str:
+    """Return the SHA-256 of the evaluation by which a version became the champion last; empty if there was none."""
+    found = (
+        entry.promotion.evidence for entry in reversed(entries) if entry.is_done and entry.promotion.to == version
+    )
+    return next(filter(None, found), "")
+
+
 def _parse(version: "ModelVersion") -> Entry | None:
     """Return what a version of the log says; None for one that is none of ours."""
     try:

@@ -9,38 +9,33 @@ What is guaranteed, by an entry in the history (see `History`) that is written b
 
 What is not, because MLflow writes an alias without a condition: someone who moves `champion` by hand in MLflow. That
 is found and told by the next command, which changes nothing unless it is to promote the version to which the alias
-was moved. Two moments remain: between our look at the alias and our write (milliseconds), a move by hand is
-overwritten; and a move back to the version before, between our write and the note that it is done, looks like an
-interruption and is undone. A promoter that was frozen between its look and its write, and wakes up after later
-promotions, sees them right after its write and puts the alias to the newest; killed just then it leaves the alias
-behind, which is told like a move by hand.
+was moved. Where the alias was deleted, the champion is still that of the history: versions are judged against it, and
+to promote it puts the alias back. Two moments remain: between our look at the alias and our write (milliseconds), a
+move by hand is overwritten; and a move back to the version before, between our write and the note that it is done,
+looks like an interruption and is undone. A promoter that was frozen between its look and its write, and wakes up
+after later promotions, sees them right after its write and puts the alias to the newest; killed just then it leaves
+the alias behind, which is told like a move by hand.
 """
 
 import getpass
 import os
 import socket
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import GateConfig, expand
-from cluster.registry import gate as rules
-from cluster.registry.downstream import judge_downstream, require_comparable_downstream, require_downstream
-from cluster.registry.evidence import evaluation_of, reference_to, require_comparable
+from cluster.registry.examination import Candidate, Tell, examine
 from cluster.registry.history import Entry, History, Promotion, champions
 from cluster.registry.versions import CHAMPION, Registry
 from cluster.tracking import explained
 from metasr import manifest
 from metasr.errors import RegistryError
-from metasr.evaluation.methods import BICUBIC_NAME
-from metasr.evaluation.tables import comparison_table
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 FORCED = "metasr.promotion_forced"
-Tell = Callable[[str], None]
 
 
 def promote(
@@ -53,7 +48,7 @@ def promote(
         reference: The version, see `Registry.version`.
         gate: What it must show.
         tell: Told what was compared and found, line by line, before anything moves.
-        force: Reason for promoting without or against the evidence; it is recorded.
+        force: Reason for promoting without or against the evidence; it is recorded where that is needed.
 
     Returns:
         The new champion and the one before it.
@@ -69,13 +64,14 @@ def promote(
         found = registry.version(reference)
         version = str(found.version)
         champion = _Champion(registry, str(found.name), tell)
-        champion.require_whole(version)
+        about = champion.require_whole(version)
         entries, alias = champion.settle(version)
-        # Where the alias was moved by hand to this version, the champion is still the one of the history.
-        incumbent = entries[-1].promotion.to if entries and alias is not None else alias
+        # Where the alias was moved by hand to this version, or deleted, the champion is still that of the history.
+        incumbent = entries[-1].promotion.to if entries else alias
         if version == alias == incumbent:
             return version, version
-        evidence = _examine(registry, found, incumbent, gate, tell, force)
+        candidate = Candidate(found, about, champion.find(incumbent), entries)
+        evidence, reason = _judge(registry, candidate, gate, tell, force)
         champion.move_to(
             Promotion(
                 after=entries[-1].number if entries else 0,
@@ -83,7 +79,7 @@ def promote(
                 before=incumbent,
                 to=version,
                 by=_who(),
-                reason=force or "",
+                reason=reason,
                 evidence=evidence,
             )
         )
@@ -106,7 +102,7 @@ def rollback(registry: Registry, tell: Tell) -> tuple[str, str]:
     with explained(expand(registry.config.uri)):
         champion = _Champion(registry, registry.config.model, tell)
         began = champion.entries()[-1:]
-        entries, alias = champion.settle()
+        entries, _ = champion.settle()
         if began and not began[0].is_done and began[0].promotion.kind == "rollback":
             return began[0].promotion.to, str(began[0].promotion.before)  # it was this one, interrupted
         *_, to, now = [None, None, *champions(entries)]
@@ -115,7 +111,7 @@ def rollback(registry: Registry, tell: Tell) -> tuple[str, str]:
                 f"model {registry.config.model}", "it had no champion before", "`metasr promote --history` lists them"
             )
         champion.require_whole(to)
-        change = Promotion(after=entries[-1].number, kind="rollback", before=alias, to=to, by=_who())
+        change = Promotion(after=entries[-1].number, kind="rollback", before=now, to=to, by=_who())
         champion.move_to(change)
         return to, now
 
@@ -152,11 +148,25 @@ class _Champion:
         version = found[0].aliases.get(CHAMPION) if found else None
         return None if version is None else str(version)
 
-    def require_whole(self, version: str) -> None:
-        """Fetch the bundle of a version and check every file."""
+    def require_whole(self, version: str) -> dict[str, Any]:
+        """Fetch the bundle of a version, check every file, and return what its manifest says."""
         with tempfile.TemporaryDirectory() as download:
             located = self._registry.locate(f"models:/{self._model}/{version}", Path(download))
-            manifest.unseal(located.folder, "bundle")
+            return manifest.unseal(located.folder, "bundle")
+
+    def find(self, version: str | None) -> "ModelVersion | None":
+        """Return a version; None where it was deleted, which is told."""
+        from mlflow.exceptions import MlflowException
+
+        if version is None:
+            return None
+        try:
+            return self._registry.client.get_model_version(self._model, version)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._tell(f"version {version}, the {CHAMPION}, was deleted in MLflow: nothing is compared with it")
+            return None
 
     def settle(self, wanted: str | None = None) -> tuple[list[Entry], str | None]:
         """Finish what was interrupted; return the history, and where the alias is.
@@ -171,14 +181,16 @@ class _Champion:
         if not entries:
             return entries, alias
         last = entries[-1].promotion
-        if not entries[-1].is_done and alias in (last.before, last.to):
+        unfinished = not entries[-1].is_done and alias in (last.before, last.to, None)
+        if unfinished:
             self._tell(f"finishing what {last.by} began: version {last.to} becomes the champion")
+        elif alias is None:
+            self._tell(f"the alias {CHAMPION} was deleted by hand; it was version {last.to}")
+        if unfinished or (alias is None and wanted == last.to):
             self._move(entries[-1])
             entries, alias = self.entries(), self.alias()
             last = entries[-1].promotion
-        if alias is None:
-            self._tell(f"the alias {CHAMPION} was deleted by hand; it was version {last.to}")
-        elif alias not in (last.to, wanted):
+        if alias not in (last.to, wanted, None):
             raise _moved_by_hand(alias, last.to)
         return entries, alias
 
@@ -190,50 +202,48 @@ class _Champion:
         """Move the alias from where it was, unless a later change has come; doing it again changes nothing."""
         change, client = entry.promotion, self._registry.client
         if self.entries()[-1].number == entry.number:
-            if change.reason:
-                client.set_model_version_tag(self._model, change.to, FORCED, change.reason)
             alias = self.alias()
-            if alias not in (change.before, change.to):
+            if alias not in (change.before, change.to, None):
                 raise _moved_by_hand(alias, change.before)
             if alias != change.to:
                 client.set_registered_model_alias(self._model, CHAMPION, change.to)
+            self._note_reason(change)
             self._history.mark_done(entry)
         newest = self.entries()[-1]
         if newest.number != entry.number and self.alias() == change.to != newest.promotion.to:
             client.set_registered_model_alias(self._model, CHAMPION, newest.promotion.to)
 
+    def _note_reason(self, change: Promotion) -> None:
+        """Tag a version with why it was promoted against the gate; it loses the tag when the gate lets it through."""
+        client = self._registry.client
+        if change.reason:
+            client.set_model_version_tag(self._model, change.to, FORCED, change.reason)
+        elif change.kind == "promotion" and FORCED in client.get_model_version(self._model, change.to).tags:
+            client.delete_model_version_tag(self._model, change.to, FORCED)
 
-def _examine(
-    registry: Registry, found: "ModelVersion", incumbent: str | None, gate: GateConfig, tell: Tell, force: str | None
-) -> str:
-    """Tell what the gate finds; return the SHA-256 of the evaluation. Raise RegistryError if it may not pass."""
-    what = f"version {found.version} is not promoted"
+
+def _judge(
+    registry: Registry, candidate: Candidate, gate: GateConfig, tell: Tell, force: str | None
+) -> tuple[str, str]:
+    """Return the SHA-256 of the evaluation, and the reason for going against the gate, empty where it lets through.
+
+    Raises:
+        RegistryError: It does not let through, and there is no reason.
+    """
     try:
-        ours = evaluation_of(registry, found)
-        require_downstream(ours, reference_to(found), gate)
-        scores, champions_outcomes = ours.scores, None
-        tell(f"version {found.version} against bicubic:\n{comparison_table(scores, BICUBIC_NAME)}")
-        if incumbent is not None and incumbent != str(found.version):
-            champion = registry.client.get_model_version(found.name, incumbent)
-            theirs = evaluation_of(registry, champion)
-            require_comparable(ours, theirs, found, champion)
-            require_comparable_downstream(ours, theirs, reference_to(champion), gate)
-            champions_outcomes = theirs.outcomes
-            scores = rules.side_by_side(scores, theirs.scores)
-            table = comparison_table(scores, rules.CHAMPION_NAME)
-            tell(f"against version {incumbent}, the champion:\n{table}")
+        evidence, failed = examine(registry, candidate, gate, tell)
     except RegistryError as error:
         if force is None:
             raise
         tell(f"not judged: {error}")
-        return ""
-    findings = [*rules.judge(scores, gate), *judge_downstream(ours.outcomes, champions_outcomes, gate)]
-    tell("\n".join(map(str, findings)))
-    failed = [finding for finding in findings if not finding.passed]
+        return "", force
     if failed and force is None:
         reasons = "; ".join(f"{finding.rule}: {finding.numbers}" for finding in failed)
+        what = f"version {candidate.version.version} is not promoted"
         raise RegistryError(what, f"not {reasons}", 'Train longer, or give a reason with --force "..."')
-    return ours.sha256
+    if force and not failed:
+        tell("every rule passed, without --force: its reason is not recorded")
+    return evidence, force if force and failed else ""
 
 
 def _moved_by_hand(alias: str | None, expected: str | None) -> RegistryError:

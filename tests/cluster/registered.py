@@ -21,7 +21,7 @@ from metasr.models import build_generator
 from metasr.scale import Scale
 from tests.cluster.tracked import start
 
-GATE = GateConfig()
+GATE = GateConfig(scales=("2",))
 FORCED = "metasr.promotion_forced"
 TINY = ExperimentConfig(model=ModelConfig(num_features=8, num_blocks=1))
 DATA = "d" * 64

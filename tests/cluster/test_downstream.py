@@ -13,11 +13,11 @@ from metasr.errors import RegistryError
 from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.outcomes import to_csv
 from metasr.scale import Scale
-from tests.cluster.registered import record, scores
+from tests.cluster.registered import GATE, record, scores
 from tests.cluster.tracked import start
 
-TISSUE = GateConfig(downstream="tissue", dice_margin=0.005)
-COMMAND = GateConfig(downstream="command")
+TISSUE = GATE.model_copy(update={"downstream": "tissue"})
+COMMAND = GATE.model_copy(update={"downstream": "command"})
 
 
 def outcomes(gains, step="tissue", patients=2):
@@ -120,12 +120,12 @@ def test_a_version_that_loses_dice_is_not_promoted(registry, evaluated, champion
     promote(registry, first, TISSUE, print)
     worse = evaluated(outcomes({"2": 0.1, "3": 0.08}))
     assert "Dice (tissue) nowhere more than 0.005 below the champion" in str(refusal(registry, worse, TISSUE))
-    assert promote(registry, worse, GateConfig(), print) == (worse, first)
+    assert promote(registry, worse, GATE, print) == (worse, first)
 
 
 def test_a_champion_that_was_not_evaluated_alike_is_to_be_evaluated_alike(registry, evaluated, champion):
     first = evaluated([])
-    promote(registry, first, GateConfig(), print)
+    promote(registry, first, GATE, print)
     command = "segment --in {input} --out {output}"
     second = evaluated(outcomes({"2": 0.1, "3": 0.1}, "command"), downstream_command=command)
     error = refusal(registry, second, COMMAND)

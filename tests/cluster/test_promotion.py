@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.registry import CHALLENGER, EVALUATION, history, promote
+from cluster.registry import CHALLENGER, CHAMPION, EVALUATION, history, promote, rollback
 from metasr.errors import CheckpointError, RegistryError
 from tests.cluster.registered import FORCED, GATE, flip, record, refused, scores, stored_bundle
 from tests.cluster.tracked import artifact, start
@@ -120,10 +120,17 @@ def test_versions_evaluated_differently_are_not_compared(registry, versions, cha
 
 def test_what_to_run_makes_them_comparable(registry, versions, tmp_path):
     promote(registry, "1", GATE, print)
-    rows = scores({"2": 2.0}, 0.02)
+    rows = scores({"2": 2.0, "3": 2.0, "4": 2.0}, 0.02)
     record(registry, "2", rows, tmp_path / "other", slices_per_subject=20)
-    refused(registry, "2", "different scales and slices", "--eval.scales 2 --eval.slices-per-subject 20`")
-    record(registry, "1", scores({"2": 1.0}, 0.01), tmp_path / "champion", slices_per_subject=20)
+    refused(
+        registry,
+        "2",
+        "different scales and slices",
+        f"--model models:/{registry.config.model}/1 ",
+        "--eval.scales 2,3,4 --eval.slices-per-subject 20`",
+    )
+    champions = scores({"2": 1.0, "3": 1.0, "4": 1.0}, 0.01)
+    record(registry, "1", champions, tmp_path / "champion", slices_per_subject=20)
     assert promote(registry, "2", GATE, print) == ("2", "1")
 
 
@@ -213,6 +220,36 @@ def test_force_without_a_reason_is_refused(registry, versions, champion, reason)
     assert champion() is None
 
 
-def test_a_version_that_passed_is_not_marked_as_forced(config, client, registry, versions):
+@pytest.mark.parametrize("options", [{}, {"force": "because"}])
+def test_a_version_that_passed_is_not_marked_as_forced(config, client, registry, versions, options):
+    promote(registry, "1", GATE, print, **options)
+    assert FORCED not in client.get_model_version(config.model, "1").tags
+    assert "forced" not in history(registry)[-1]
+
+
+def test_a_version_that_the_gate_lets_through_later_is_no_longer_marked_as_forced(
+    config, client, registry, versions, tmp_path
+):
+    promote(registry, "2", GATE, print)
+    promote(registry, "1", GATE, print, force="a trial")
+    rollback(registry, print)
+    assert client.get_model_version(config.model, "1").tags[FORCED] == "a trial"
+    record(registry, "1", scores({"2": 5.0, "3": 5.0}, 0.05), tmp_path / "again")
     promote(registry, "1", GATE, print)
+    assert FORCED not in client.get_model_version(config.model, "1").tags
+
+
+def test_a_forced_version_that_did_not_become_the_champion_is_not_marked(
+    config, client, registry, versions, champion
+):
+    promote(registry, "3", GATE, print)
+    with pytest.raises(RegistryError, match="moved by hand"):
+        promote(
+            registry,
+            "1",
+            GATE,
+            lambda line: client.set_registered_model_alias(config.model, CHAMPION, "2"),
+            force="a trial",
+        )
+    assert champion() == "2"
     assert FORCED not in client.get_model_version(config.model, "1").tags

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cluster.config import TrackingConfig
+from cluster.config import GateConfig, TrackingConfig
 from cluster.registry import CHAMPION, EVALUATION, Registry, history, promote, rollback
 from metasr.errors import CheckpointError, RegistryError
 from tests.cluster.registered import FORCED, GATE, flip, record, refused, scores, stored_bundle
@@ -84,6 +84,8 @@ def test_a_rollback_to_a_damaged_bundle_is_refused(config, client, registry, ver
 
 # Interrupted
 
+UNATTAINABLE = GateConfig(scales=("16",))
+
 
 class Interruption:
     """Ends a command right before or right after one of its writes to MLflow, as Ctrl-C may."""
@@ -116,16 +118,18 @@ WRITES = [
 
 
 @pytest.mark.parametrize(
-    ("method", "when", "force"), [*((*write, None) for write in WRITES), (*WRITES[1], "because")]
+    ("method", "when", "force"),
+    [*((*write, None) for write in WRITES), (*WRITES[1], "because"), (*WRITES[3], "because")],
 )
 def test_a_promotion_that_was_interrupted_is_finished_by_the_same_command(
     config, client, registry, versions, champion, method, when, force
 ):
     promote(registry, "1", GATE, print)
+    gate = GATE if force is None else UNATTAINABLE
     with Interruption(registry, method, when), pytest.raises(KeyboardInterrupt):
-        promote(registry, "2", GATE, print, force=force)
+        promote(registry, "2", gate, print, force=force)
     assert champion() in ("1", "2")
-    promote(registry, "2", GATE, print, force=force)
+    promote(registry, "2", gate, print, force=force)
     assert champion() == "2"
     assert ["version 2 instead of 1" in line for line in history(registry)] == [False, True]
     assert "not finished" not in history(registry)[-1]
@@ -200,13 +204,40 @@ def test_a_move_by_hand_while_a_promotion_compares_is_not_overwritten(config, cl
     assert "moved by hand: it points at version 3" in history(registry)[-1]
 
 
-def test_an_alias_that_was_deleted_by_hand_is_told_and_set_anew(config, client, registry, versions, champion, told):
+def test_where_the_alias_was_deleted_by_hand_versions_are_judged_against_the_champion_of_the_history(
+    config, client, registry, versions, champion, told
+):
     promote(registry, "2", GATE, print)
     client.delete_registered_model_alias(config.model, CHAMPION)
     assert "it is gone" in history(registry)[-1]
-    assert promote(registry, "1", GATE, told.append) == ("1", None)
+    refused(registry, "1", "below the champion")
+    assert champion() is None
+    assert promote(registry, "3", GATE, told.append) == ("3", "2")
     assert "deleted by hand; it was version 2" in told[0]
+    assert "version 3 instead of 2" in history(registry)[-1]
+    client.delete_registered_model_alias(config.model, CHAMPION)
+    assert rollback(registry, print) == ("2", "3")
+    assert "version 2 instead of 3" in history(registry)[-1]
+    assert champion() == "2"
+
+
+def test_to_promote_the_champion_puts_back_an_alias_that_was_deleted_by_hand(
+    config, client, registry, versions, champion
+):
+    promote(registry, "1", GATE, print)
+    client.delete_registered_model_alias(config.model, CHAMPION)
+    assert promote(registry, "1", GATE, print) == ("1", "1")
     assert champion() == "1"
+    assert len(history(registry)) == 1
+
+
+def test_a_champion_that_was_deleted_by_hand_is_told_and_replaced(config, client, registry, versions, champion, told):
+    promote(registry, "2", GATE, print)
+    client.delete_model_version(config.model, "2")
+    assert promote(registry, "1", GATE, told.append) == ("1", "2")
+    assert "version 2, the champion, was deleted in MLflow: nothing is compared with it" in told
+    assert champion() == "1"
+    assert "version 1 instead of 2" in history(registry)[-1]
 
 
 # Two at once
@@ -269,7 +300,7 @@ def tell(line):
         time.sleep(0.01)
 
 try:
-    promote(Registry(TrackingConfig(uri=uri, model=model)), version, GateConfig(), tell)
+    promote(Registry(TrackingConfig(uri=uri, model=model)), version, GateConfig(scales=("2",)), tell)
 except RegistryError as error:
     sys.exit(str(error))
 """

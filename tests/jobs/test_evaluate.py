@@ -25,6 +25,8 @@ def metasr(tracking, store_url, monkeypatch, capfd):
         where = [f"--tracking.uri={tracking.uri}", f"--tracking.artifacts={tracking.artifacts}"]
         if verb == "evaluate":
             where += [f"--data.url={store_url}", "--eval.scales=2", "--eval.slices-per-subject=3"]
+        elif "--history" not in arguments:
+            where.append("--gate.scales=2")
         monkeypatch.setattr(sys, "argv", ["metasr", verb, *map(str, arguments), *where])
         with pytest.raises(SystemExit) as left:
             main()

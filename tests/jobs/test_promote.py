@@ -23,7 +23,9 @@ def tracking(tmp_path_factory):
 def promote(tracking, monkeypatch, capfd):
     def call(*arguments):
         # A flag that is given again counts.
-        monkeypatch.setattr(sys, "argv", ["metasr", "promote", f"--tracking.uri={tracking.uri}", *arguments])
+        monkeypatch.setattr(
+            sys, "argv", ["metasr", "promote", f"--tracking.uri={tracking.uri}", "--gate.scales=2", *arguments]
+        )
         with pytest.raises(SystemExit) as left:
             main()
         return left.value.code, *capfd.readouterr()

@@ -1,0 +1,73 @@
+"""What evidence must cover: the scales that the gate asks for, and no less than the champion was promoted with."""
+
+from collections.abc import Sequence
+
+from cluster.config import GateConfig
+from cluster.registry.evidence import Evidence
+from metasr.errors import RegistryError
+from metasr.scale import Scale
+
+ALL_SLICES = 0
+
+
+def require_scales(ours: Evidence, reference: str, only: Scale | None, gate: GateConfig) -> None:
+    """Raise RegistryError, with what to do, unless a version was evaluated at all scales that the gate asks for.
+
+    Args:
+        ours: Its evidence.
+        reference: Of the version.
+        only: The one scale that its network can do; None for any.
+        gate: What it must show.
+    """
+    missing = [str(scale) for scale in gate.scales if str(scale) not in ours.scales]
+    if not missing:
+        return
+    if only is not None and set(gate.scales) != {only}:
+        raise RegistryError(
+            reference,
+            f"it is for scale {only} alone, and gate.scales asks for {', '.join(map(str, gate.scales))}",
+            f"Train it for a name of its own (--tracking.model NAME), and promote it there with --gate.scales {only}",
+        )
+    reason = f"it was not evaluated at {_named(missing)}, which gate.scales asks for"
+    raise RegistryError(reference, reason, _evaluate(ours, reference, missing, ours.slices_per_subject))
+
+
+def require_no_less(ours: Evidence, champions: Evidence, reference: str, only: Scale | None) -> None:
+    """Raise RegistryError, with what to do, if a version was evaluated on less than the champion was promoted with.
+
+    Otherwise a narrower evaluation of both would hide where the version is worse.
+
+    Args:
+        ours: Its evidence.
+        champions: That of the champion, when it was promoted.
+        reference: Of the version.
+        only: The one scale that its network can do; None for any.
+    """
+    missing = [scale for scale in champions.scales if scale not in ours.scales]
+    fewer = _is_fewer(ours.slices_per_subject, champions.slices_per_subject)
+    if not missing and not fewer:
+        return
+    slices = champions.slices_per_subject if fewer else ours.slices_per_subject
+    lacks = [_named(missing)] if missing else []
+    lacks += [f"{slices or 'all'} slices of each subject"] if fewer else []
+    fix = _evaluate(ours, reference, missing, slices)
+    if missing and only is not None:
+        fix = f"It is for scale {only} alone: train it for a name of its own (--tracking.model NAME)"
+    raise RegistryError(
+        reference, f"it was evaluated on less than the champion, which had {' and '.join(lacks)}", fix
+    )
+
+
+def _is_fewer(slices: int, than: int) -> bool:
+    return slices != ALL_SLICES and (than == ALL_SLICES or slices < than)
+
+
+def _named(scales: Sequence[str]) -> str:
+    return f"scale{'s' * (len(scales) > 1)} {', '.join(scales)}"
+
+
+def _evaluate(ours: Evidence, reference: str, more_scales: Sequence[str], slices: int) -> str:
+    """Return what to run for evidence of more scales and of so many slices."""
+    scales = sorted({*ours.scales, *more_scales}, key=Scale.parse)
+    wider = ours.model_copy(update={"scales": tuple(scales), "slices_per_subject": slices})
+    return f"Run `{wider.evaluate(reference)}`, and promote again"
