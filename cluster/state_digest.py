@@ -47,12 +47,14 @@ class Check:
         equal: Whether it is the same in both.
         differences: What is not the same; of the metric log the first line alone.
         value: What both have, where it is short enough to be said.
+        since: They are equal until this step.
     """
 
     name: str
     equal: bool
     differences: tuple[Difference, ...] = ()
     value: str = ""
+    since: int = 0
 
 
 def state_digest(folder: Path) -> str:

@@ -35,6 +35,7 @@ LAST_RECORDS_S = 20.0
 REPORT = "run-report.json"
 REGISTERED = "registered"
 OUTCOME = "metasr.outcome"
+CHANGED = "metasr.changed"
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,8 @@ class _Watched:
         more = self._sweep.see(event) if self._sweep else {}
         if event.kind in ("steps", "validated", "resumed", "skipped"):
             self._log.metrics(event.step, {**event.values, **more}, event.pictures)
+        if event.kind == "changed":
+            self._log.tag(CHANGED, event.text)
 
     @contextmanager
     def failures(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from cluster.store import open_store
 from metasr.config import ExperimentConfig
 from metasr.errors import CheckpointError
 from metasr.manifest import MANIFEST, unseal
+from metasr.training.lineage import Stretch, What, changes, lineage_of, part_after, told
 
 MACHINERY = set(JobConfig.model_fields) - set(ExperimentConfig.model_fields)
 """Sections of the settings that do not decide which weights come out."""
@@ -72,10 +73,11 @@ class Verification:
             bits = f"identical: every bit of {_names(self.effects)} at step {self.step}"
             return f"{bits}, although these differ: {_names(causes)}" if causes else bits
         parted = f"they part at or before step {self._parted}"
-        if causes:
-            return f"{parted}, because of the {causes[0].name}: {'; '.join(map(str, causes[0].differences))}"
+        for cause in causes:
+            if cause.since < self._parted:
+                return f"{parted}, because of the {cause.name}: {'; '.join(map(str, cause.differences))}"
         return (
-            f"{parted}. Nothing that is known to matter differs: {_names(self.causes)}. "
+            f"{parted}. Nothing that is known to matter differs until then: {_names(self.causes)}. "
             f"Look at {'; at '.join(self.suspects)}"
         )
 
@@ -199,13 +201,22 @@ def _causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Check, ...]:
         for difference in _settings(a["config"], b["config"])
         if difference.name.partition(".")[0] not in MACHINERY and difference.name != "data.url"
     )
+    lineages = lineage_of(a), lineage_of(b)
     return (
-        _fact("code version", "code_version", a, b),
+        _computed("code version", "code_version", *lineages),
         Check("settings", not settings, settings),
         _fact("data", "data_digest", a, b),
         _fact("start", "forked_from" if a.get("forked_from") or b.get("forked_from") else "initial_bundle", a, b),
-        _fact("arithmetic", "arithmetic", a, b),
+        _computed("arithmetic", "arithmetic", *lineages),
     )
+
+
+def _computed(name: str, what: What, a: Sequence[Stretch], b: Sequence[Stretch]) -> Check:
+    """Compare what computed the steps, which may have changed on the way."""
+    since = part_after(a, b, what)
+    if since is None:
+        return Check(name, True, value=told(a, what))
+    return Check(name, False, (Difference(what, {"A": told(a, what), "B": told(b, what)}),), since=since)
 
 
 def _fact(name: str, key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Check:
@@ -229,8 +240,11 @@ def _suspects(about: Mapping[str, Any]) -> Iterator[str]:
     config = about["config"]
     if config.get("train", {}).get("reduction") == "fast":
         yield "resources.num_workers: with train.reduction fast, other numbers of workers give other weights"
-    if str(about.get("code_version")).endswith("+changes"):
+    lineage = lineage_of(about)
+    if any(stretch.code_version.endswith("+changes") for stretch in lineage):
         yield "the code, which had changes that are in no commit"
+    if changed := changes(lineage):
+        yield f"what changed on the way, in both alike as far as is noted ({changed})"
     if config.get("loss", {}).get("perceptual"):
         yield "the file of the VGG network, which is known by its path alone"
     yield "the machines of the other workers, since a checkpoint notes the arithmetic of the first, and their memory"

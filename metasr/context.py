@@ -79,7 +79,7 @@ class WorkerContext(Protocol):
         """Record what happened at a step, once for all workers, without making training wait.
 
         Args:
-            kind: What happened: resumed, steps, validated, skipped, warning.
+            kind: What happened: resumed, changed, steps, validated, skipped, warning.
             step: When.
             values: Metrics.
             text: For a person.

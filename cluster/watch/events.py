@@ -8,6 +8,7 @@ from typing import Literal
 Kind = Literal[
     "group",
     "resumed",
+    "changed",
     "steps",
     "validated",
     "kept",
@@ -29,6 +30,7 @@ class Event:
 
     - group: a worker group is ready. `num_workers`; and how long each part of the start took, such as `data_s`.
     - resumed: the weights of `step` are loaded; 0 is a fresh start. `text` names bad checkpoints passed over.
+    - changed: code or arithmetic has changed at this step, or at one before. `text` says how.
     - steps: an interval of steps has ended. `loss_...`; `steps_per_s` and `samples_per_s`, without the time that
       validation and checkpoints took; `waiting_share`, the part of the interval (0 to 1) that waited for data; and
       once in a group `since_first_step_s`, the age of its first step.

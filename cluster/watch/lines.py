@@ -47,7 +47,7 @@ class Watch:
         self._paces: defaultdict[str, _Pace] = defaultdict(_Pace)
         self._groups = self._skipped = 0
         self._retries: dict[int, Counter[str]] = {}
-        self._unsaid = ""
+        self._unsaid = self._changed = ""
 
     def see(self, event: Event) -> None:
         """Show an event."""
@@ -114,13 +114,12 @@ class Watch:
     def _line(self, event: Event) -> str:
         """Return what to say of an event; empty if nothing."""
         at, values, text = self._at(event.step), event.values, _one_line(event.text)
+        own = {"group": self._group_line, "changed": self._changed_line, "retries": self._retries_line}
+        if event.kind in own:
+            return own[event.kind](event)
         match event.kind:
-            case "group":
-                return self._group_line(event)
             case "resumed":
-                return f"{at}  {_origin(event.step)}{f'; bad checkpoints passed over: {text}' if text else ''}"
-            case "retries":
-                return self._retries_line(event)
+                return f"{at}  {_origin(event.step)}{_passed_over(text)}"
             case "skipped":
                 self._skipped += 1
                 return f"{at}  update left out: NaN or Inf ({self._skipped} so far)"
@@ -142,6 +141,13 @@ class Watch:
         workers = event.values.get("num_workers", math.nan)
         who = f"{workers:.0f} worker{'' if workers == 1 else 's'}"
         return f"{who} ready" if self._groups == 1 else f"restart {self._groups - 1}: {who} ready"
+
+    def _changed_line(self, event: Event) -> str:
+        before, self._changed = self._changed, event.text
+        if event.text == before:
+            return ""
+        text = _one_line(event.text)
+        return f"{self._at(event.step)}  not all steps are computed alike, which may give other bits: {text}"
 
     def _retries_line(self, event: Event) -> str:
         counts = Counter({reason: round(finite(event.values, reason)) for reason in event.values})
@@ -250,6 +256,10 @@ def _who(event: Event) -> str:
 
 def _origin(step: int) -> str:
     return "going on from the checkpoint of this step" if step else "starting"
+
+
+def _passed_over(text: str) -> str:
+    return f"; bad checkpoints passed over: {text}" if text else ""
 
 
 def _gain(values: Mapping[str, float]) -> str:

@@ -26,6 +26,7 @@ told of them.
     skipped_updates     left out because of NaN or Inf
     substituted_shards  names of damaged shards that were replaced
     bad_checkpoints     what was passed over when going on, in words
+    changed             other code or arithmetic that has computed some of the steps, in words; empty if none has
     records_not_sent    records that MLflow has not got
 """
 
@@ -64,6 +65,7 @@ class RunReport:
         self._skipped: set[int] = set()
         self._substituted: set[str] = set()
         self._bad_checkpoints: list[str] = []
+        self._changed = ""
         self._report: dict[str, Any] = {}
 
     def mark(self, name: str) -> None:
@@ -79,10 +81,9 @@ class RunReport:
                 self._retries_of_group.clear()
                 self._starts.group(event, now, self._steps.reached, self._marks)
             case "resumed":
-                self._starts.resumed(event.step)
-                self._steps.resume(event.step)
-                if event.text:
-                    self._bad_checkpoints.append(event.text)
+                self._see_resumed(event)
+            case "changed":
+                self._changed = event.text
             case "steps":
                 self._starts.steps(event, now)
                 self._steps.count(event)
@@ -128,6 +129,7 @@ class RunReport:
             "skipped_updates": len(self._skipped),
             "substituted_shards": sorted(self._substituted),
             "bad_checkpoints": list(self._bad_checkpoints),
+            "changed": self._changed,
             "records_not_sent": records_not_sent,
         }
         return self._report
@@ -135,6 +137,12 @@ class RunReport:
     def lines(self) -> list[str]:
         """Return the report that was finished last, for a person."""
         return describe(self._report)
+
+    def _see_resumed(self, event: Event) -> None:
+        self._starts.resumed(event.step)
+        self._steps.resume(event.step)
+        if event.text:
+            self._bad_checkpoints.append(event.text)
 
     def _see_checkpoint(self, event: Event) -> None:
         self._steps.save(event.step)

@@ -66,6 +66,8 @@ def _trouble(report: Report) -> Iterator[str]:
         yield f"updates left out, NaN or Inf: {report['skipped_updates']}"
     if report["substituted_shards"]:
         yield f"damaged shards replaced: {', '.join(report['substituted_shards'])}"
+    if report["changed"]:
+        yield f"not all steps were computed alike: {report['changed']}"
     yield from (f"bad checkpoints passed over: {text}" for text in report["bad_checkpoints"])
     if report["records_not_sent"]:
         yield f"records not sent to MLflow: {report['records_not_sent']}"

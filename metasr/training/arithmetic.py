@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 
 def arithmetic(device: torch.device) -> str:
-    """Return in one line what must be equal for two runs to give the same bits: processor, threads, library."""
+    """Return in one line what must be equal for two runs to give the same bits: processor, threads, libraries."""
+    libraries = f"torch {torch.__version__}, numpy {np.__version__}"
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, torch {torch.__version__}"
+        versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        return f"{torch.cuda.get_device_name(device)}, {versions}, {libraries}"
     threads = torch.get_num_threads()
-    return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}"
+    return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}, {libraries}"
 
 
 @contextmanager

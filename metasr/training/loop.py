@@ -17,6 +17,7 @@ from metasr.perceptual import load_perceptual
 from metasr.training.arithmetic import deterministic
 from metasr.training.batches import Batches
 from metasr.training.collapse import Collapse
+from metasr.training.lineage import changes
 from metasr.training.look import Look
 from metasr.training.reduction import Exact, Fast, Reduction
 from metasr.training.state import TrainingState
@@ -55,6 +56,9 @@ def fit(
         if state.step >= train.steps:
             return state
         context.log("resumed", state.step, {"resumed_at_step": float(state.step)})
+        state.go_on(identity.code_version)
+        if changed := changes(state.lineage):
+            context.log("changed", state.step, {}, text=changed)
         networks, reduction = _share(config, state, context)
         batches = Batches(config, crops, state.step, reduction.parts(train.batch_size), context.device)
         collapse = Collapse(context)

@@ -19,6 +19,7 @@ from metasr.identity import RunIdentity
 from metasr.models import Discriminator, SuperResolver, build_discriminator, build_generator
 from metasr.training.adam import Adam
 from metasr.training.arithmetic import arithmetic
+from metasr.training.lineage import Stretch, lineage_of
 
 WEIGHTS, LOG = "state.safetensors", "metrics.jsonl"
 
@@ -38,6 +39,7 @@ class TrainingState:
         step: Steps done.
         skipped: Of those, steps whose update was left out because it was NaN or infinite.
         log: What was recorded of each step, one JSON text each: nothing that depends on time or machine.
+        lineage: What computed the steps so far, and will compute the next, see `go_on`.
     """
 
     generator: SuperResolver
@@ -48,6 +50,7 @@ class TrainingState:
     step: int = 0
     skipped: int = 0
     log: list[str] = field(default_factory=list)
+    lineage: tuple[Stretch, ...] = ()
 
     @classmethod
     def initial(cls, config: ExperimentConfig, device: torch.device, *, mean: float, std: float) -> "TrainingState":
@@ -99,6 +102,12 @@ class TrainingState:
         """Add what was seen at this step to the log."""
         self.log.append(json.dumps({"step": self.step} | values))
 
+    def go_on(self, code_version: str) -> None:
+        """Note which code, on which machine, computes the steps from here on."""
+        now = Stretch(self.step, code_version, arithmetic(next(self.generator.parameters()).device))
+        if not self.lineage or self.lineage[-1][1:] != now[1:]:
+            self.lineage += (now,)
+
     def save(self, folder: Path, config: ExperimentConfig, identity: RunIdentity) -> None:
         """Write a checkpoint into an empty folder; its manifest comes last."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
@@ -108,7 +117,7 @@ class TrainingState:
             "step": self.step,
             "skipped": self.skipped,
             **asdict(identity),
-            "arithmetic": arithmetic(next(self.generator.parameters()).device),
+            "lineage": [stretch._asdict() for stretch in self.lineage],
             "config": config.model_dump(mode="json"),
         }
         manifest.seal(folder, "checkpoint", about)
@@ -131,6 +140,7 @@ class TrainingState:
             _load_adam(self.discriminator_optimiser, _under(stored, "discriminator_optimiser"))
             self.step, self.skipped = int(about["step"]), int(about["skipped"])
             self.log = (folder / LOG).read_text().splitlines()
+            self.lineage = lineage_of(about)
         except (KeyError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(

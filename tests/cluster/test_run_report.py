@@ -225,6 +225,14 @@ def test_a_run_that_goes_on_counts_its_own_steps(story):
     assert has(story.report.lines(), "bad checkpoints passed over: step 350 (model.safetensors differs)")
 
 
+def test_other_arithmetic_on_the_way_is_told(story):
+    story.start(300)
+    assert story.finish()["changed"] == ""
+    story.see("changed", 300, "arithmetic a; after step 300: b")
+    assert story.finish()["changed"] == "arithmetic a; after step 300: b"
+    assert has(story.report.lines(), "not all steps were computed alike: arithmetic a; after step 300: b")
+
+
 def test_records_that_were_not_sent_are_told(story):
     assert has(story.words(records_not_sent=12), "records not sent to MLflow: 12")
     assert not has(story.words(), "MLflow")

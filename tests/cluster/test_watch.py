@@ -180,6 +180,14 @@ def test_a_restart_says_who_goes_on_and_from_where():
     ]
 
 
+def test_other_arithmetic_is_told_once_however_often_workers_start_again():
+    log, text = Log(400), "arithmetic 1 thread; after step 100: 2 threads"
+    said = f"step 100/400  not all steps are computed alike, which may give other bits: {text}"
+    assert log.see("changed", 100, text) == [said]
+    assert log.see("changed", 150, text) == []
+    assert len(log.see("changed", 150, f"{text}; after step 150: 1 thread")) == 1
+
+
 def test_retries_are_told_only_when_they_grow():
     log = Log(400)
     log.see("group", num_workers=2)

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from metasr.context import LocalContext, Wish
 from metasr.data.degrade import resize_bicubic
 from metasr.errors import CheckpointError, TrainingError
 from metasr.inference.bundle import load_bundle
+from metasr.manifest import unseal
 from tests.unit.runs import (
     assert_same_state,
     assert_same_weights,
@@ -98,6 +100,29 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     resumed, rest = train(tmp_path / "stopped", experiment(steps=4, **settings))
     assert_same_state(resumed, whole)
     assert losses_of(rest) == losses_of(curve)[2:]
+
+
+class Listener(LocalContext):
+    """Remembers what it is told in words."""
+
+    def log(self, kind, step, values, *, text="", pictures=None):
+        self.words = {**getattr(self, "words", {}), kind: text}
+        super().log(kind, step, values, text=text, pictures=pictures)
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so_and_its_checkpoints_name_both(tmp_path):
+    first, second = Listener(tmp_path), Listener(tmp_path)
+    train(tmp_path, experiment(steps=1, adversarial=0), context=first)
+    torch.set_num_threads(2)
+    try:
+        train(tmp_path, experiment(steps=2, adversarial=0), context=second)
+    finally:
+        torch.set_num_threads(1)
+    assert "changed" not in first.words
+    assert re.fullmatch(r"arithmetic .* 1 thread, .*; after step 1: .* 2 threads, .*", second.words["changed"])
+    lineage = unseal(tmp_path / "step-2", "checkpoint")["lineage"]
+    assert [stretch["after_step"] for stretch in lineage] == [0, 1]
+    assert [re.search(r"\d thread", stretch["arithmetic"])[0] for stretch in lineage] == ["1 thread", "2 thread"]
 
 
 def test_work_after_the_newest_checkpoint_is_done_again(tmp_path):
