@@ -267,8 +267,7 @@ def identify(config: JobConfig, recipe: str, initial: Bundle | None = None, fork
 
 
 def _newest_step(checkpoints: RunCheckpoints) -> int:
-    newest, *_ = checkpoints.entries()
-    return newest.step
+    return max((kept.step for kept in checkpoints.entries()), default=0)
 
 
 def _register_best(checkpoints: RunCheckpoints, log: RunLog, tell: Tell) -> None:
