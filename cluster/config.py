@@ -28,7 +28,8 @@ class ResourcesConfig(Section):
     gpus_per_worker: float = Field(1, gt=0, le=1)
     """With gpu: how much of one. Below 1 several runs of one worker each, such as trials of a sweep, share a card."""
     max_failures: int = Field(8, ge=0)
-    """Times the workers are started again, from the newest checkpoint, after one has died."""
+    """Times in a row that the workers are started again, from the newest checkpoint, after one has died. A newer
+    checkpoint begins the count anew."""
 
     @model_validator(mode="after")
     def _some_are_no_more_than_all(self) -> Self:
