@@ -91,6 +91,9 @@ class FolderStore(Store):
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return Stat(os.fstat(file.fileno()).st_size, Version(digest))
 
+    def _holds(self, key: str, sha256: str, num_bytes: int) -> bool:
+        return self._stat(key) == (num_bytes, sha256)
+
     def _delete(self, key: str) -> None:
         if self._exists(key):
             (self._root / key).unlink(missing_ok=True)

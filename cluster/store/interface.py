@@ -106,6 +106,11 @@ class Store(ABC):
         with self._explained(f"cannot look at {key!r} in {self.url}"):
             return self._stat(checked_key(key))
 
+    def holds(self, key: str, sha256: str, num_bytes: int) -> bool:
+        """Return whether an object is of this length and SHA-256: as a bucket noted them, a folder reads it again."""
+        with self._explained(f"cannot look at {key!r} in {self.url}"):
+            return self._holds(checked_key(key), sha256, num_bytes)
+
     def delete(self, key: str) -> None:
         """Delete an object, if there is one."""
         with self._explained(f"cannot delete {key!r} in {self.url}"):
@@ -136,6 +141,9 @@ class Store(ABC):
 
     @abstractmethod
     def _stat(self, key: str) -> Stat | None: ...
+
+    @abstractmethod
+    def _holds(self, key: str, sha256: str, num_bytes: int) -> bool: ...
 
     @abstractmethod
     def _delete(self, key: str) -> None: ...

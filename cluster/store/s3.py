@@ -112,6 +112,10 @@ class S3Store(Store):
         head = self._head(key)
         return head and Stat(head["ContentLength"], Version(head["ETag"]))
 
+    def _holds(self, key: str, sha256: str, num_bytes: int) -> bool:
+        head = self._head(key)
+        return head is not None and (head["ContentLength"], _stored_sha256(head)) == (num_bytes, sha256)
+
     def _head(self, key: str) -> dict[str, Any] | None:
         try:
             return self._ask(lambda _: self._client.head_object(**self._object(key)))

@@ -100,6 +100,16 @@ def test_stat_tells_length_and_version(store):
     assert store.stat(KEY) == (12, version)
 
 
+def test_a_store_says_whether_it_holds_certain_bytes(store):
+    digest = hashlib.sha256(b"right").hexdigest()
+    assert not store.holds(KEY, digest, 5)
+    store.put(KEY, b"right")
+    assert store.holds(KEY, digest, 5)
+    assert not store.holds(KEY, digest, 4)
+    store.put(KEY, b"wrong")
+    assert not store.holds(KEY, digest, 5)
+
+
 def test_deleting_is_done_once_and_for_all(store):
     store.put(KEY, b"x")
     store.put("train/other", b"y")
