@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from cluster.store.interface import Stat, Store, Version, check_length, check_sh
 from cluster.store.retry import RetryPolicy
 
 _LOCKED_S = 10.0  # to compare an object with a version and rename a file, which takes milliseconds
+_OLD_S = 86400.0
 _RIGHTS = "Give this user the right to it, or choose another folder"
 _ROOM = "Free some space, or choose another folder"
 _REASONS = {
@@ -34,6 +36,7 @@ class FolderStore(Store):
     def __init__(self, root: Path, policy: RetryPolicy | None = None) -> None:
         super().__init__(policy or RetryPolicy())
         self._root = root
+        self._cleaned: set[Path] = set()
         self.url = root.as_uri()
 
     def _put(self, key: str, data: bytes | Path) -> Version:
@@ -113,6 +116,9 @@ class FolderStore(Store):
         # Beside its target, because a rename is atomic only within one file system.
         part = path.parent / f".{uuid.uuid4().hex}.part"
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in self._cleaned:
+            self._cleaned.add(path.parent)
+            _remove_old_parts(path.parent)
         try:
             with part.open("xb+") as file:
                 if isinstance(data, Path):
@@ -141,6 +147,14 @@ class FolderStore(Store):
             fix = _REASONS.get(error.errno or 0, "Check the folder's rights, free space and mount")
             return Reason(error.strerror or type(error).__name__, fix)
         return None
+
+
+def _remove_old_parts(folder: Path) -> None:
+    """Remove what processes have left that were killed while they wrote: no write takes a day."""
+    for part in folder.glob(f".{'[0-9a-f]' * 32}.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _OLD_S:
+                part.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

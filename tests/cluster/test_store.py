@@ -3,6 +3,7 @@ import hashlib
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -332,6 +333,29 @@ def test_an_interrupted_write_leaves_nothing(folder_store, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         folder_store.put(KEY, b"new")
     assert files_under(tmp_path) == []
+
+
+# Writes part of an object, and is killed.
+KILLED = """
+import os, signal, sys
+from cluster.store import open_store
+
+os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+open_store(sys.argv[1]).put(sys.argv[2], b"part of it")
+"""
+
+
+def test_what_a_killed_write_has_left_is_removed_when_it_is_old(folder_store, tmp_path):
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", KILLED, folder_store.url, KEY], timeout=60)
+        assert killed.returncode == -signal.SIGKILL
+    old, new = (tmp_path / "store" / "train").glob(".*.part")
+    notes = old.with_name(".notes.part")
+    notes.touch()
+    for path in (old, notes):
+        os.utime(path, (0, 0))
+    folder_store.put(KEY, b"whole")
+    assert sorted(files_under(tmp_path)) == sorted([new.name, notes.name, "000001.tar"])
 
 
 def test_an_object_appears_under_its_name_only_when_whole(folder_store, tmp_path, monkeypatch):
