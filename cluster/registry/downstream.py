@@ -76,11 +76,16 @@ def judge_downstream(ours: Sequence[Outcome], champion: Sequence[Outcome] | None
 def _nowhere_below(step: str, ours: ByScale, rival: str, theirs: ByScale, margin: float) -> Finding:
     than = f"more than {margin:g} below the {rival}" if margin else f"below {rival}"
     rule = f"Dice ({step}) nowhere {than}"
-    if not ours or ours.keys() != theirs.keys() or any(ours[scale].keys() != theirs[scale].keys() for scale in ours):
-        return Finding(rule, False, f"{rival} was not compared on the same scales and patients")
-    gains = {scale: fmean(ours[scale][name] - theirs[scale][name] for name in ours[scale]) for scale in ours}
+    if not ours or ours.keys() != theirs.keys():
+        return Finding(rule, False, f"{rival} was not compared at the same scales")
+    gains = {scale: _gain(ours[scale], theirs[scale]) for scale in ours}
     worst = min(gains, key=lambda scale: gains[scale])
     return Finding(rule, gains[worst] >= -margin, f"least at scale {worst}, {gains[worst]:+.4f}")
+
+
+def _gain(ours: dict[str, float], theirs: dict[str, float]) -> float:
+    """Return the mean over patients. One without rows has no class in HR, and none was found: both agree."""
+    return fmean(ours.get(name, 1.0) - theirs.get(name, 1.0) for name in sorted({*ours, *theirs}))
 
 
 def _dice(outcomes: Sequence[Outcome], step: str, method: str) -> ByScale:

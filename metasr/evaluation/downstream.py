@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metasr.data.degrade import Degradation
-from metasr.evaluation.methods import Method
+from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME, Method
 from metasr.evaluation.overlap import dice, surface_distances
 from metasr.evaluation.protocol import HeldOutSlice, compare
 from metasr.scale import Scale
@@ -94,7 +94,8 @@ def compare_labels(
     """Yield how alike the classes in what each method makes of a subject's slices are to those in the slices.
 
     HR and SR have the same field of view at each scale, that of `evaluate`. A class counts that is in HR or in what
-    any method made: where neither HR nor a method has it, they agree.
+    bicubic or the model made: where neither HR nor a method has it, they agree. What only a rival made counts for
+    that rival alone: how good the model is does not depend on who is beside it.
 
     Args:
         step: Finds the classes.
@@ -123,14 +124,18 @@ def _measures(
     step: Step, hr: Labels, found: Mapping[str, Labels], grid: Grid
 ) -> Iterator[tuple[str, int, str, float]]:
     """Yield method, class, measure and value."""
-    classes = sorted({int(number) for labels in (hr, *found.values()) for number in np.unique(labels)} - {0})
+    common = _classes(hr, *(labels for method, labels in found.items() if method in (BICUBIC_NAME, MODEL_NAME)))
     for method, labels in found.items():
-        for number in classes:
+        for number in sorted(common | _classes(labels)):
             masks = hr == number, labels == number
             yield method, number, "dice", dice(*masks)
             if step.has_distances:
                 for name, value in surface_distances(*masks, grid.spacing)._asdict().items():
                     yield method, number, f"{name}_{grid.unit}", value
+
+
+def _classes(*several: Labels) -> set[int]:
+    return {int(number) for labels in several for number in np.unique(labels)} - {0}
 
 
 def _stack(images: Sequence[Tensor]) -> Images:

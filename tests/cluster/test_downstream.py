@@ -52,10 +52,24 @@ def test_dice_below_the_champion_is_held_against_the_margin(loss, passes):
     assert found == (set() if passes else {"Dice (tissue) nowhere more than 0.005 below the champion"})
 
 
-def test_a_step_without_rows_or_with_other_patients_fails():
+def test_a_step_without_rows_or_at_other_scales_fails():
     assert failed([]) == {"Dice (tissue) nowhere below bicubic"}
-    assert failed(outcomes({"2": 0.1}), outcomes({"2": 0.1}, patients=3))
+    assert failed(outcomes({"2": 0.1}), outcomes({"2": 0.1, "3": 0.1}))
     assert failed(outcomes({"2": 0.1}), gate=COMMAND) == {"Dice (command) nowhere below bicubic"}
+
+
+def test_a_patient_in_whom_there_is_nothing_to_find_counts_against_who_finds_something():
+    """Whose evaluation has no rows of that patient has found nothing, rightly."""
+    nothing, something = outcomes({"2": 0.1}), outcomes({"2": 0.1})
+    something += [
+        Outcome("tissue", "healthy", Scale.parse("2"), method, "bright", "dice", float(method == "bicubic"))
+        for method in ("bicubic", "model")
+    ]
+    assert not failed(nothing, something)
+    assert failed(something, nothing) == {
+        "Dice (tissue) nowhere below bicubic",
+        "Dice (tissue) nowhere more than 0.005 below the champion",
+    }
 
 
 def test_what_is_found_says_where():

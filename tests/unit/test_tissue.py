@@ -157,6 +157,33 @@ def test_a_method_that_gives_hr_back_agrees_with_it_and_a_blurred_image_agrees_l
     assert all(0.3 < row.value < 0.99 for row in rows if row.method == "bicubic")
 
 
+def test_what_only_a_rival_finds_counts_for_that_rival_alone():
+    class Levels:
+        """Its classes are the intensities."""
+
+        name, has_distances = "command", False
+
+        def labeller(self, subject, hr, grid):
+            return lambda images, brain: images.astype(np.int64)
+
+        def class_name(self, label):
+            return str(label)
+
+    def constant(name, value):
+        return Method(name, lambda lr, size: torch.full((1, 1, *size), value))
+
+    slices = held(np.ones((1, 48, 48), np.float32))
+    bicubic, model, rival = constant("bicubic", 2.0), constant("model", 1.0), constant("again", 3.0)
+
+    def found(*methods):
+        rows = compare_labels(Levels(), slices, [TWO], Degradation(), methods, GRID)
+        return {(row.method, row.label): row.value for row in rows}
+
+    alone, beside = found(bicubic, model), found(bicubic, rival, model)
+    assert alone == {("bicubic", "1"): 0, ("bicubic", "2"): 0, ("model", "1"): 1, ("model", "2"): 1}
+    assert beside == {**alone, ("again", "1"): 0, ("again", "2"): 1, ("again", "3"): 0}
+
+
 # Statistics
 
 
