@@ -67,6 +67,23 @@ class Shard(Section):
     array_bytes: tuple[int, ...] = ()
     """How many bytes they take."""
 
+    @classmethod
+    def of(cls, data: bytes, split: Split, number: int, subjects: Iterable[str]) -> "Shard":
+        """Return what the index says of the shard of a number in its split, with these bytes of these subjects."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        offsets, sizes = _arrays(data)
+        return cls(
+            name=shard_name(split, number, sha256),
+            split=split,
+            num_samples=len(offsets),
+            num_bytes=len(data),
+            sha256=sha256,
+            xxh3_128=quick_checksum(data),
+            subjects=tuple(subjects),
+            array_offsets=offsets,
+            array_bytes=sizes,
+        )
+
 
 class Index(Section):
     """What a store holds."""
@@ -91,18 +108,25 @@ class Index(Section):
     split_sha256: dict[Split, str] = Field(default_factory=dict)
     """SHA-256 of the sorted names of each split: equal where two data sets have the same split."""
     shards: tuple[Shard, ...]
+    sha256: str = ""
+    """The `digest` of all the rest. Older indexes have none."""
 
     def to_bytes(self) -> bytes:
-        """Return the index as it is stored.
-
-        What an older index does not say is not added, so that its data set keeps its identity.
-        """
-        said = self.model_dump(mode="json", exclude_unset=True) | {"format": self.format}
-        return (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
+        """Return the index as it is stored."""
+        return self._json(without=set())
 
     def digest(self) -> str:
-        """Return the SHA-256 of the index: the identity of the data set."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        """Return the SHA-256 of all that the index says, without `sha256` itself: the identity of the data set."""
+        return hashlib.sha256(self._json(without={"sha256"})).hexdigest()
+
+    def sealed(self) -> "Index":
+        """Return the index with its digest in it, by which damage to it is found."""
+        return self.model_copy(update={"sha256": self.digest()})
+
+    def _json(self, without: set[str]) -> bytes:
+        # What an older index does not say is not added, so that its data set keeps its identity.
+        said = self.model_dump(mode="json", exclude_unset=True, exclude=without) | {"format": self.format}
+        return (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
 
     def summary(self) -> str:
         """Return what the store holds, in one line."""
@@ -114,7 +138,10 @@ class Index(Section):
         )
 
     def check(self) -> None:
-        """Raise DataError if a patient is in both splits, a split is empty or not the one it was made with."""
+        """Raise DataError if it is damaged, a patient is in both splits, a split is empty or not as it was made."""
+        if self.sha256 and self.sha256 != self.digest():
+            reason = "it is damaged: its SHA-256 is not the one that it was written with"
+            raise DataError(INDEX, reason, f"Restore it from {index_key(self.sha256)}, or prepare the data again")
         train, val = ({patient_of(name) for name in self.subjects.get(split, ())} for split in SPLITS)
         if train & val:
             raise DataError(
@@ -189,19 +216,7 @@ class ShardWriter:
             for member in self._members:
                 tar.write(member)
         data = buffer.getvalue()
-        sha256 = hashlib.sha256(data).hexdigest()
-        offsets, sizes = _arrays(data)
-        shard = Shard(
-            name=shard_name(self._split, len(self.shards), sha256),
-            split=self._split,
-            num_samples=len(self._members),
-            num_bytes=len(data),
-            sha256=sha256,
-            xxh3_128=quick_checksum(data),
-            subjects=tuple(self._subjects),
-            array_offsets=offsets,
-            array_bytes=sizes,
-        )
+        shard = Shard.of(data, self._split, len(self.shards), self._subjects)
         self._store.put(shard.name, data)
         self.shards.append(shard)
         self._members, self._subjects, self._num_bytes = [], [], 0

@@ -185,7 +185,7 @@ class _Building:
             subjects={split: tuple(names) for split, names in self._subjects.items()},
             split_sha256={split: digest_of_names(names) for split, names in self._subjects.items()},
             shards=tuple(shard for split in SPLITS for shard in self._shards[split]),
-        )
+        ).sealed()
 
 
 def _read(folder: Path, options: PrepareConfig, split: Split, subject: Subject) -> Cut | str:

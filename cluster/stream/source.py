@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.shards import Index, Shard
-from cluster.store import DamagedError, NotThereError, Store, UnavailableError
+from cluster.store import Store, UnavailableError
 from cluster.stream.ahead import Ahead, AtHand
 from cluster.stream.cache import ShardCache
-from cluster.stream.verified import ShardReader
+from cluster.stream.verified import CORRUPT, ShardReader
 from metasr.data.order import SampleOrder
 from metasr.errors import DataError, MetaSRError
 
@@ -29,7 +29,6 @@ _T = TypeVar("_T")
 NUM_THREADS = 4
 KEPT_WHOLE_BYTES = 1_000_000_000
 """Training sets up to this stay in a worker's memory."""
-_CORRUPT = (DamagedError, NotThereError, DataError)
 
 
 class Substituted(NamedTuple):
@@ -147,7 +146,7 @@ class ShardCrops:
         shard = self._shards[number]
         try:
             return self._surely(shard, closed)
-        except _CORRUPT as error:
+        except CORRUPT as error:
             if not self._skips:
                 raise
             self._patiently("", self._store.require, closed)  # without its bucket or folder, no shard is there
@@ -159,7 +158,7 @@ class ShardCrops:
         for other in np.random.default_rng([seed, 5, number]).permutation(len(self._shards)).tolist():
             if other != number:
                 name = self._shards[other].name
-                with suppress(*_CORRUPT):
+                with suppress(*CORRUPT):
                     crops = self._surely(self._shards[other], closed)
                     self._note(Substituted(shard.name, name, str(error)))
                     return [crops[i % len(crops)] for i in range(shard.num_samples)]
@@ -174,7 +173,7 @@ class ShardCrops:
     def _surely(self, shard: Shard, closed: threading.Event) -> _Crops:
         """Return the crops of a shard. An error was met twice in a row: the last of many tries may have bad luck."""
         ask = partial(self._patiently, shard.name, partial(self._crops_of, shard), closed)
-        with suppress(*_CORRUPT):
+        with suppress(*CORRUPT):
             return ask()
         return ask()
 

@@ -7,10 +7,14 @@ from functools import partial
 from pydantic import ValidationError
 
 from cluster.shards import INDEX, Index, Sample, Shard, Split, index_key, quick_checksum
-from cluster.store import Store
+from cluster.store import DamagedError, NotThereError, Store
 from cluster.stream.cache import ShardCache
 from cluster.stream.decode import decode, shown
 from metasr.errors import DataError, StoreError
+
+MAX_NAMED = 5
+CORRUPT = (DamagedError, NotThereError, DataError)
+"""What a shard that cannot be used raises, however often it is asked for."""
 
 
 def read_index(store: Store, digest: str = "") -> Index:
@@ -63,9 +67,9 @@ def read_samples(store: Store, index: Index, split: Split, cache: ShardCache | N
 class ShardReader:
     """Reads the shards of a store as often as they are needed.
 
-    A shard is checked by its SHA-256 the first time: nobody has put other bytes in its place. When it is read again,
-    or a copy of it on this disk, the quick checksum of the index checks it: that finds accidental damage just as
-    surely, and takes a fraction of the time.
+    A shard is checked by its SHA-256 the first time that it comes from the store: nobody has put other bytes in its
+    place. When it comes again, or from a copy on this disk, the quick checksum of the index checks it: that finds
+    accidental damage just as surely, and takes a fraction of the time.
 
     Args:
         store: Where the shards are.
@@ -75,30 +79,33 @@ class ShardReader:
 
     def __init__(self, store: Store, index: Index, cache: ShardCache | None = None) -> None:
         self._store, self._index, self._cache = store, index, cache
-        self._known: set[str] = set()
+        self._known: set[str] = set()  # those that the store has given as they should be
 
     def read(self, shard: Shard) -> list[Sample]:
         """Return the samples of a shard, whose images are views of its bytes.
 
         Raises:
             StoreError: It cannot be read.
-            DataError: It is not what the index says.
+            DataError: It is not what the index says. Like that of an object that is missing or damaged, the error
+                says whose samples cannot be had.
         """
         fetch = partial(self._fetch, shard)
-        data = self._cache.get(shard.sha256, fetch, quick=shard.xxh3_128) if self._cache else fetch()
-        samples = _checked(data, self._index, shard)
-        if shard.xxh3_128:
-            self._known.add(shard.name)
-        return samples
+        try:
+            data = self._cache.get(shard.sha256, fetch, quick=shard.xxh3_128) if self._cache else fetch()
+            return samples_of(data, self._index, shard)
+        except CORRUPT as error:
+            raise type(error)(error.what, f"{error.why} (it should hold {_contents(shard)})", error.fix) from error
 
     def _fetch(self, shard: Shard) -> bytes:
-        if shard.name in self._known:
+        if shard.xxh3_128 and shard.name in self._known:
             with suppress(StoreError):
                 data = self._store.get_range(shard.name, 0, shard.num_bytes)
                 if quick_checksum(data) == shard.xxh3_128:
                     return data
         # The first time; or again, for the store to find out what is wrong with those bytes.
-        return self._store.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
+        data = self._store.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
+        self._known.add(shard.name)
+        return data
 
 
 def read_shard(store: Store, index: Index, shard: Shard, cache: ShardCache | None = None) -> list[Sample]:
@@ -111,8 +118,19 @@ def read_shard(store: Store, index: Index, shard: Shard, cache: ShardCache | Non
     return ShardReader(store, index, cache).read(shard)
 
 
-def _checked(data: bytes, index: Index, shard: Shard) -> list[Sample]:
-    """Return the samples in the bytes of a shard if they are what the index says."""
+def _contents(shard: Shard) -> str:
+    """Return how many samples a shard holds, and whose, for a message: not all where they are many."""
+    named = ", ".join(shown(name) for name in shard.subjects[:MAX_NAMED])
+    more = f" and {len(shard.subjects) - MAX_NAMED} more" if len(shard.subjects) > MAX_NAMED else ""
+    return f"{shard.num_samples} samples" + (f" of {named}{more}" if named else "")
+
+
+def samples_of(data: bytes, index: Index, shard: Shard) -> list[Sample]:
+    """Return the samples in the bytes of a shard, whose images are views of them.
+
+    Raises:
+        DataError: They are not what the index says.
+    """
     try:
         samples = decode(data)
     except ValueError as error:

@@ -78,6 +78,15 @@ def test_a_missing_shard_is_named(damaged):
     assert_refused(damaged, path.name)
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: os.truncate(path, 5000)])
+@pytest.mark.parametrize("subjects", [[], ["a"], ["a", "b", "c", "d", "e"], ["a", "b", "c", "d", "e", "f\n", "g"]])
+def test_of_a_shard_that_cannot_be_used_the_error_says_whose_samples_are_lost(damaged, damage, subjects):
+    edit_index(damaged, lambda index: index["shards"][1].update(subjects=subjects))
+    damage(shard_file(damaged, "train-000001"))
+    whose = {0: ")", 1: " of a)", 5: " of a, b, c, d, e)", 7: " of a, b, c, d, e and 2 more)"}[len(subjects)]
+    assert_refused(damaged, f"(it should hold 8 samples{whose}")
+
+
 def test_a_missing_shard_on_s3_is_named(volumes, s3_url):
     store = open_store(f"{s3_url}/{uuid.uuid4().hex}")
     run_prepare(volumes, store)
@@ -103,8 +112,33 @@ def test_an_index_that_is_none_is_named(damaged, content):
     assert_refused(damaged, "index.json", "cannot be read")
 
 
+def test_a_flipped_bit_in_the_index_is_found_or_changes_nothing_it_says(damaged):
+    store, whole = open_store(str(damaged)), (damaged / INDEX).read_bytes()
+    index, refused = read_index(store), 0
+    for position in range(0, len(whole), 19):
+        (damaged / INDEX).write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        try:
+            assert read_index(store) == index, position
+        except DataError:
+            refused += 1
+    assert refused > len(whole) / 19 / 2
+
+
+def test_the_damaged_index_is_restored_from_where_its_error_says(damaged):
+    content = (damaged / INDEX).read_bytes()
+    at = content.index(b'"mean": 0.') + len(b'"mean": 0.')
+    (damaged / INDEX).write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(DataError, match="it is damaged") as caught:
+        read_index(open_store(str(damaged)))
+    (kept,) = (damaged / "indexes").iterdir()
+    assert f"Restore it from indexes/{kept.name}" in str(caught.value)
+    assert kept.read_bytes() == content
+
+
 def edit_index(folder, edit):
+    """Edit the index of a store, which is then like an older one: without a SHA-256."""
     index = json.loads((folder / INDEX).read_text())
+    del index["sha256"]
     edit(index)
     (folder / INDEX).write_text(json.dumps(index))
 

@@ -98,7 +98,8 @@ def test_a_data_set_that_is_well_is_summed_up(job):
 def test_a_patient_in_both_splits_is_found(job, damaged):
     index = json.loads((damaged / "index.json").read_text())
     index["subjects"]["val"].append(index["subjects"]["train"][0])
-    index.pop("split_sha256")
+    for name in ("sha256", "split_sha256"):
+        del index[name]
     (damaged / "index.json").write_text(json.dumps(index))
     with pytest.raises(DataError, match="in training and in validation"):
         look_at_data(changed(job, "data", url=str(damaged)))

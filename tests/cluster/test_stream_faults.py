@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.store import FolderStore, NotThereError, RetryPolicy, open_store
+from cluster.store import DamagedError, FolderStore, NotThereError, RetryPolicy, open_store
 from cluster.store.s3 import S3Store
-from cluster.stream import ShardCrops, read_index, shard_cache
+from cluster.stream import ShardCache, ShardCrops, read_index, shard_cache
 from cluster.stream.verified import ShardReader
 from metasr.data.crops import MemoryCrops
 from metasr.data.order import SampleOrder
@@ -113,6 +113,20 @@ def test_a_shard_that_is_downloaded_again_is_checked_by_the_quick_checksum_alone
         assert_same(reader.read(shard), first_time)
     assert_same(reader.read(shard), first_time)
     assert len(gets) == 4  # what was damaged on the way was fetched once more
+
+
+def test_a_shard_that_was_read_from_a_copy_is_checked_by_sha256_when_it_first_comes_from_the_store(
+    original, tmp_path
+):
+    store = FolderStore(original)
+    index = read_index(store)
+    shard = index.shards[0].model_copy(update={"sha256": "0" * 64})  # as if other bytes had its XXH3
+    (tmp_path / shard.sha256).write_bytes((original / shard.name).read_bytes())
+    reader = ShardReader(store, index, ShardCache(tmp_path, 10**9))
+    assert reader.read(shard)
+    (tmp_path / shard.sha256).unlink()
+    with pytest.raises(DamagedError, match="SHA-256"):
+        reader.read(shard)
 
 
 def assert_same(samples, others):

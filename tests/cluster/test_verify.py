@@ -35,10 +35,45 @@ def test_a_missing_shard_is_named(damaged):
         verify(open_store(str(damaged)), lambda line: None)
 
 
+def verify_edited(folder, **values):
+    """Verify a store whose index says something else, as if `prepare` had been wrong."""
+    index = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_bytes(Index.model_validate(index | values).sealed().to_bytes())
+    verify(open_store(str(folder)), lambda line: None)
+
+
 @pytest.mark.parametrize("name", ["mean", "std"])
 def test_statistics_that_are_not_those_of_the_images_are_found(damaged, name):
     index = json.loads((damaged / INDEX).read_text())
-    index[name] *= 1.001
-    (damaged / INDEX).write_bytes(Index.model_validate(index).to_bytes())
     with pytest.raises(DataError, match=f"its {name} is"):
-        verify(open_store(str(damaged)), lambda line: None)
+        verify_edited(damaged, **{name: 1.001 * index[name]})
+
+
+WRONG = {
+    "subjects": lambda names: names[:-1],
+    "array_offsets": lambda offsets: [*offsets[:-1], offsets[-1] + 2],
+    "array_bytes": lambda sizes: [*sizes[:-1], sizes[-1] - 2],
+    "xxh3_128": lambda checksum: checksum[::-1],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_the_index_says_wrongly_of_a_shard_is_found(damaged, name):
+    shards = json.loads((damaged / INDEX).read_text())["shards"]
+    shards[-1][name] = WRONG[name](shards[-1][name])
+    with pytest.raises(DataError, match=f"shard {shards[-1]['name']}: its {name} is not what the index says"):
+        verify_edited(damaged, shards=shards)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_subject_that_is_in_no_shard_is_named(damaged, split):
+    subjects = json.loads((damaged / INDEX).read_text())["subjects"]
+    subjects[split].append("nobody")
+    with pytest.raises(DataError, match=f"subject nobody has no samples in the {split} split"):
+        verify_edited(damaged, subjects=subjects, split_sha256={})
+
+
+def test_options_that_are_not_those_of_the_recipe_are_found(damaged):
+    options = json.loads((damaged / INDEX).read_text())["options"]
+    with pytest.raises(DataError, match="recipe_sha256"):
+        verify_edited(damaged, options=options | {"slice_step": 2})
