@@ -1,6 +1,5 @@
 """Object storage: whole objects in an S3 bucket or in a folder, behind one interface."""
 
-from cluster.store.arrow import arrow_filesystem
 from cluster.store.errors import AlreadyThereError, ChangedError, DamagedError, NotThereError, UnavailableError
 from cluster.store.folder import FolderStore
 from cluster.store.interface import Stat, Store, Version
@@ -19,7 +18,6 @@ __all__ = [
     "Store",
     "UnavailableError",
     "Version",
-    "arrow_filesystem",
     "open_store",
     "patiently",
     "pause_s",
