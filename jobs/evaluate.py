@@ -10,7 +10,7 @@ from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.errors import ConfigError
 
 DESCRIPTION = """Compare a model with bicubic and Lanczos interpolation, and with other models, on the validation
-subjects of the data it was trained on.
+subjects of the data it was trained on, where that is still as it was; it says if not.
 
 Whole slices are degraded as in training, super-resolved and scored. Means are over patients, the difference to
 bicubic has a 95 % interval, and from 6 patients on a test; metasr/README.md states the protocol. For a registered

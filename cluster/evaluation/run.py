@@ -79,6 +79,8 @@ def evaluate_model(request: Request, config: EvaluateConfig, tell: Tell, progres
     rivals = _rivals(registry, located, request.against)
     store = open_store(config.data.url or bundle.about["data_url"])
     index = read_index(store)
+    if index.digest() != bundle.about["data_digest"]:
+        tell("the data has another index than the training data: some of its subjects may have been trained on")
     parts = shares(store, index, config.eval.slices_per_subject)
     subjects = list(dict.fromkeys(part.subject for part in parts))
     setup = Setup(

@@ -81,14 +81,15 @@ def description(card: str, artifact: str) -> str:
 
 
 def _what(about: Mapping[str, Any], evidence: "Evidence") -> str:
-    model = ModelConfig.model_validate(about["config"]["model"])
+    model, origin = ModelConfig.model_validate(about["config"]["model"]), _origin(about)
     with torch.device("meta"):  # counted, not made
         parameters = sum(weights.numel() for weights in build_generator(model).parameters())
     return _list(
         f"{model.architecture} generator for brain MRI, {parameters:,} parameters",
         f"trained for {_count(about['step'], 'step')} on {_trained_on(about)}",
         f"run {_plain(about['run_name'])}, code {_plain(about['code_version'])}",
-        f"training data: index {_plain(about['data_digest'])}",
+        *([f"it began as {origin}: what that learned, and from what data, is not said here"] if origin else []),
+        f"training data{' of this run' if origin else ''}: index {_plain(about['data_digest'])}",
         f"bundle: manifest {_plain(evidence.bundle_sha256)}",
     )
 
@@ -102,18 +103,33 @@ def _limits(about: Mapping[str, Any], evidence: "Evidence") -> str:
     low, high = _trained_scales(about)
     outside = [text for text in evidence.scales if not _is_within(Scale.parse(text), low, high)]
     measured = f"measured here: {', '.join(outside)}" if outside else "none was measured"
-    weight = about["config"]["loss"]["adversarial"]
-    invents = (
-        f"Adversarial training (weight {weight:g}) can invent structure that was never there."
-        if weight
-        else "There was no adversarial training, which can invent structure; any network may still blur or alter it."
-    )
     return _list(
         f"Beyond {_trained_on(about)} is extrapolation; {measured}.",
         f"LR was made by {_plain(evidence.degradation)} with noise {evidence.noise:g}: another degradation, a real "
         "coarser scan, another contrast and another scanner were not measured.",
-        invents,
+        _invention(about),
     )
+
+
+def _invention(about: Mapping[str, Any]) -> str:
+    weight, pixel_only = about["config"]["loss"]["adversarial"], about["config"]["train"].get("pixel_only_steps", 0)
+    if weight and about["step"] > pixel_only:
+        return f"Adversarial training (weight {weight:g}) can invent structure that was never there."
+    if _origin(about):
+        return (
+            "There was no adversarial training in this run. Before it there may have been, which can invent "
+            "structure that was never there."
+        )
+    return "There was no adversarial training, which can invent structure; any network may still blur or alter it."
+
+
+def _origin(about: Mapping[str, Any]) -> str:
+    """Return what the network was before its run; empty for random weights."""
+    if fork := about.get("forked_from"):
+        return f"a branch of {_plain(fork)}"
+    if initial := about.get("initial_bundle"):
+        return f"the bundle of manifest {_plain(initial)}"
+    return ""
 
 
 def _measured(
@@ -121,12 +137,17 @@ def _measured(
 ) -> str:
     slices = {(score.subject, score.slice) for score in scores}
     patients = {patient_of(subject) for subject, _ in slices}
-    same = about["data_digest"] == evidence.data_sha256
+    if about["data_digest"] != evidence.data_sha256:
+        whose = "of another index than that of the training data: whether it was trained on some of them is not known"
+    elif _origin(about):
+        whose = "of the training data of this run: whether what it began as was trained on some of them is not known"
+    else:
+        whose = "of the training data"
     data = _list(
         f"{_count(len(patients), 'patient')}, {_count(len(slices), 'slice')}"
         + (f", at most {evidence.slices_per_subject} of a subject" if evidence.slices_per_subject else ""),
-        f"validation subjects of {'the training data' if same else 'other data than it was trained on'}: "
-        f"index {_plain(evidence.data_sha256)}",
+        f"validation subjects {whose}",
+        f"their index: {_plain(evidence.data_sha256)}",
         f"LR: {_plain(evidence.degradation)}, noise {evidence.noise:g}; code {_plain(evidence.code_version)}",
     )
     protocol = (

@@ -23,7 +23,7 @@ BICUBIC_DEGRADATION = Degradation()
 
 @dataclass(frozen=True, eq=False)
 class HeldOutSlice:
-    """A whole slice of a subject that was not trained on.
+    """A whole slice of a validation subject.
 
     Attributes:
         subject: Whose.

@@ -19,7 +19,7 @@ from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.regions import REGIONS
 from metasr.inference.bundle import load_bundle
 from metasr.scale import Scale
-from tests.cluster.registered import ABOUT, DATA, IDENTITY, record, scores
+from tests.cluster.registered import ABOUT, DATA, IDENTITY, TINY, record, scores
 from tests.cluster.tracked import artifact
 
 REFERENCE = "models:/meta-srgan/3"
@@ -140,7 +140,49 @@ def test_it_says_what_the_model_is_and_what_was_not_measured(tmp_path, bundles):
     assert "LR was made by kspace with noise 0.02: another degradation" in card
     assert "Adversarial training (weight 0.001) can invent structure" in card
     assert "- 2 patients, 2 slices, at most 4 of a subject\n- validation subjects of the training data" in card
-    assert "other data than it was trained on" in card_of(rows, data_sha256="e" * 64)
+
+
+BEFORE = "There was no adversarial training in this run. Before it there may have been"
+
+
+@pytest.mark.parametrize(
+    ("weight", "step", "origin", "says"),
+    [
+        (0.001, 11, {}, "Adversarial training (weight 0.001) can invent structure"),
+        (0.001, 10, {}, "There was no adversarial training, which"),
+        (0, 11, {}, "There was no adversarial training, which"),
+        (0, 11, {"initial_bundle": "f" * 64}, BEFORE),
+        (0.001, 10, {"forked_from": "brats-1@5"}, BEFORE),
+        (0.001, 11, {"forked_from": "brats-1@5"}, "Adversarial training (weight 0.001) can invent structure"),
+    ],
+)
+def test_it_says_whether_there_was_adversarial_training_up_to_the_step_that_was_kept(weight, step, origin, says):
+    config = TINY.model_dump(mode="json")
+    config["loss"]["adversarial"], config["train"]["pixel_only_steps"] = weight, 10
+    card = card_of(scores({"2": 0.5}), {**ABOUT, "config": config, "step": step, **origin})
+    assert says in section(card, "Limits")
+
+
+def test_it_says_what_the_network_was_before_its_run():
+    rows = scores({"2": 0.5})
+    assert "it began as" not in card_of(rows)
+    for origin, told in (
+        ({"initial_bundle": "f" * 64}, f"it began as the bundle of manifest {'f' * 64}: what that learned"),
+        ({"forked_from": "brats-1@500"}, "it began as a branch of brats-1@500: what that learned"),
+    ):
+        what = section(card_of(rows, {**ABOUT, **origin}), "What it is")
+        assert told in html.unescape(what)
+        assert f"training data of this run: index {DATA}" in what
+
+
+def test_it_does_not_say_that_patients_were_not_trained_on_where_that_is_not_known():
+    rows = scores({"2": 0.5})
+    unknown = "trained on some of them is not known"
+    assert unknown not in card_of(rows)
+    other = section(card_of(rows, data_sha256="e" * 64), "What was measured")
+    assert f"another index than that of the training data: whether it was {unknown}" in other
+    began = section(card_of(rows, {**ABOUT, "forked_from": "brats-1@500"}), "What was measured")
+    assert f"the training data of this run: whether what it began as was {unknown}" in began
 
 
 def test_the_command_that_it_gives_is_one_that_upscale_takes(capsys):

@@ -44,6 +44,7 @@ def test_the_challenger_against_the_champion_with_tissue_is_recorded_for_a_gate_
     code, out, err = metasr("evaluate", challenger, "--against", "@champion")
     assert (code, err) == (0, "")
     assert "the model gains over champion" in out
+    assert "some of its subjects may have been trained on" in out  # its bundle is of other data
     code, _, err = metasr("promote", "--model", "2", "--gate.downstream", "tissue")
     assert code == 2
     assert f"`metasr evaluate --model models:/{tracking.model}/2 --data.url" in err
