@@ -170,9 +170,11 @@ class RayContext:
     def _take_over(self) -> None:
         """Claim the run's checkpoints, and send up those that a worker before left on this disk."""
         self._checkpoints = self._checkpoints.claim(self._job.fence, log.warning)
-        spool = Path(self._job.config.storage.spool).expanduser() / self._job.identity.run_name
-        keep = self._job.config.train.keep_checkpoints
-        self._uploader = Uploader(self._checkpoints, spool, keep, log.warning, self._log_upload)
+        storage, keep = self._job.config.storage, self._job.config.train.keep_checkpoints
+        spool = Path(storage.spool).expanduser() / self._job.identity.run_name
+        copies = shard_cache(self._data, storage.cache, storage.cache_gb)
+        make_room = copies.give_way if copies else lambda num_bytes: None
+        self._uploader = Uploader(self._checkpoints, spool, keep, log.warning, self._log_upload, make_room)
         self._uploader.drain()
 
     def _log_upload(self, kept: Kept, seconds: float, waiting: int) -> None:

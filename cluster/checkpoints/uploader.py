@@ -14,6 +14,8 @@ from cluster.store import UnavailableError
 from metasr.errors import TrainingError
 
 MAX_PENDING = 4
+ROOM_BYTES = 2_000_000_000
+"""More than a checkpoint takes, and little beside the copies of shards that a disk holds."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -30,6 +32,8 @@ class Uploader:
         keep: See `RunCheckpoints.publish`.
         tell: Called with lines of progress, also from the uploader's thread.
         uploaded: Called with each checkpoint that is in the store, the seconds that took, and how many still wait.
+        make_room: Called when the disk is full, before checkpoints that wait are dropped, with how many bytes to
+            free, if it can.
     """
 
     def __init__(
@@ -39,8 +43,10 @@ class Uploader:
         keep: int,
         tell: Callable[[str], None],
         uploaded: Callable[[Kept, float, int], None] = lambda kept, seconds, waiting: None,
+        make_room: Callable[[int], None] = lambda num_bytes: None,
     ) -> None:
         self._checkpoints, self._keep, self._tell, self._uploaded = checkpoints, keep, tell, uploaded
+        self._make_room = make_room
         self._spool = Spool(folder)
         self._pending = self._spool.adopt(tell)
         self._in_hand: Snapshot | None = None
@@ -101,13 +107,13 @@ class Uploader:
 
     def _write(self, save: Callable[[Path], None], step: int, score: float | None) -> Snapshot:
         try:
-            try:
-                return self._spool.write(save, step, score)
-            except OSError as error:
-                if error.errno not in _DISK_FULL:
-                    raise
-            with self._changed:
-                self._drop(0, "the local disk is full")
+            for give_way in (lambda: self._make_room(ROOM_BYTES), self._drop_all):
+                try:
+                    return self._spool.write(save, step, score)
+                except OSError as error:
+                    if error.errno not in _DISK_FULL:
+                        raise
+                give_way()
             return self._spool.write(save, step, score)
         except OSError as error:
             raise TrainingError(
@@ -115,6 +121,10 @@ class Uploader:
                 error.strerror or type(error).__name__,
                 "Free some space or give the right to it, then run the same command again",
             ) from error
+
+    def _drop_all(self) -> None:
+        with self._changed:
+            self._drop(0, "the local disk is full")
 
     def _drop(self, at_most: int, why: str) -> None:
         """Drop snapshots, the oldest first, that are neither the newest, nor the best, nor on their way."""

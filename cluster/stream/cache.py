@@ -63,6 +63,12 @@ class ShardCache:
                 self._keep(sha256, data)
         return data
 
+    def give_way(self, num_bytes: int) -> None:
+        """Remove copies of so many bytes, or all there are: on a full disk, something else needs the room more."""
+        with suppress(OSError):
+            if removed := self._shrink(at_least=num_bytes):
+                log.warning("the disk is full: %.1f MB of copies in %s give way", removed / 1e6, self._folder)
+
     def _read(self, sha256: str, quick: str) -> bytes | None:
         path = self._folder / sha256
         try:
@@ -117,8 +123,12 @@ class ShardCache:
         finally:
             part.unlink(missing_ok=True)
 
-    def _shrink(self, at_least: int = 0) -> None:
-        """Remove copies, the least recently used first, until `at_least` bytes are free and all fit in the bound."""
+    def _shrink(self, at_least: int = 0) -> int:
+        """Remove copies, the least recently used first, until `at_least` bytes are free and all fit in the bound.
+
+        Returns:
+            How many bytes they took.
+        """
         copies, total = [], 0
         for path in self._folder.iterdir():
             with suppress(FileNotFoundError):
@@ -131,12 +141,13 @@ class ShardCache:
                 elif _IS_COPY(path.name):  # nobody else's file is counted or removed
                     total += status.st_size
                     copies.append((status.st_mtime_ns, status.st_size, path))
-        allowed = min(self._max_bytes, total - at_least)
+        allowed, removed = min(self._max_bytes, total - at_least), 0
         for _, num_bytes, path in sorted(copies):
-            if total <= allowed:
-                return
+            if total - removed <= allowed:
+                break
             path.unlink(missing_ok=True)
-            total -= num_bytes
+            removed += num_bytes
+        return removed
 
     def _warn(self, error: OSError) -> None:
         with self._warning:

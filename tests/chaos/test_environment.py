@@ -328,6 +328,17 @@ def test_with_a_full_disk_under_the_copies_training_goes_on_without_them(begin, 
     assert newest_digest(checkpoints_of(home / "runs")) == undisturbed
 
 
+def test_copies_give_way_to_checkpoints_on_a_disk_that_both_share(begin, home, bucket_url, undisturbed):
+    with small_disk(home / "disk") as disk:
+        process = begin({"storage.spool": disk / "spool", "storage.cache": disk / "cache"}, bucket_url)
+        line_with(process, "checkpoint uploaded")
+        for number in range(10):
+            (disk / "cache" / f"{number:064}").write_bytes(bytes(10**7))
+        fill(disk)
+        assert "of copies in" in ended(process)
+    assert newest_digest(checkpoints_of(home / "runs")) == undisturbed
+
+
 # Numbers
 
 

@@ -107,6 +107,19 @@ def test_what_is_larger_than_the_bound_removes_nothing(folder):
     assert copies(folder) == {name_of(A)}
 
 
+def test_copies_give_way_to_others_the_least_recently_used_first(folder, caplog):
+    cache = ShardCache(folder, 10_000)
+    cache.give_way(10_000)  # there are none
+    for age_s, data in ((300, A), (100, B), (200, C)):
+        fetches(cache, data)
+        os.utime(folder / name_of(data), (time.time() - age_s,) * 2)
+    cache.give_way(1_500)
+    assert copies(folder) == {name_of(B)}
+    cache.give_way(10_000)
+    assert copies(folder) == set()
+    assert len(caplog.records) == 2
+
+
 def test_what_a_killed_process_left_behind_is_removed_after_an_hour(folder):
     folder.mkdir(parents=True)
     for name, age_s in ((".old.part", 3700), (".young.part", 3500)):

@@ -1,5 +1,6 @@
 """Checkpoints that go up beside training: what was handed over is not lost, whatever happens to process and store."""
 
+import hashlib
 import json
 import os
 import random
@@ -7,11 +8,13 @@ import shutil
 import subprocess
 import threading
 import uuid
+from contextlib import contextmanager
 
 import pytest
 
 from cluster.checkpoints import RunCheckpoints, SupersededError, Uploader
 from cluster.checkpoints.uploader import MAX_PENDING
+from cluster.stream import ShardCache
 from metasr.errors import StoreError, TrainingError
 from tests.cluster.fault_proxy import Answer, FaultProxy, Refuse
 from tests.cluster.sealed import (
@@ -271,12 +274,37 @@ def test_killed_at_any_moment_nothing_that_was_submitted_is_lost(store, spool):
 # A full disk
 
 
-def test_a_full_disk_gives_up_what_is_superseded_and_then_says_so(distant, is_away, start, spool):
-    spool.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(spool)]
+@contextmanager
+def small_disk(folder):
+    """A disk of 1 MB at a folder."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_copies_of_shards_give_way_before_checkpoints_that_wait(distant, is_away, told, tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        cache = ShardCache(disk / "cache", 10**9)
+        for number in range(4):
+            data = bytes([number]) * 100_000
+            cache.get(hashlib.sha256(data).hexdigest(), lambda data=data: data)
+        claimed = RunCheckpoints(distant, RUN).claim(1)
+        is_away.set()
+        with Uploader(claimed, disk / "spool", 10, told.append, make_room=cache.give_way) as uploader:
+            for step in (1, 2, 3):
+                uploader.submit(lambda folder, step=step: save_sealed(folder, step, 200_000), step, -step)
+            assert waiting(disk / "spool") == [1, 2, 3]
+        assert not [line for line in told if "dropping" in line]
+        assert {path.suffix for path in (disk / "cache").iterdir()} == {".lock"}
+
+
+def test_a_full_disk_gives_up_what_is_superseded_and_then_says_so(distant, is_away, start, spool):
+    with small_disk(spool):
         uploader = start(distant, keep=10)
         is_away.set()
 
@@ -301,6 +329,4 @@ def test_a_full_disk_gives_up_what_is_superseded_and_then_says_so(distant, is_aw
         large(5)
         assert uploader.drain(TIMEOUT_S)
         assert steps_of(checkpoints) == [5, 4, 1]
-    finally:
         uploader.close()
-        subprocess.run(["umount", "--lazy", str(spool)], check=True)
