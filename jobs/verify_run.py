@@ -18,6 +18,7 @@ The same settings on the same data give the same bits, whatever the number of wo
 there were. A and B are each the URL or folder of a run, the folder of a checkpoint, or the name of a run
 under --storage.url. The newest step is taken of which both still have a checkpoint. First comes what decides
 the weights (code, settings, data, start, arithmetic), then what came out (metric log, networks, optimisers).
+Where code or arithmetic changed on the way, it says after which step.
 Exit code 0: the same bits. 1: other bits. 2: they cannot be compared.
 
   metasr verify-run smoke-0a1b2c3d4e ~/elsewhere/runs/smoke-0a1b2c3d4e
