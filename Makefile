@@ -13,7 +13,7 @@ UV_VERSION := 0.13.9
 help:
 	@echo "make demo    set up, then the whole job on one healthy brain: train, evaluate, promote, upscale (minutes)"
 	@echo "make test    set up, then the test suite"
-	@echo "make test-cluster  the tests that take minutes each: sweeps, killed processes, lost machines, stores that are away"
+	@echo "make test-cluster  the tests that take minutes each: sweeps, killed processes, lost machines, hostile files"
 	@echo "make check   lint, format, types, import directions"
 	@echo "make chaos   a training to which faults happen at random, and what it came to (MINUTES=5 SEED=0)"
 	@echo "make bench-data  how fast training crops arrive, from a folder and from S3 (minutes)"
@@ -41,6 +41,7 @@ test: setup
 	$(RUN)/pytest
 
 test-cluster: setup
+	METASR_FUZZ_EXAMPLES=30000 $(RUN)/pytest tests/properties
 	$(RUN)/pytest -m slow
 	$(RUN)/pytest tests/chaos
 
