@@ -28,6 +28,8 @@ class RetryPolicy:
         stall_s: Limit for the next bytes of an answer to arrive.
         deadline_s: Limit for one request with all its tries: one object, or one part of a large one. A try that is
             waiting for the server when it passes ends at most `stall_s` later.
+        budget: Tries again that a process may have had more than requests that succeeded. So a server that fails
+            most of the time is not asked six times as often by all workers: who waits for it asks once at a time.
     """
 
     attempts: int = 6
@@ -36,6 +38,7 @@ class RetryPolicy:
     connect_s: float = 5.0
     stall_s: float = 10.0
     deadline_s: float = 120.0
+    budget: int = 500
 
 
 class Retries:
@@ -56,7 +59,7 @@ class Retries:
         self.policy = policy
         self.counts: Counter[str] = Counter()
         self._clock, self._sleep, self._draw = clock, sleep, draw
-        self._lock = threading.Lock()
+        self._left, self._lock = policy.budget, threading.Lock()
 
     def run(self, request: Callable[[Callable[[], None]], _T], explain: Callable[[Exception], Reason | None]) -> _T:
         """Return what a request returns, asked again while that may help.
@@ -76,17 +79,29 @@ class Retries:
 
         for attempt in range(1, policy.attempts + 1):
             try:
-                return request(check)
+                answer = request(check)
             except Exception as error:
                 reason = explain(error)
                 if reason is None or not reason.retry:
                     raise
                 pause = self._draw() * min(policy.max_pause_s, policy.first_pause_s * 2 ** (attempt - 1))
                 spent = self._clock() - start
-                if attempt == policy.attempts or spent + pause > policy.deadline_s:
+                is_last = attempt == policy.attempts or spent + pause > policy.deadline_s
+                if is_last or not self._spend(reason.retry):
                     error.add_note(f"tried {attempt} times in {spent:.0f} s" if attempt > 1 else "tried once")
                     raise
-                with self._lock:
-                    self.counts[reason.retry] += 1
                 self._sleep(pause)
+            else:
+                with self._lock:
+                    self._left = min(policy.budget, self._left + 1)
+                return answer
         raise ValueError("a policy needs at least one attempt")
+
+    def _spend(self, reason: str) -> bool:
+        """Count a retry, and return whether the budget has one left for it."""
+        with self._lock:
+            if self._left < 1:
+                return False
+            self._left -= 1
+            self.counts[reason] += 1
+            return True

@@ -83,6 +83,28 @@ def test_a_request_learns_of_the_deadline():
     assert world.calls == 1
 
 
+def test_when_the_budget_is_spent_each_request_is_tried_once_until_some_have_succeeded():
+    world = World(RetryPolicy(attempts=4, budget=8))
+    for tries in (4, 4, 3, 1, 1):
+        world.calls = 0
+        with pytest.raises(OSError, match=f"failure {tries}"):
+            world.ask(failures=99)
+    for _ in range(2):
+        world.ask(failures=0)
+    world.calls = 0
+    assert world.ask(failures=2) == "answer"
+    assert world.retries.counts == {"server error": 10}
+
+
+def test_success_pays_for_no_more_than_the_budget():
+    world = World(RetryPolicy(attempts=9, budget=2))
+    for _ in range(20):
+        world.ask(failures=0)
+    world.calls = 0
+    with pytest.raises(OSError, match="failure 3"):
+        world.ask(failures=99)
+
+
 def test_retries_are_counted_by_reason():
     world = World(RetryPolicy())
     world.ask(failures=2)
