@@ -107,12 +107,17 @@ def outlook(config: SweepConfig, record: SweepRecord, fit: int, limits: Limits) 
     if limits.hours * slots < hours:
         hours, why = limits.hours * slots, f"--max-time for {slots} workers"
     if math.isinf(hours):
-        lines.append("time: not known before a trial has run; `metasr estimate` measures a few steps of one")
+        lines.append(
+            "time: not known before a trial has run: trials, steps and how many run at once decide it, --max-time "
+            "bounds it, and `metasr estimate` measures a few steps of one"
+        )
     else:
         lines.append(f"time: at most {hours:.3g} worker hours ({why})")
     if limits.price is not None:
         cost = min(hours * limits.price, limits.cost)
-        most = "not known yet" if math.isinf(cost) else f"at most {cost:.2f}"
+        most = f"at most {cost:.2f}"
+        if math.isinf(cost):
+            most = "not known before a trial has run: trials, steps and workers decide it, and --max-cost bounds it"
         lines.append(f"cost: {most}, at {limits.price:g} an hour of a worker")
     return lines
 

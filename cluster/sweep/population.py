@@ -16,7 +16,7 @@ from cluster.store import Store
 from cluster.sweep.record import Trial
 from cluster.sweep.search import METRIC, Search
 from cluster.sweep.space import Plan
-from cluster.sweep.trial import FORK, MEMBER
+from cluster.sweep.trial import FORK, MEMBER, WAITED_S
 from cluster.sweep.watcher import Watcher
 from metasr.errors import CheckpointError, ConfigError, MetaSRError, StoreError
 
@@ -66,7 +66,7 @@ class Population(PopulationBasedTraining):
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Replace a trial that is behind. There is room for all: nobody has to make way for another."""
-        if self._watcher.why_halted:
+        if self._watcher.why_halted or WAITED_S in result:
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if decision == TrialScheduler.PAUSE else decision

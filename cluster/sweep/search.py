@@ -1,5 +1,6 @@
 """Who chooses settings and who stops trials: Ray Tune's searchers and schedulers, told what earlier drivers found."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,11 @@ from cluster.sweep.space import Plan
 from cluster.sweep.trial import AGAIN
 
 METRIC = {"metric": "objective", "mode": "max"}
+TRIES = 20
 
 
 class Search(OptunaSearch):
-    """Optuna's searcher, which can be told to suggest no more.
+    """Optuna's searcher, which repeats nothing, and can be told to suggest no more.
 
     Trials that were not ended come first, as they were; those that were teach it. With other trials behind it, it
     has another seed: the same would choose the same settings again.
@@ -46,13 +48,36 @@ class Search(OptunaSearch):
             **METRIC,
         )
         self.is_halted, self.num_first = False, len(unfinished)
+        self._plan, self._taken = plan, [trial.settings for trial in record.trials if trial.has_ended]
         for trial in record.trials:
             if trial.has_ended:
                 self._learn(trial)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return settings for a trial."""
-        return Searcher.FINISHED if self.is_halted else super().suggest(trial_id)
+        """Return settings for a trial that no other has had; None to be asked again."""
+        if self.is_halted:
+            return Searcher.FINISHED
+        for _ in range(TRIES):
+            if settings := self._drawn(trial_id):
+                return settings
+        left = self._plan.all_settings()
+        if left is None:
+            return None
+        unused = next((settings for settings in left if settings not in self._taken), None)
+        if unused is None:
+            return Searcher.FINISHED
+        self._ot_study.enqueue_trial(unused)
+        return self._drawn(trial_id)
+
+    def _drawn(self, trial_id: str) -> dict[str, Any] | None:
+        """Return what Optuna draws; None if a trial has had it: the same settings are the same run."""
+        drawn: dict[str, Any] = super().suggest(trial_id)
+        settings = self._plan.tidy(drawn)
+        if settings in self._taken:
+            self._ot_study.tell(self._ot_trials.pop(trial_id), state=optuna.trial.TrialState.FAIL)
+            return None
+        self._taken.append(settings)
+        return drawn
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: it learns from ends alone. A trial that is started again tells its validations again."""
@@ -60,6 +85,15 @@ class Search(OptunaSearch):
     def _learn(self, trial: Trial) -> None:
         is_bad = trial.status == "failed" or trial.best_objective is None
         self.add_evaluated_point(trial.settings, None if is_bad else trial.best_objective, pruned=is_bad)
+
+
+def num_left(plan: Plan, record: SweepRecord) -> int:
+    """Return how many trials are left to do: as many as were asked for, and as the space has settings for."""
+    wanted = max(0, plan.config.search.trials - record.num_ended)
+    settings, ended = plan.all_settings(), [trial.settings for trial in record.trials if trial.has_ended]
+    if settings is None:
+        return wanted
+    return len(list(itertools.islice((one for one in settings if one not in ended), wanted)))
 
 
 class _Past(NamedTuple):

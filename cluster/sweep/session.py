@@ -25,7 +25,7 @@ from cluster.sweep.budget import Limits, at_once, cpus_wanted, fitting, outlook
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.objective import Objective
 from cluster.sweep.population import Population, new_members
-from cluster.sweep.search import Search, scheduler
+from cluster.sweep.search import Search, num_left, scheduler
 from cluster.sweep.space import Plan
 from cluster.sweep.trial import MEMBER, TrialRun, Work
 from cluster.sweep.watcher import Watcher
@@ -110,13 +110,13 @@ class Session:
         return {}, TuneConfig(
             search_alg=self._search,
             scheduler=scheduler(self._config, self._ledger.record),
-            num_samples=self._num_left,
+            num_samples=num_left(self._plan, self._ledger.record),
             max_concurrent_trials=concurrent,
         )
 
     def _population(self) -> tuple[dict[str, Any], TuneConfig]:
         """Return what Tune needs for trials that train at once, after all of them are in the ledger."""
-        for settings in new_members(self._plan, self._search, self._num_left):
+        for settings in new_members(self._plan, self._search, num_left(self._plan, self._ledger.record)):
             self._watcher.enlist(settings)
         members = [trial.number for trial in self._watcher.trials if not trial.has_ended]
         storage = open_store(self._config.storage.url)
@@ -124,10 +124,6 @@ class Session:
         return {MEMBER: tune.grid_search(members)}, TuneConfig(
             scheduler=Population(self._plan, self._watcher, storage)
         )
-
-    @property
-    def _num_left(self) -> int:
-        return self._config.search.trials - self._ledger.record.num_ended
 
     def _wait(
         self, fitted: Future[object], box: Mail, limits: Limits, began: float, tell: Callable[[str], None]

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -67,6 +67,16 @@ class Domain:
             return value
         return min(max(value if self.is_whole else float(f"{value:.{DIGITS}g}"), self.values[0]), self.values[1])
 
+    @property
+    def all_values(self) -> Sequence[Any] | None:
+        """All values that there are; None if they are too many to name."""
+        if self.kind == "choice":
+            return self.values
+        low, high, *step = self.values
+        if step:
+            return [self.tidy(low + step[0] * place) for place in range(round((high - low) / step[0]) + 1)]
+        return range(low, high + 1) if self.is_whole else None
+
     def distribution(self) -> "BaseDistribution":
         """Return it as Optuna knows it."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -83,11 +93,9 @@ class Domain:
         """Return it as population based training knows it: steps and choices, or where numbers are drawn from."""
         from ray import tune
 
-        if self.kind == "choice":
-            return list(self.values)
-        low, high, *step = self.values
-        if step:
-            return [self.tidy(low + step[0] * place) for place in range(round((high - low) / step[0]) + 1)]
+        if self.kind in ("choice", "quniform"):
+            return list(self.all_values or ())
+        low, high = self.values
         if self.is_whole:
             draw = tune.lograndint if self.kind == "loguniform" else tune.randint
             return draw(low, high + 1)
@@ -167,6 +175,14 @@ class Plan:
     def tidy(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values that a searcher chose as a trial takes them."""
         return {name: domain.tidy(values[name]) for name, domain in self.space.items()}
+
+    def all_settings(self) -> Iterator[dict[str, Any]] | None:
+        """Return all settings that a trial may have; None if they are too many to name."""
+        values = [domain.all_values for domain in self.space.values()]
+        finite = [one for one in values if one is not None]
+        if len(finite) < len(values):
+            return None
+        return (dict(zip(self.space, chosen, strict=True)) for chosen in itertools.product(*finite))
 
     def _check(self) -> None:
         if twice := [name for name in self.flags.values if name in self.space]:

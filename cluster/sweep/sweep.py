@@ -20,6 +20,7 @@ from cluster.sweep.ledger import LEDGER, Ledger, read_ledger
 from cluster.sweep.objective import Objective
 from cluster.sweep.outcome import conclude
 from cluster.sweep.record import SweepRecord, Trial
+from cluster.sweep.search import num_left
 from cluster.sweep.session import Session
 from cluster.sweep.space import Plan
 from cluster.sweep.watcher import Watcher
@@ -74,7 +75,7 @@ def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None)
         log.drain(RECORDS_S)  # so that trials find the run that they belong to
         try:
             why = ""
-            if _num_left(config, ledger.record):
+            if num_left(plan, ledger.record):
                 if why := limits.reached(0.0, watcher.worker_seconds):
                     tell(f"{why}: no trial goes on")
                 else:
@@ -161,7 +162,3 @@ def _stop_waiting(ledger: Ledger, why: str) -> None:
     for trial in ledger.record.trials:
         if trial.status == "waiting":
             ledger.put(trial.model_copy(update={"status": "stopped early", "reason": why}))
-
-
-def _num_left(config: SweepConfig, record: SweepRecord) -> int:
-    return config.search.trials - record.num_ended

@@ -35,7 +35,7 @@ TRY_AGAIN_S = 5.0
 CLEANUP_S = 240.0
 MEMBER, FORK = "trial", "fork"
 """What the config of a trial of a population has besides its settings: its number, and what it branches off from."""
-AGAIN = "again"
+AGAIN, WAITED_S = "again", "waited_s"
 TELL = partial(print, flush=True)
 COLLAPSED = ("the generator has collapsed", "the discriminator has won")
 Outcome = Literal["finished", "stopped", "failed"]
@@ -68,24 +68,33 @@ class Ended:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Waited:
+    """How long a trial had no workers, as another driver had its run, or the store was away."""
+
+    seconds: float
+
+
 class TrialRun(tune.Trainable):
     """Runs `cluster.trainer.train` in a thread, and gives Tune one result for each validation.
 
     A result has `step`, `objective` (of the generator that the run would keep if it ended here), `point` (the
-    validation, as JSON), `again` (whether it was there before this start), `seconds` and, in a population, the number
-    of the trial. The last one has `done`, `outcome` and `reason` besides. The same settings are the same run: a trial
-    that is started again goes on from its newest checkpoint, after it has told again what it had found until then.
+    validation, as JSON), `again` (whether the run had it without this start) and, in a population, the number of the
+    trial. The last one has `done`, `outcome` and `reason`; one after a wait has `waited_s` alone. The same settings
+    are the same run: a trial that is started again goes on from its newest checkpoint, after it has told again what
+    it had found until then.
     """
 
     def setup(self, config: Mapping[str, Any], work: Work) -> None:
         """Take the settings that the searcher chose; training starts with the first step."""
         self._work, self._settings, self._fork = work, work.plan.tidy(config), config.get(FORK)
         self._member = {MEMBER: config[MEMBER]} if MEMBER in config else {}
-        self._told: queue.Queue[Point | Ended] = queue.Queue()
+        self._told: queue.Queue[Point | Waited | Ended] = queue.Queue()
         self._stop = Stop(TELL)
         self._thread: threading.Thread | None = None
-        self._hopeless, self._began = "", time.monotonic()
+        self._hopeless, self._has_workers = "", False
         self._history: dict[int, Point] = {}
+        self._seen: set[int] = set()
         self._past: set[int] = set()
 
     def step(self) -> dict[str, Any]:
@@ -95,13 +104,14 @@ class TrialRun(tune.Trainable):
             self._thread = threading.Thread(target=self._run, name="trial", daemon=True)
             self._thread.start()
         told = self._next()
+        while isinstance(told, Point) and told.step == self._last_step:  # there is nothing to decide any more
+            self._history[told.step] = told
+            told = self._next()
         if isinstance(told, Ended):
             return self._end(told)
+        if isinstance(told, Waited):
+            return {WAITED_S: told.seconds}
         self._history[told.step] = told
-        if told.step == self._work.plan.config.train.steps:  # the scheduler has nothing to decide any more
-            ended = self._next()
-            if isinstance(ended, Ended):
-                return self._result(told) | self._end(ended)
         return self._result(told)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -117,7 +127,11 @@ class TrialRun(tune.Trainable):
         if self._thread is not None:
             self._thread.join(CLEANUP_S)
 
-    def _next(self) -> Point | Ended:
+    @property
+    def _last_step(self) -> int:
+        return self._work.plan.config.train.steps
+
+    def _next(self) -> Point | Waited | Ended:
         while True:
             try:
                 return self._told.get(timeout=POLL_S)
@@ -141,16 +155,12 @@ class TrialRun(tune.Trainable):
             "objective": best.objective,
             "point": point.model_dump_json(),
             AGAIN: point.step in self._past,
-            "seconds": time.monotonic() - self._began,
         }
 
     def _end(self, ended: Ended) -> dict[str, Any]:
-        return {
-            "done": True,
-            "outcome": ended.outcome,
-            "reason": ended.reason,
-            "seconds": time.monotonic() - self._began,
-        }
+        last = self._history.get(self._last_step)
+        found = self._result(last) if last else {}
+        return {**found, "done": True, "outcome": ended.outcome, "reason": ended.reason}
 
     def _run(self) -> None:
         """Train, and put what comes of it into the queue."""
@@ -162,32 +172,45 @@ class TrialRun(tune.Trainable):
             storage = open_store(resolved.config.storage.url)
             start = str(self._fork) if self._fork else ""
             name = run_name(resolved.config, self._work.plan.recipe, self._work.data_digest, start)
-            for point in past_points(storage, name, self._work.objective):
-                if self._fork is None or point.step > self._fork.step:
-                    self._past.add(point.step)
-                    self._told.put(point)
-            self._told.put(self._train(resolved))
+            self._told.put(self._train(resolved, storage, name))
         except BaseException as error:
             self._told.put(Ended("failed", reason_of(error)))
 
-    def _train(self, resolved: Resolved[JobConfig]) -> Ended:
+    def _train(self, resolved: Resolved[JobConfig], storage: Store, name: str) -> Ended:
         """Train; wait while another has the run, such as a process that is about to end, or the store is away."""
         sweep = InSweep(self._work.sweep, self._see, self._stop)
         while True:
+            began, self._has_workers = time.monotonic(), False
             try:
+                self._tell_past(storage, name)
                 trained = train(resolved, self._work.plan.recipe, TELL, fork=self._fork, sweep=sweep)
+                self._tell_past(storage, name)  # of another who had the run meanwhile, perhaps to its end
                 break
             except (RunTakenError, UnavailableError) as error:
                 if self._stop.signal:
                     return Ended("stopped")
                 TELL(str(error))
                 time.sleep(TRY_AGAIN_S)
+                if not self._has_workers:
+                    self._told.put(Waited(time.monotonic() - began))
         if self._hopeless:
             return Ended("failed", self._hopeless)
         return Ended("stopped" if trained.stopped_by else "finished")
 
+    def _tell_past(self, storage: Store, name: str) -> None:
+        """Tell what the run has found so far, and this process has not."""
+        for point in past_points(storage, name, self._work.objective):
+            if point.step not in self._seen and (self._fork is None or point.step > self._fork.step):
+                self._past.add(point.step)
+                self._tell(point)
+
+    def _tell(self, point: Point) -> None:
+        self._seen.add(point.step)
+        self._told.put(point)
+
     def _see(self, event: Event) -> dict[str, float]:
         """Take an event of the run; return its objective, for MLflow."""
+        self._has_workers = True
         if event.kind == "warning" and event.text.startswith(COLLAPSED):
             self._give_up(event.text)
         if event.kind != "validated":
@@ -196,7 +219,7 @@ class TrialRun(tune.Trainable):
         if point is None:
             self._give_up(f"the validation of step {event.step} gave no number for the objective")
             return {}
-        self._told.put(point)
+        self._tell(point)
         return {"objective": point.objective}
 
     def _give_up(self, reason: str) -> None:
@@ -205,13 +228,19 @@ class TrialRun(tune.Trainable):
 
 
 def past_points(storage: Store, run: str, objective: Objective) -> Iterator[Point]:
-    """Yield what the validations of a run found until its newest checkpoint, by the log in there."""
+    """Yield what the validations of a run found until its newest checkpoint, by the log in there.
+
+    Raises:
+        StoreError: The store is away.
+    """
     entries = RunCheckpoints(storage, run).entries()
     if not entries or LOG not in entries[0].files:
         return
     sha256, num_bytes = entries[0].files[LOG]
     try:
         log = storage.get(f"{run}/{entries[0].folder}/{LOG}", sha256=sha256, num_bytes=num_bytes)
+    except UnavailableError:
+        raise
     except StoreError:
         return  # training will find out what is wrong with it
     for line in log.decode().splitlines():

@@ -15,8 +15,10 @@ from cluster.sweep.budget import COST_UP, TIME_UP
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.record import Point, Trial
 from cluster.sweep.space import Plan
-from cluster.sweep.trial import MEMBER
+from cluster.sweep.trial import MEMBER, WAITED_S
 from metasr.errors import ConfigError
+
+NOTE_S = 60.0
 
 
 class Watcher(Callback):
@@ -44,6 +46,7 @@ class Watcher(Callback):
         self._numbers: dict[str, int] = {}
         self._before_s: dict[int, float] = {}
         self._began: dict[int, float] = {}
+        self._noted = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Give a trial its number, or find the one that it goes on with."""
@@ -57,7 +60,9 @@ class Watcher(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Keep what a validation found."""
+        """Keep what a validation found; time without workers does not count."""
+        if WAITED_S in result:
+            self._began[self._trial(trial).number] += result[WAITED_S]
         if "point" not in result:
             return
         # The result for which a trial of a population is replaced comes after the one that takes its place.
@@ -69,6 +74,15 @@ class Watcher(Callback):
         self._keep(known.model_copy(update={"history": by_step, "seconds": self._seconds(known.number)}))
         if is_new:
             self._tell(f"trial {known.number}  step {point.step}/{self._steps}  objective {point.objective:+.4f}")
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Keep once a minute how long trials have run: it has to be paid for, also where this driver dies."""
+        if time.monotonic() < self._noted + NOTE_S:
+            return
+        self._noted = time.monotonic()
+        for known in self.trials:
+            if known.status == "running" and known.number in self._began:
+                self._keep(known.model_copy(update={"seconds": self._seconds(known.number)}))
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Say that a trial whose process died is started again."""

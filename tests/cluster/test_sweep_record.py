@@ -1,10 +1,12 @@
 """What a sweep knows and decides without Ray: the objective, the ledger, what is left to do, what it may cost."""
 
+import itertools
 import math
 import threading
 from types import SimpleNamespace
 
 import pytest
+from ray.tune.search import Searcher
 
 from cluster.checkpoints import RunCheckpoints, SupersededError
 from cluster.config import ResourcesConfig, SearchConfig, SweepConfig
@@ -16,7 +18,7 @@ from cluster.sweep.objective import Objective
 from cluster.sweep.outcome import as_flags, table
 from cluster.sweep.population import newest_from
 from cluster.sweep.record import Point, SweepRecord, Trial
-from cluster.sweep.search import Search, scheduler
+from cluster.sweep.search import Search, num_left, scheduler
 from cluster.sweep.space import Plan
 from cluster.sweep.trial import COLLAPSED
 from jobs.cli import RECIPES
@@ -112,6 +114,30 @@ def test_a_search_that_goes_on_repeats_nothing_but_what_was_left(plan):
     assert len({*before, *after}) == 5
 
 
+CHOICES = {"optim.generator_lr": "{choice: [0.001, 0.002, 0.003]}", "train.batch_size": "{uniform: [4, 5]}"}
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_no_settings_are_tried_twice_and_a_space_that_is_used_up_ends_the_search(tmp_path, searcher):
+    text = f"space: {{{', '.join(f'{name}: {domain}' for name, domain in CHOICES.items())}}}\n"
+    (tmp_path / "s.yaml").write_text(text + f"search: {{searcher: {searcher}}}")
+    plan = Plan.read(str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("command line", {}))
+    had = dict(zip(CHOICES, (0.002, 5), strict=True))
+    waiting = trial(1, "waiting", (), **(had | {"train.batch_size": 4}))
+    record = record_of(trial(0, **had), waiting)
+    assert num_left(plan, record) == 5
+    search = Search(plan, record)
+    found = [had, *(plan.tidy(search.suggest(f"t{number}")) for number in range(5))]
+    assert found[1] == waiting.settings
+    assert sorted(tuple(one.values()) for one in found) == list(itertools.product((0.001, 0.002, 0.003), (4, 5)))
+    assert search.suggest("t5") == Searcher.FINISHED
+    assert num_left(plan, record_of(*(trial(number, **one) for number, one in enumerate(found)))) == 0
+
+
+def test_fewer_trials_than_have_ended_leave_none(plan):
+    assert num_left(plan, record_of(*(trial(number) for number in range(17)))) == 0
+
+
 def test_tpe_learns_from_trials_of_an_earlier_driver(plan):
     rates = [10 ** (-4 + 2 * i / 19) for i in range(20)]
     found = (
@@ -183,7 +209,10 @@ def test_what_a_sweep_may_cost_is_said_from_above():
     config = config_of(num_workers=2, cpus_per_worker=1)
     config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 100})})
     nothing, one = record_of(), record_of(trial(0, objectives=(0.1,)))  # 20 steps in 60 s
-    assert "time: not known" in "\n".join(outlook(config, nothing, 3, Limits()))
+    unknown = "\n".join(outlook(config, nothing, 3, Limits(price=2.0)))
+    assert "time: not known before a trial has run" in unknown
+    assert "cost: not known before a trial has run: trials, steps and workers decide it" in unknown
+    assert "cost: at most 1.00, at 2 an hour of a worker" in outlook(config, nothing, 3, Limits(cost=1.0, price=2.0))
     lines = outlook(config, one, 3, Limits(price=2.0))
     assert "room: 3 trials of 2 worker(s) with 1 CPU each fit at once, 3 run at a time" in lines
     assert "work: at most 5 trials of 100 steps (1 have ended)" in lines

@@ -6,21 +6,25 @@ import pytest
 
 from cluster.recipes import Layer
 from cluster.store import open_store
+from cluster.sweep import watcher as watcher_module
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.record import Point, SweepRecord
 from cluster.sweep.space import Plan
 from cluster.sweep.sweep import requeue
+from cluster.sweep.trial import WAITED_S
 from cluster.sweep.watcher import Watcher
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
 
-RATE = "optim.generator_lr"
+RATE, WORKERS = "optim.generator_lr", 2
 
 
 @pytest.fixture
 def plan(tmp_path):
     (tmp_path / "s.yaml").write_text(f"space: {{{RATE}: {{loguniform: [1e-4, 1e-2]}}}}\ntrain: {{steps: 90}}")
-    return Plan.read(str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("command line", {}))
+    return Plan.read(
+        str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("flags", {"resources.num_workers": WORKERS})
+    )
 
 
 @pytest.fixture
@@ -122,3 +126,27 @@ def test_time_of_earlier_drivers_is_not_forgotten_where_a_process_dies_at_once(d
     after, _ = driver()
     after.on_trial_error(0, [], tune_trial("two", 0.001))
     assert after.trials[0].seconds >= before_s > 0
+
+
+def test_time_that_a_trial_waits_for_its_run_costs_nothing(driver):
+    watcher, _ = driver()
+    trial = tune_trial("one", 0.001)
+    watcher.on_trial_start(0, [], trial)
+    before_s = watcher.worker_seconds
+    watcher.on_trial_result(0, [], trial, {WAITED_S: 50.0})
+    assert watcher.worker_seconds == pytest.approx(before_s - 50 * WORKERS, abs=1)
+
+
+def test_time_counts_also_where_a_driver_dies_before_a_validation(driver, monkeypatch):
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(watcher_module, "time", clock)
+    watcher, _ = driver()
+    watcher.on_trial_start(0, [], tune_trial("one", 0.001))
+    written = []
+    for _ in range(36_000):  # an hour, as often as Tune looks at its trials
+        clock.now += 0.1
+        watcher.on_step_end(0, [])
+        written.append(watcher.trials[0].seconds)
+    after, _ = driver()
+    assert 3540 * WORKERS <= after.worker_seconds <= 3601 * WORKERS
+    assert len(set(written)) <= 61
