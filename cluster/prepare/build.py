@@ -1,7 +1,7 @@
 """Preparing: subjects are read by many, and written into shards by one, in the order of the plan."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from cluster.config import PrepareConfig
 from cluster.in_order import InOrder, in_order
 from cluster.prepare.cut import Cut, Spacing, Statistics, cut, widest
 from cluster.prepare.journal import Entry, Journal
+from cluster.prepare.patient import PatientStore
 from cluster.prepare.plan import Plan, find, input_sha256, make_plan, recipe_sha256, said_options
 from cluster.prepare.pseudonyms import stored_names
 from cluster.prepare.publish import Publication
@@ -71,11 +72,14 @@ def prepare(
     plan = make_plan(subjects, options, names)
     said = said_options(options, names)
     recipe = recipe_sha256(said)
-    journal = Journal(store, input_sha256(recipe, subjects, names))
-    publication = Publication(store)
+    inputs = input_sha256(recipe, subjects, names)
+    journal = Journal(store, inputs)  # without patience: what does not work from the start is said at once
     journal.check()
-    building = _Building(store, options, names, journal, publication, tell, progress or tell)
-    building.resume()
+    patient = PatientStore(store, tell)
+    publication = Publication(patient)
+    finished = journal.read(tell, progress or tell)
+    building = _Building(patient, options, names, Journal(patient, inputs), publication, tell, progress or tell)
+    building.resume(finished)
     with in_order(workers, len(subjects)) as map_in_order:
         # Those who validate come first: where none of them can be used, others are chosen from those who wait.
         while not building.take(plan, "val", folder, map_in_order):
@@ -100,7 +104,7 @@ class _Building:
 
     def __init__(
         self,
-        store: Store,
+        store: PatientStore,
         options: PrepareConfig,
         names: Callable[[str], str],
         journal: Journal,
@@ -116,9 +120,8 @@ class _Building:
         self._statistics = Statistics()
         self._spacing_mm: Spacing | None = None
 
-    def resume(self) -> None:
+    def resume(self, entries: Sequence[Entry]) -> None:
         """Take over the shards that were finished before."""
-        entries = self._journal.read()
         for entry in entries:
             self._shards[entry.shard.split].append(entry.shard)
             self._subjects[entry.shard.split] += entry.shard.subjects

@@ -1,17 +1,22 @@
 """Which shards are finished, so that a preparation that was killed goes on after them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 
 from pydantic import ValidationError
 
 from cluster.prepare.cut import Spacing, Statistics
+from cluster.prepare.patient import PatientStore
 from cluster.shards import Shard, Split
 from cluster.store import DamagedError, NotThereError, Store
 from metasr.config import Section
 
 FOLDER = "prepare"
 ORDER: tuple[Split, Split] = ("val", "train")  # in which shards are written
+THREADS = 8
+AT_A_TIME = 4 * THREADS  # entries that are looked at together, and then told of
 
 
 class Entry(Section):
@@ -32,7 +37,7 @@ class Journal:
         inputs: What identifies inputs and options: another preparation has another journal.
     """
 
-    def __init__(self, store: Store, inputs: str) -> None:
+    def __init__(self, store: Store | PatientStore, inputs: str) -> None:
         self._store, self._folder = store, f"{FOLDER}/{inputs}"
 
     def check(self) -> None:
@@ -41,33 +46,43 @@ class Journal:
         self._store.put(key, b"")
         self._store.delete(key)
 
-    def read(self) -> list[Entry]:
-        """Return the entries of shards that are in the store, byte for byte, up to the first that is not."""
-        return [entry for split in ORDER for entry in self._read(split)]
+    def read(self, tell: Callable[[str], None], progress: Callable[[str], None]) -> list[Entry]:
+        """Return the entries of shards that are in the store as they were written, up to the first that is not.
+
+        Args:
+            tell: Told before shards are looked at, if there are any: a folder reads them all again.
+            progress: Told how many were looked at, now and then.
+        """
+        if not any(self._entry(split, 0) for split in ORDER):
+            return []
+        tell("looking whether the shards that are finished are whole")
+        with ThreadPoolExecutor(THREADS) as pool:
+            return [entry for split in ORDER for entry in self._read(split, pool, progress)]
 
     def write(self, entry: Entry, number: int) -> None:
         """Note that a shard, the one of this number in its split, is in the store."""
         self._store.put(self._key(entry.shard.split, number), entry.model_dump_json().encode())
 
-    def _read(self, split: Split) -> Iterator[Entry]:
-        for number in count():
-            key = self._key(split, number)
-            if not self._store.exists(key):
-                return
-            try:
-                entry = Entry.model_validate_json(self._store.get(key))
-            except (ValidationError, DamagedError):
-                return
-            if not self._is_stored(entry.shard):
-                return
-            yield entry
+    def _read(self, split: Split, pool: ThreadPoolExecutor, progress: Callable[[str], None]) -> Iterator[Entry]:
+        for start in count(0, AT_A_TIME):
+            for entry in pool.map(partial(self._whole, split), range(start, start + AT_A_TIME)):
+                if entry is None:
+                    return
+                yield entry
+            progress(f"{split}: {start + AT_A_TIME} finished shards are whole")
 
-    def _is_stored(self, shard: Shard) -> bool:
+    def _whole(self, split: Split, number: int) -> Entry | None:
+        """Return an entry whose shard is in the store as it was written."""
+        entry = self._entry(split, number)
+        if entry and self._store.holds(entry.shard.name, entry.shard.sha256, entry.shard.num_bytes):
+            return entry
+        return None
+
+    def _entry(self, split: Split, number: int) -> Entry | None:
         try:
-            self._store.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
-        except (NotThereError, DamagedError):
-            return False
-        return True
+            return Entry.model_validate_json(self._store.get(self._key(split, number)))
+        except (NotThereError, ValidationError, DamagedError):
+            return None
 
     def _key(self, split: Split, number: int) -> str:
         return f"{self._folder}/{split}-{number:06d}.json"
