@@ -231,6 +231,19 @@ def test_to_promote_the_champion_puts_back_an_alias_that_was_deleted_by_hand(
     assert len(history(registry)) == 1
 
 
+def test_an_interrupted_promotion_is_finished_where_the_alias_was_deleted_by_hand(
+    config, client, registry, versions, champion
+):
+    promote(registry, "1", GATE, print)
+    with Interruption(registry, "set_registered_model_alias", "before"), pytest.raises(KeyboardInterrupt):
+        promote(registry, "2", GATE, print)
+    client.delete_registered_model_alias(config.model, CHAMPION)
+    assert promote(registry, "2", GATE, print) == ("2", "2")
+    assert champion() == "2"
+    assert "not finished" not in history(registry)[-1]
+    assert rollback(registry, print) == ("1", "2")
+
+
 def test_a_champion_that_was_deleted_by_hand_is_told_and_replaced(config, client, registry, versions, champion, told):
     promote(registry, "2", GATE, print)
     client.delete_model_version(config.model, "2")
