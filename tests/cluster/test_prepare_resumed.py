@@ -1,5 +1,6 @@
 """A preparation that was killed goes on where it was, and writes what it would have written."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -11,7 +12,10 @@ import pytest
 from cluster.config import PrepareConfig
 from cluster.prepare import prepare
 from cluster.prepare.build import REPLACED
+from cluster.prepare.cut import Statistics
+from cluster.prepare.journal import Entry, Journal
 from cluster.prepare.plan import find, make_plan
+from cluster.shards import Shard
 from cluster.store import open_store
 from tests.cluster.patients import brain, make_volumes, shard_file, write_volume
 
@@ -169,3 +173,31 @@ def test_who_can_be_used_after_all_does_not_come_into_both_splits(validating, tm
     report = go_on(folder, tmp_path / "killed", CHOSEN)[1]
     assert report.refused == {subject.name: REPLACED}
     assert report.index == undisturbed.index
+
+
+# Many
+
+
+def test_of_many_finished_shards_those_count_that_come_before_the_first_that_is_damaged(tmp_path):
+    store, told, progress = open_store(str(tmp_path)), [], []
+    journal = Journal(store, "inputs")
+    assert journal.read(told.append, progress.append) == []
+    assert told == []
+    entries = []
+    for number in range(70):
+        data = f"shard {number}".encode()
+        shard = Shard(
+            name=f"train-{number}.tar",
+            split="train",
+            num_samples=1,
+            num_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
+        entries.append(Entry(shard=shard, statistics=Statistics(), spacing_mm=None))
+        store.put(shard.name, data)
+        journal.write(entries[-1], number)
+    assert journal.read(told.append, progress.append) == entries
+    assert told == ["looking whether the shards that are finished are whole"]
+    assert progress == [f"train: {number} finished shards are whole" for number in (32, 64)]
+    store.put("train-50.tar", b"shard 05")
+    assert journal.read(told.append, progress.append) == entries[:50]
