@@ -65,11 +65,13 @@ class InSweep:
         name: Of the sweep, and of its run in MLflow.
         see: Called with each event, from another thread; returns numbers to record with those of the event.
         stop: How the sweep stops the run.
+        data_digest: Of the index that the sweep began with, for which there may be a newer one; empty for the newest.
     """
 
     name: str
     see: Callable[[Event], Mapping[str, float]]
     stop: Stop
+    data_digest: str = ""
 
 
 def train(
@@ -100,7 +102,7 @@ def train(
         MetaSRError: The settings, the data or the machines cannot be used, or training failed.
     """
     config = resolved.config
-    identity, initial = _introduced(config, recipe, init_from, fork, tell)
+    identity, initial = _introduced(config, recipe, init_from, fork, sweep.data_digest if sweep else "", tell)
     require(config, tell)
     storage = open_store(config.storage.url)
     with Lease.acquire(storage, identity.run_name, tell) as lease:
@@ -131,20 +133,23 @@ def train(
                 return Trained(identity.run_name, step, records_not_sent=not_sent)
 
 
-def register_trial(config: JobConfig, recipe: str, fork: Fork | None, sweep: str, tell: Tell) -> int:
+def register_trial(
+    config: JobConfig, recipe: str, fork: Fork | None, data_digest: str, sweep: str, tell: Tell
+) -> int:
     """Register the best generator of a trial; return how many records MLflow has not got.
 
     Args:
         config: The trial's settings.
         recipe: First part of its run's name.
         fork: What it branched off from.
+        data_digest: Of the index that the sweep began with.
         sweep: Name of the sweep.
         tell: Called with lines of progress.
 
     Raises:
         MetaSRError: Another driver is at work on the run, or it has no good checkpoint.
     """
-    identity = identify(config, recipe, fork=fork)
+    identity = identify(config, recipe, fork=fork, data_digest=data_digest)
     storage = open_store(config.storage.url)
     with Lease.acquire(storage, identity.run_name, tell) as lease, _log(config, identity, sweep) as log:
         checkpoints = RunCheckpoints(storage, identity.run_name).claim(lease.fence, tell)
@@ -156,11 +161,11 @@ def register_trial(config: JobConfig, recipe: str, fork: Fork | None, sweep: str
 
 
 def _introduced(
-    config: JobConfig, recipe: str, init_from: str, fork: Fork | None, tell: Tell
+    config: JobConfig, recipe: str, init_from: str, fork: Fork | None, data_digest: str, tell: Tell
 ) -> tuple[RunIdentity, Bundle | None]:
     """Tell and return what the run is made from, and the bundle that it starts from."""
     initial = load_initial(config, init_from) if init_from else None
-    identity = identify(config, recipe, initial, fork)
+    identity = identify(config, recipe, initial, fork, data_digest)
     tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
     if fork is not None:
         tell(f"branching off from run {fork.run_name} at step {fork.step}")
@@ -251,8 +256,17 @@ def load_initial(config: JobConfig, reference: str) -> Bundle:
     return bundle
 
 
-def identify(config: JobConfig, recipe: str, initial: Bundle | None = None, fork: Fork | None = None) -> RunIdentity:
-    """Return what the run is made from, after a look at what would stop its workers."""
+def identify(
+    config: JobConfig,
+    recipe: str,
+    initial: Bundle | None = None,
+    fork: Fork | None = None,
+    data_digest: str = "",
+) -> RunIdentity:
+    """Return what the run is made from, after a look at what would stop its workers.
+
+    `data_digest` says which data, see `read_index`.
+    """
     check_workers(config)
     if not config.data.url:
         raise ConfigError(
@@ -260,7 +274,7 @@ def identify(config: JobConfig, recipe: str, initial: Bundle | None = None, fork
         )
     check_perceptual(config.loss)
     store = open_store(config.data.url)
-    digest = read_index(store).digest()
+    digest = read_index(store, data_digest).digest()
     bundle, branch = initial.digest if initial else "", str(fork) if fork else ""
     name = run_name(config, recipe, digest, bundle or branch)
     return RunIdentity(name, code_version(), store.url, digest, bundle, branch)

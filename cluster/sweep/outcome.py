@@ -29,12 +29,15 @@ LAST_RECORDS_S = 20.0
 Tell = Callable[[str], None]
 
 
-def conclude(plan: Plan, record: SweepRecord, log: RunLog, tell: Tell, output: Path | None) -> SweepRecord:
+def conclude(
+    plan: Plan, record: SweepRecord, data_digest: str, log: RunLog, tell: Tell, output: Path | None
+) -> SweepRecord:
     """Register the best trial, keep the record and its page, and tell what came of the sweep.
 
     Args:
         plan: Of the sweep.
         record: What is known of it.
+        data_digest: SHA-256 of the index of its data.
         log: Of the sweep's run in MLflow.
         tell: Called with lines.
         output: Folder for the page and the record too.
@@ -51,9 +54,9 @@ def conclude(plan: Plan, record: SweepRecord, log: RunLog, tell: Tell, output: P
     best, pictures = record.best, {}
     if best is not None:
         resolved = plan.trial(best.settings)
-        register_trial(resolved.config, plan.recipe, best.fork, record.name, tell)
+        register_trial(resolved.config, plan.recipe, best.fork, data_digest, record.name, tell)
         log.tag("metasr.best_run", best.run_name)
-        pictures = _pictures(resolved.config, best, tell)
+        pictures = _pictures(resolved.config, best, data_digest, tell)
     record = _with_ids(plan, record, tell)
     with tempfile.TemporaryDirectory() as folder:
         place = output or Path(folder)
@@ -92,7 +95,7 @@ def as_flags(trial: Trial) -> str:
     return shlex.join([*flags, "--fork", str(trial.fork)] if trial.fork else flags)
 
 
-def _pictures(config: JobConfig, trial: Trial, tell: Tell) -> dict[str, bytes]:
+def _pictures(config: JobConfig, trial: Trial, data_digest: str, tell: Tell) -> dict[str, bytes]:
     """Return what the best generator makes of a validation slice at every scale, as PNG."""
     data, storage = open_store(config.data.url), open_store(config.storage.url)
     checkpoints = RunCheckpoints(storage, trial.run_name)
@@ -100,7 +103,7 @@ def _pictures(config: JobConfig, trial: Trial, tell: Tell) -> dict[str, bytes]:
     try:
         if kept is None:
             return {}
-        index = read_index(data)
+        index = read_index(data, data_digest)
         cache = shard_cache(data, config.storage.cache, config.storage.cache_gb)
         slices = validation_slices(data, index, 1, cache)
         with tempfile.TemporaryDirectory() as folder:

@@ -86,7 +86,7 @@ def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None)
                 return Swept(ledger.record, stop.signal, log.drain(RECORDS_S))
             if why:
                 _stop_waiting(ledger, why)
-            record = conclude(plan, ledger.record, log, tell, output)
+            record = conclude(plan, ledger.record, identity.data_digest, log, tell, output)
             for trial in record.trials:
                 ledger.put(trial)
             log.status("FINISHED")

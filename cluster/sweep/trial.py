@@ -178,7 +178,7 @@ class TrialRun(tune.Trainable):
 
     def _train(self, resolved: Resolved[JobConfig], storage: Store, name: str) -> Ended:
         """Train; wait while another has the run, such as a process that is about to end, or the store is away."""
-        sweep = InSweep(self._work.sweep, self._see, self._stop)
+        sweep = InSweep(self._work.sweep, self._see, self._stop, self._work.data_digest)
         while True:
             began, self._has_workers = time.monotonic(), False
             try:

@@ -15,10 +15,11 @@ import pytest
 import torch
 import webdataset
 
-from cluster.config import PrepareConfig
+from cluster.config import JobConfig, PrepareConfig
 from cluster.shards import INDEX
 from cluster.store import open_store
 from cluster.stream import held_out_slices, read_index, read_samples
+from cluster.trainer import identify
 from metasr.errors import DataError
 from tests.cluster.patients import (
     OPTIONS,
@@ -237,6 +238,16 @@ def test_who_began_with_a_data_set_reads_it_whatever_is_prepared_into_the_store_
     assert read_index(store) == newer
     assert read_index(store, began_with.digest()) == began_with
     assert torch.equal(training_crops(store, read_index(store, began_with.digest())), crops)
+
+
+def test_a_trial_of_a_sweep_is_made_from_the_data_that_the_sweep_began_with(volumes, tmp_path):
+    store = open_store(str(tmp_path))
+    began_with = run_prepare(volumes, store).index.digest()
+    config = JobConfig.model_validate({"data": {"url": store.url}, "loss": {"perceptual": 0}})
+    before = identify(config, "recipe")
+    run_prepare(volumes, store, OPTIONS.model_copy(update={"crop_px": 34}))
+    assert identify(config, "recipe").run_name != before.run_name
+    assert identify(config, "recipe", data_digest=began_with) == before
 
 
 def test_another_data_set_than_the_one_that_is_wanted_is_refused(original):
