@@ -1,4 +1,4 @@
-"""A store that is waited for: hours of preparing do not end because a server is started again."""
+"""A store that is waited for: hours of work do not end because a server is started again."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class PatientStore:
-    """A store, of which each request is made again until it is there.
+    """What preparing asks of a store: each request is made again until the store is there.
 
     Args:
         store: Which.
@@ -37,9 +37,9 @@ class PatientStore:
         """See `Store.replace`. What has changed it may be a request of ours whose answer did not arrive."""
         return self._wait(partial(self._store.replace, key, data, version))
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, sha256: str = "", num_bytes: int | None = None) -> bytes:
         """See `Store.get`."""
-        return self._wait(partial(self._store.get, key))
+        return self._wait(partial(self._store.get, key, sha256=sha256, num_bytes=num_bytes))
 
     def stat(self, key: str) -> Stat | None:
         """See `Store.stat`."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Set
 
 from cluster.prepare.cut import Statistics
+from cluster.prepare.patient import PatientStore
 from cluster.prepare.plan import recipe_sha256
 from cluster.shards import INDEX, SPLITS, Index, Shard, Split
 from cluster.store import Store
@@ -19,7 +20,7 @@ def verify(store: Store, tell: Callable[[str], None]) -> Index:
 
     Args:
         store: Where the data set is.
-        tell: Called with a line for each shard.
+        tell: Called with a line for each shard, and when the store is waited for.
 
     Raises:
         StoreError: The store, or a shard, is not there.
@@ -28,11 +29,11 @@ def verify(store: Store, tell: Callable[[str], None]) -> Index:
     from cluster.stream import read_index  # here, because it brings torch, for which who prepares need not wait
     from cluster.stream.verified import samples_of
 
-    index = read_index(store)
+    index, patient = read_index(store), PatientStore(store, tell)
     statistics = Statistics()
     subjects: dict[Split, set[str]] = {split: set() for split in SPLITS}
     for shard in index.shards:
-        data = store.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
+        data = patient.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
         samples = samples_of(data, index, shard)
         here = dict.fromkeys(sample.subject for sample in samples)
         _compare(shard, Shard.of(data, shard.split, 0, here))

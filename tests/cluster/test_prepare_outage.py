@@ -20,26 +20,34 @@ def url(s3_url):
 
 
 @pytest.fixture
-def prepare_through(volumes, url, monkeypatch):
-    """Prepare through a proxy with a plan; return the report, what was told, and what was asked for."""
+def through(url, monkeypatch):
+    """Use a store through a proxy with a plan; return what that gives, what was told, and what was asked for."""
 
-    def go(plan):
+    def go(plan, use):
         told = []
         with FaultProxy(os.environ["AWS_ENDPOINT_URL"], plan) as proxy, monkeypatch.context() as environment:
             environment.setenv("AWS_ENDPOINT_URL", proxy.url)
-            report = prepare(volumes, open_store(url, TWICE), SMALL, told.append, progress=lambda line: None)
-        return report, told, [(seen.method, seen.path) for seen in proxy.seen]
+            result = use(open_store(url, TWICE), told.append)
+        return result, told, [(seen.method, seen.path) for seen in proxy.seen]
 
     return go
 
 
-def outages(*beginnings, fault, requests=7):
-    """Plan that the server is away for so many requests, each time that an object is first written."""
+@pytest.fixture
+def prepare_through(volumes, through):
+    def use(store, tell):
+        return prepare(volumes, store, SMALL, tell, progress=lambda line: None)
+
+    return lambda plan: through(plan, use)
+
+
+def outages(*beginnings, fault, method="PUT", requests=7):
+    """Plan that the server is away for so many requests, each time that an object is first written, or read."""
     waiting, left = list(beginnings), 0
 
-    def plan(number, method, path):
+    def plan(number, asked, path):
         nonlocal left
-        if waiting and method == "PUT" and waiting[0] in path:
+        if waiting and method == asked and waiting[0] in path:
             waiting.pop(0)
             left = requests
         left -= 1
@@ -56,6 +64,13 @@ def test_a_server_that_is_away_for_longer_than_a_store_tries_is_waited_for(prepa
     assert verify(open_store(url), lambda line: None) == report.index
     assert len(told) == len(beginnings)
     assert all(line.startswith("waiting for the store: ") for line in told)
+
+
+def test_verifying_waits_for_a_server_too(prepare_through, through):
+    report, _, _ = prepare_through(lambda *_: None)
+    index, told, _ = through(outages("/train-000001-", fault=Refuse(), method="GET"), verify)
+    assert index == report.index
+    assert [line for line in told if "waiting for the store: cannot read" in line] == [told[1]]
 
 
 def test_a_server_that_is_not_there_from_the_start_is_told_at_once(prepare_through):
