@@ -165,7 +165,7 @@ def _task(setup: Setup, subject: str) -> Iterator[torch.device]:
     try:
         yield default_device() if setup.needs.gpus else torch.device("cpu")
     except MetaSRError as error:
-        if subject in str(error):
+        if subject in error.what:
             raise
         raise type(error)(f"subject {subject}: {error.what}", error.why, error.fix) from error
     except (RuntimeError, ValueError, MemoryError) as error:
