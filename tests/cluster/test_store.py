@@ -3,7 +3,6 @@ import hashlib
 import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
 import tracemalloc
@@ -36,11 +35,6 @@ BAD_KEYS = [
 @pytest.fixture
 def s3_store(s3_url):
     return open_store(f"{s3_url}/{uuid.uuid4().hex}")
-
-
-@pytest.fixture
-def folder_store(tmp_path):
-    return open_store(str(tmp_path / "store"))
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -306,88 +300,6 @@ def test_a_url_of_no_store_is_refused_without_repeating_it(url):
 def test_an_s3_prefix_is_checked_like_a_key():
     with pytest.raises(StoreError, match="cannot use the key"):
         open_store("s3://bucket/a/../b")
-
-
-# Folders
-
-
-@pytest.mark.parametrize("step", ["replace", "fsync"])
-def test_a_write_that_fails_leaves_the_old_object_alone(folder_store, tmp_path, monkeypatch, step):
-    folder_store.put(KEY, b"old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, step, fail)
-    with pytest.raises(StoreError, match="No space left on device"):
-        folder_store.put(KEY, b"new")
-    assert folder_store.get(KEY) == b"old"
-    assert files_under(tmp_path) == ["000001.tar"]
-
-
-def test_an_interrupted_write_leaves_nothing(folder_store, tmp_path, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        folder_store.put(KEY, b"new")
-    assert files_under(tmp_path) == []
-
-
-# Writes part of an object, and is killed.
-KILLED = """
-import os, signal, sys
-from cluster.store import open_store
-
-os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
-open_store(sys.argv[1]).put(sys.argv[2], b"part of it")
-"""
-
-
-def test_what_a_killed_write_has_left_is_removed_when_it_is_old(folder_store, tmp_path):
-    for _ in range(2):
-        killed = subprocess.run([sys.executable, "-c", KILLED, folder_store.url, KEY], timeout=60)
-        assert killed.returncode == -signal.SIGKILL
-    old, new = (tmp_path / "store" / "train").glob(".*.part")
-    notes = old.with_name(".notes.part")
-    notes.touch()
-    for path in (old, notes):
-        os.utime(path, (0, 0))
-    folder_store.put(KEY, b"whole")
-    assert sorted(files_under(tmp_path)) == sorted([new.name, notes.name, "000001.tar"])
-
-
-def test_an_object_appears_under_its_name_only_when_whole(folder_store, tmp_path, monkeypatch):
-    def check(source, target):
-        assert not os.path.exists(target)
-        assert os.path.dirname(source) == os.path.dirname(target)
-        assert open_store(os.path.dirname(source)).get(os.path.basename(source)) == b"whole"
-        replace(source, target)
-
-    replace = os.replace
-    monkeypatch.setattr(os, "replace", check)
-    folder_store.put(KEY, b"whole")
-    assert files_under(tmp_path) == ["000001.tar"]
-
-
-def test_objects_are_readable_by_whom_the_umask_allows(folder_store, tmp_path):
-    umask = os.umask(0o022)
-    try:
-        folder_store.put(KEY, b"x")
-        folder_store.put_new("new", b"x")
-    finally:
-        os.umask(umask)
-    for key in (KEY, "new"):
-        assert (tmp_path / "store" / key).stat().st_mode & 0o777 == 0o644
-
-
-def test_a_file_is_no_store(tmp_path):
-    (tmp_path / "file").write_bytes(b"x")
-    store = open_store(str(tmp_path / "file"))
-    for use in (store.require, lambda: store.get(KEY), lambda: store.put(KEY, b"x")):
-        with pytest.raises(StoreError):
-            use()
 
 
 # S3
