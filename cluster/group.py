@@ -1,9 +1,10 @@
 """Ray Train around `cluster.worker`: a group of workers that comes back from faults, until training ends."""
 
-import os
+import math
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.checkpoints import SupersededError
-from cluster.config import JobConfig, portable
+from cluster.config import JobConfig, ResourcesConfig, portable
+from cluster.failures import Listener
 from cluster.lease import Lease
 from cluster.mailbox import Mail, mail
 from cluster.runtime import connected
@@ -29,7 +31,8 @@ from metasr.identity import RunIdentity
 from metasr.inference.bundle import Bundle
 
 LOOK_AGAIN_S = 0.5
-RESIZE_EVERY_S = 30.0
+NOBODY_S = 10.0  # workers ask for wishes every half second: after so long without, there is no group
+ROOM_S = 25.0  # for so long there must be room for more workers: Ray looks at its nodes every 20 s
 
 
 class Stop:
@@ -102,7 +105,11 @@ def train_on_ray(
     Raises:
         MetaSRError: Training failed, and more tries would not help.
     """
-    with connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker), mail(see) as box:
+    resources = config.resources
+    with (
+        connected(cpus=resources.num_workers * resources.cpus_per_worker),
+        mail(see, resources.max_failures) as box,
+    ):
         mark("connected")
         weights = ray.put(initial.generator.state_dict() if initial else None)
         job = Job(portable(config), identity, lease.fence, box.actor, weights)
@@ -110,7 +117,7 @@ def train_on_ray(
         with stop.heard(box.ask), tempfile.TemporaryDirectory() as unused:
             outcome = _fit_in_thread(_trainer(config, job, unused))
             mark("fit")
-            _wait(outcome, box, lease)
+            _wait(outcome, box, lease, stop, _Room(resources))
 
 
 def check_workers(config: JobConfig) -> None:
@@ -139,23 +146,28 @@ def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
     number: int | tuple[int, int] = resources.num_workers
     if resources.min_workers:
         number = resources.min_workers, resources.num_workers
-    per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if resources.gpu else {})
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=number,
             use_gpu=resources.gpu,
-            resources_per_worker=per_worker,
+            resources_per_worker=_per_worker(resources),
             placement_strategy=resources.placement.upper(),
-            elastic_resize_monitor_interval_s=float(os.environ.get("METASR_RESIZE_EVERY_S", RESIZE_EVERY_S)),
+            elastic_resize_monitor_interval_s=math.inf,  # Ray would throw away what a group has done, see `_Room`
         ),
         run_config=RunConfig(
             name=job.identity.run_name,
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=resources.max_failures),
+            failure_config=FailureConfig(max_failures=-1),  # the mailbox counts
+            callbacks=[Listener(job.mailbox)],
         ),
     )
+
+
+def _per_worker(resources: ResourcesConfig) -> dict[str, float]:
+    gpu = {"GPU": resources.gpus_per_worker} if resources.gpu else {}
+    return {"CPU": resources.cpus_per_worker} | gpu
 
 
 def _fit_in_thread(trainer: TorchTrainer) -> Future[Result]:
@@ -172,13 +184,51 @@ def _fit_in_thread(trainer: TorchTrainer) -> Future[Result]:
     return outcome
 
 
-def _wait(outcome: Future[Result], box: Mail, lease: Lease) -> None:
-    """Wait for the end of training, or for what makes waiting useless."""
+class _Room:
+    """Looks whether the cluster has room for more workers than there are.
+
+    Args:
+        resources: What a worker needs, and how many there should be.
+    """
+
+    def __init__(self, resources: ResourcesConfig) -> None:
+        self._resources, self._since = resources, math.inf
+        self._num_workers, self._wait_s = 0, ROOM_S
+
+    def has_come(self, num_workers: int) -> bool:
+        """Return whether there has been room for more than `num_workers` for long enough, once each time."""
+        now = time.monotonic()
+        if num_workers != self._num_workers:
+            self._num_workers, self._wait_s = num_workers, ROOM_S
+        may_grow = self._resources.min_workers and 0 < num_workers < self._resources.num_workers
+        if not may_grow or not self._is_there():
+            self._since = math.inf
+            return False
+        self._since = min(self._since, now)
+        if now - self._since < self._wait_s:
+            return False
+        self._since, self._wait_s = math.inf, 2 * self._wait_s  # pieces of several nodes may be no room for a worker
+        return True
+
+    def _is_there(self) -> bool:
+        try:
+            free = ray.available_resources()
+        except RayError:
+            return False  # nobody can say
+        return all(free.get(name, 0.0) >= amount for name, amount in _per_worker(self._resources).items())
+
+
+def _wait(outcome: Future[Result], box: Mail, lease: Lease, stop: Stop, room: _Room) -> None:
+    """Wait for the end of training, or for what makes waiting useless: without workers, a wish to stop is enough."""
     while not wait([outcome], LOOK_AGAIN_S).done:
         if lease.lost.is_set():
             raise SupersededError("training has stopped here", "another driver has taken the run over")
         if box.failure is not None:
             raise box.failure
+        if stop.signal and box.silent_s > NOBODY_S:
+            return
+        if box.silent_s < NOBODY_S and room.has_come(box.num_workers):
+            box.grow()
     try:
         outcome.result()
     except TrainingFailedError as error:

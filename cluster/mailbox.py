@@ -1,69 +1,94 @@
 """What lies between the driver and its workers: events and errors one way, wishes the other."""
 
-import re
+import math
 import threading
-from collections import Counter
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.failures import Failure, Failures
 from cluster.watch import Event
 from metasr.context import Wish
-from metasr.errors import MetaSRError, TrainingError
+from metasr.errors import MetaSRError
 
 POLL_S = 0.5
-SAME_CRASHES = 3
-NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 class Mailbox:
-    """An actor beside the driver. No worker waits for it, and a restarted worker finds it again."""
+    """An actor beside the driver. No worker waits for it, and a restarted worker finds it again.
 
-    def __init__(self) -> None:
+    Args:
+        max_failures: See `Failures`.
+    """
+
+    def __init__(self, max_failures: int) -> None:
         self._events: list[Event] = []
+        self._failures = Failures(max_failures)
         self._failure: MetaSRError | None = None
-        self._crashes: Counter[str] = Counter()
-        self._wish = Wish.NONE
+        self._wish, self._is_growing = Wish.NONE, False
+        self._asked_at = self._came_on_at = -math.inf
 
     def put(self, event: Event) -> None:
         """Leave an event for the driver."""
         self._events.append(event)
         if event.kind == "kept":
-            self._crashes.clear()
+            self._failures.kept(event.step)
+        elif event.kind == "group":
+            self._is_growing = False
 
     def fail(self, error: MetaSRError) -> None:
         """Leave an error that no restart of the workers can mend."""
         self._failure = self._failure or error
 
-    def crash(self, reason: str) -> None:
-        """Leave word of an error of unknown kind, which ends the run when it comes again and again."""
-        same = NUMBER.sub("#", reason)  # how much memory was free, and which process had it, is never the same
-        self._crashes[same] += 1
-        if self._crashes[same] == SAME_CRASHES:
-            self.fail(
-                TrainingError(
-                    f"training failed {SAME_CRASHES} times in the same way",
-                    reason,
-                    "The logs of the workers, in Ray's dashboard or its session's folder, have the traceback",
-                )
-            )
+    def failed(self, failure: Failure) -> None:
+        """Leave word that a group of workers has failed, which ends the run when that comes again and again."""
+        if error := self._failures.count(failure):
+            self.fail(error)
 
-    def take(self) -> tuple[list[Event], MetaSRError | None]:
-        """Return the events since the last call, and the first error so far."""
+    def take(self) -> "Taken":
+        """Return what there is for the driver."""
         events, self._events = self._events, []
-        return events, self._failure
+        return Taken(events, self._failure, time.monotonic() - self._asked_at)
 
     def ask(self, wish: Wish) -> None:
         """Leave a wish for the workers."""
         self._wish = wish
 
+    def grow(self) -> None:
+        """Have the group of workers keep what it has done and end, for a larger one."""
+        self._is_growing = True
+
     def wish(self) -> Wish:
         """Return what the driver wishes."""
-        return self._wish
+        self._asked_at = time.monotonic()
+        return Wish.STOP if self._is_growing else self._wish
+
+    def stands_still(self, comes_on: bool) -> float:
+        """Hear from a worker whether it has come on; return for how many seconds no worker has."""
+        if comes_on:
+            self._came_on_at = time.monotonic()
+        return time.monotonic() - self._came_on_at
+
+    def regroups(self) -> bool:
+        """Return whether a group that has stopped makes way for another: nobody has asked for an end."""
+        return self._wish != Wish.STOP
+
+
+class Taken(NamedTuple):
+    """What the driver finds in the mailbox."""
+
+    events: list[Event]
+    """Those since the last time."""
+    failure: MetaSRError | None
+    """The first error so far that no restart of the workers can mend."""
+    silent_s: float
+    """How long no worker has asked for wishes; infinite if none ever has."""
 
 
 class Mail:
@@ -71,16 +96,21 @@ class Mail:
 
     Args:
         see: Called with each event.
+        max_failures: See `Failures`.
 
     Attributes:
         actor: For the workers.
         failure: The first error that no restart of the workers can mend.
+        silent_s: How long no worker has asked for wishes.
+        num_workers: In the newest group; 0 before the first.
     """
 
-    def __init__(self, see: Callable[[Event], None]) -> None:
+    def __init__(self, see: Callable[[Event], None], max_failures: int = 0) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.actor: ActorHandle = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        actor = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here)
+        self.actor: ActorHandle = actor.remote(max_failures)
         self.failure: MetaSRError | None = None
+        self.silent_s, self.num_workers = math.inf, 0
         self._see, self._closed = see, threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
@@ -88,6 +118,10 @@ class Mail:
     def ask(self, wish: Wish) -> None:
         """Tell the workers what is wanted."""
         self.actor.ask.remote(wish)
+
+    def grow(self) -> None:
+        """Have a larger group made, see `Mailbox.grow`."""
+        self.actor.grow.remote()
 
     def close(self) -> None:
         """Deliver what is left, and remove the actor."""
@@ -107,15 +141,18 @@ class Mail:
                 return
 
     def _deliver(self) -> None:
-        events, self.failure = ray.get(self.actor.take.remote())
-        for event in events:
+        taken: Taken = ray.get(self.actor.take.remote())
+        self.failure, self.silent_s = taken.failure, taken.silent_s
+        for event in taken.events:
+            if event.kind == "group":
+                self.num_workers = int(event.values["num_workers"])
             self._see(event)
 
 
 @contextmanager
-def mail(see: Callable[[Event], None]) -> Iterator[Mail]:
+def mail(see: Callable[[Event], None], max_failures: int = 0) -> Iterator[Mail]:
     """Have events delivered until the block ends, see `Mail`."""
-    opened = Mail(see)
+    opened = Mail(see, max_failures)
     try:
         yield opened
     finally:

@@ -84,7 +84,6 @@ def settings_of(steps):
         "train.pixel_only_steps": max(0, steps - 20),  # later ones take long: the discriminator is large
         "train.virtual_shards": 4,
         "resources.num_workers": 2,
-        "resources.max_failures": 1000,
     }
 
 

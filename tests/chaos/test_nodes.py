@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_training_goes_on_with_fewer_workers_and_grows_back(machines, add, home,
     settings = SETTINGS | {"train.steps": 10**6, "train.pixel_only_steps": 10**6, "resources.min_workers": 1}
     add(1)
     lost = add(1)
-    with running(home, store_url, settings, METASR_RESIZE_EVERY_S="3", **machines.environment) as process:
+    with running(home, store_url, settings, **machines.environment) as process:
         assert "2 workers ready" in line_with(process, "ready")
         line_with(process, UPLOADED)
         machines.lose(lost)
@@ -60,15 +61,21 @@ def test_training_goes_on_with_fewer_workers_and_grows_back(machines, add, home,
         assert "restart 2: 2 workers ready" in line_with(process, "ready")
         line_with(process, UPLOADED)
         machines.announce_loss(leaving, within_s=30)  # as short as the shortest notice of a cloud
+        notice_at = time.monotonic()
         line_with(process, "a node is about to be taken away")
         uploaded = line_with(process, UPLOADED)
         assert int(uploaded.split("step ")[1].split("/")[0]) % EVERY, uploaded  # one out of turn
+        line_with(process, "training goes on with other workers")
+        assert 5 < time.monotonic() - notice_at < 25  # near the end, and before it
         assert "restart 3: 1 worker ready" in line_with(process, "ready")
         line_with(process, UPLOADED)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
-    check_restarts(report_of(home), at_least=3)
+    report = report_of(home)
+    check_restarts(report, at_least=3)
+    for announced in report["restarts"][1:]:
+        assert announced["lost_at_step"] == announced["resumed_step"]
     assert_equal_to_uninterrupted(home, store_url)
 
 
@@ -95,6 +102,21 @@ def test_four_workers_wait_for_room_after_the_loss_of_a_machine(machines, add, h
         ended(process)
     check_restarts(report_of(home), at_least=1)
     assert digest_of(home) == uninterrupted
+
+
+def test_a_signal_ends_a_run_that_waits_for_room(machines, add, home, store_url):
+    names = ("train.steps", "train.pixel_only_steps", "train.checkpoint_every_steps")
+    lost = add(2)
+    with running(home, store_url, SETTINGS | dict.fromkeys(names, 10**6), **machines.environment) as process:
+        line_with(process, " loss ")
+        machines.lose(lost)
+        until(lambda: not machines.workers(), 60, "the end of the group", every_s=0.5)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "stopped at step 0: run the same command again to continue" in output
+    _, run = only_run(home)
+    assert run.info.status == "KILLED"
 
 
 def test_a_job_whose_driver_is_killed_and_that_is_stopped_is_one_run(machines, add, home, store_url, uninterrupted):

@@ -1,5 +1,6 @@
 """Training whose processes are killed or frozen comes to the same bits."""
 
+import os
 import signal
 import time
 
@@ -17,7 +18,7 @@ from tests.chaos.runs import (
     report_of,
     running,
 )
-from tests.cluster.training import line_with, only_run
+from tests.cluster.training import ROOT, line_with, only_run
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +79,26 @@ def test_a_frozen_worker_is_found_and_harms_nothing_when_it_wakes_up(
     assert "in gather" in machines.logs_of_workers()
 
 
-BUG = """
+# Replaces the step of the generator in every process that is started with this on its path.
+STEP = """
+import os
 import sys
+import threading
 from importlib.machinery import PathFinder
+from pathlib import Path
 
-def broken(*arguments, **options):
-    raise ZeroDivisionError("a bug")
+def put(module):
+    real, steps = module.generator_step, []
+
+    def generator_step(*arguments, **options):
+        steps.append(1)
+        before = Path(__file__).parent / "before"
+        if os.environ["RANK"] == "1" and len(steps) == 5 and len(list(before.iterdir())) < {times}:
+            (before / str(os.getpid())).touch()
+            {what}
+        return real(*arguments, **options)
+
+    module.generator_step = generator_step
 
 class Finder:
     def find_spec(name, path, target=None):
@@ -91,22 +106,45 @@ class Finder:
             return None
         spec = PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module
-        spec.loader.exec_module = lambda module: (execute(module), setattr(module, "generator_step", broken))
+        spec.loader.exec_module = lambda module: (execute(module), put(module))
         return spec
 
 sys.meta_path.insert(0, Finder)
 """
 
 
-def test_an_unknown_error_that_comes_again_and_again_ends_the_run(home, store_url):
-    (home / "bug").mkdir()
-    (home / "bug" / "sitecustomize.py").write_text(BUG)
-    settings = SETTINGS | {"resources.num_workers": 1}
-    with running(home, store_url, settings, PYTHONPATH=str(home / "bug")) as process:
+def running_with(home, store_url, what, times):
+    """Start a run on this machine whose second worker does `what` at the fifth step of a group, so many times."""
+    (home / "step" / "before").mkdir(parents=True)
+    (home / "step" / "sitecustomize.py").write_text(STEP.format(what=what, times=times))
+    return running(home, store_url, SETTINGS, PYTHONPATH=f"{home / 'step'}{os.pathsep}{ROOT}")
+
+
+@pytest.mark.timeout(600)  # five groups of workers, one after the other
+def test_the_second_worker_may_die_often_before_the_first_checkpoint(home, store_url, uninterrupted):
+    with running_with(home, store_url, "os.kill(os.getpid(), 9)", times=4) as process:
+        ended(process, timeout_s=500)
+    restarts = report_of(home)["restarts"]
+    assert len(restarts) == 4
+    assert not any(restart["resumed_step"] for restart in restarts)
+    assert digest_of(home) == uninterrupted
+
+
+def test_a_worker_whose_training_hangs_is_found(home, store_url, uninterrupted):
+    hang = 'sys.modules["cluster.worker"].HANG_S = 2.0; threading.Event().wait()'
+    with running_with(home, store_url, hang, times=1) as process:
+        output = ended(process)
+    assert "no worker has come on for " in output
+    assert len(report_of(home)["restarts"]) == 1
+    assert digest_of(home) == uninterrupted
+
+
+def test_an_unknown_error_of_one_worker_that_comes_again_and_again_ends_the_run(home, store_url):
+    with running_with(home, store_url, 'raise ZeroDivisionError("a bug")', times=100) as process:
         output, _ = process.communicate(timeout=240)
     assert process.returncode == 1, output
     assert "Traceback" not in output, output
-    assert "error: training failed 3 times in the same way: ZeroDivisionError: a bug" in output
+    assert "error: training failed 3 times in the same way: ZeroDivisionError: a bug (worker 1)" in output
     assert len(report_of(home)["restarts"]) == 2
     _, run = only_run(home)
     assert run.info.status == "FAILED"

@@ -7,16 +7,16 @@ import pytest
 BEATING = """
 import sys, threading
 from cluster.watchdog import watch_over_me
-watch_over_me(float(sys.argv[1]))
+watch_over_me(float(sys.argv[1]), lambda: sys.argv[2] == "goes on")
 print("watched", flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.fixture
-def watched():
+def watched(request):
     """A process that is killed when it stands still for a second, and lives until its input ends."""
-    command = [sys.executable, "-c", BEATING, "1"]
+    command = [sys.executable, "-c", BEATING, "1", getattr(request, "param", "goes on")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"watched\n"
         yield process
@@ -27,6 +27,11 @@ def test_a_process_that_stands_still_is_killed(watched):
     watched.send_signal(signal.SIGSTOP)
     assert watched.wait(timeout=30) == -signal.SIGKILL
     assert b"has stood still for 1 s and is killed" in watched.stderr.readline()
+
+
+@pytest.mark.parametrize("watched", ["hangs"], indirect=True)
+def test_one_that_runs_and_does_not_come_on_is_killed(watched):
+    assert watched.wait(timeout=30) == -signal.SIGKILL
 
 
 def test_one_that_waits_lives_for_as_long_as_it_likes(watched):
