@@ -295,7 +295,7 @@ def test_a_pickle_in_the_journal_of_a_preparation_counts_as_none(tmp_path, kind)
     payload = PAYLOADS[kind](Trap(tmp_path / "sprung"))
     for split in ("train", "val"):
         store.put(f"{FOLDER}/inputs/{split}-000000.json", payload)
-    assert Journal(store, "inputs").read() == []
+    assert Journal(store, "inputs").read(print, print) == []
     assert not (tmp_path / "sprung").exists()
 
 
