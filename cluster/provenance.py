@@ -1,7 +1,5 @@
 """Which code is running."""
 
-import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 from metasr import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
+UPLOAD = "_ray_pkg_"
 
 
 def code_version(root: Path = ROOT) -> str:
@@ -21,7 +20,7 @@ def code_version(root: Path = ROOT) -> str:
         status = _git(root, "status", "--porcelain", "--untracked-files=no")
         return _git(root, "rev-parse", "HEAD") + ("+changes" if status else "")
     except (OSError, subprocess.CalledProcessError):
-        return _commit_from_refs(root / ".git") or f"{__version__}{_upload()}"
+        return _commit_from_refs(root / ".git") or f"{__version__}{_upload(root)}"
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -45,7 +44,6 @@ def _commit_from_refs(git: Path) -> str | None:
     return head
 
 
-def _upload() -> str:
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    name = Path(job.get("runtime_env", {}).get("working_dir", "")).stem
-    return f"+{name.removeprefix('_ray_pkg_')}" if name else ""
+def _upload(root: Path) -> str:
+    """Return what Ray calls the upload that code came with: the name of its folder, on the driver and on all nodes."""
+    return f"+{root.name.removeprefix(UPLOAD)}" if root.name.startswith(UPLOAD) else ""

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cluster.checkpoints import Kept, RunCheckpoints, SupersededError, Uploader
 from cluster.config import JobConfig
 from cluster.failures import RegroupError
+from cluster.provenance import code_version
 from cluster.store import Store, UnavailableError, open_store, patiently
 from cluster.stream import ShardCrops, read_index, shard_cache, validation_slices
 from cluster.watch import Event, Kind
@@ -114,16 +115,17 @@ class RayContext:
         torch.distributed.all_gather(found, values, group=self._group)
         return found
 
-    def resume(self, load: Callable[[Path], None]) -> None:
+    def resume(self, load: Callable[[Path], None]) -> str:
         """Have the first worker find the newest good checkpoint, and load it on all."""
-        step = -1
+        step, bad = -1, list[str]()
         if self.rank == 0:
             self._take_over()
-            kept = self._checkpoints.newest_good(load, log.warning)
+            kept = self._checkpoints.newest_good(load, log.warning, bad.append)
             step = kept.step if kept else -1
         (found, *_) = self.gather(torch.tensor(step, device=self.device))
         if self.rank != 0 and found >= 0:
             self._checkpoints.fetch_step(int(found), load, log.warning)
+        return ", ".join(bad)
 
     def keep(self, step: int, score: float | None, save: Callable[[Path], None]) -> None:
         """Have the first worker write the checkpoint to its disk; it goes up from there while training goes on."""
@@ -307,6 +309,9 @@ def _train(job: Job, progress: _Progress) -> None:
     else:
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     logging.getLogger("cluster").addHandler(_ToDriver(job.mailbox, ray.train.get_context().get_world_rank()))
+    identity = replace(job.identity, code_version=code_version())
+    if identity != job.identity:
+        log.warning("code %s runs here, and %s where the driver is", identity.code_version, job.identity.code_version)
     store = open_store(config.data.url)
     progress.stores.append(store)
     index = patiently(store, partial(read_index, store, job.identity.data_digest), log.warning)
@@ -317,7 +322,7 @@ def _train(job: Job, progress: _Progress) -> None:
     context = RayContext(job, store, crops, progress)
     context.log("group", 0, {"num_workers": float(context.num_workers), "data_s": time.perf_counter() - began})
     weights = ray.get(job.initial_weights)
-    state = fit(config, crops, (index.mean, index.std), validation, job.identity, context, weights)
+    state = fit(config, crops, (index.mean, index.std), validation, identity, context, weights)
     context.finish()
     has_stopped = context.rank == 0 and state.step < config.train.steps
     if has_stopped and ray.get(job.mailbox.regroups.remote()):

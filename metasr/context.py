@@ -49,10 +49,13 @@ class WorkerContext(Protocol):
     def gather(self, values: Tensor) -> list[Tensor]:
         """Return the `values` of every worker, in the order of their ranks; all have the same shape."""
 
-    def resume(self, load: Callable[[Path], None]) -> None:
+    def resume(self, load: Callable[[Path], None]) -> str:
         """Call `load` with the folder of the newest checkpoint that it does not refuse with a CheckpointError.
 
         All workers load the same one. On a fresh start nothing is called.
+
+        Returns:
+            Which newer ones are bad, and why, on the worker that speaks for all; empty if none is.
 
         Raises:
             CheckpointError: There are checkpoints, and all are damaged.
@@ -130,17 +133,19 @@ class LocalContext:
         """Return the values alone."""
         return [values]
 
-    def resume(self, load: Callable[[Path], None]) -> None:
+    def resume(self, load: Callable[[Path], None]) -> str:
         """Load the checkpoint with the highest step that is whole."""
         found = sorted(self.folder.glob("step-*"), key=lambda path: -int(path.name.removeprefix("step-")))
+        bad: list[str] = []
         for folder in found:
             try:
                 load(folder)
-            except CheckpointError:
+                break
+            except CheckpointError as error:
                 if folder == found[-1]:
                     raise
-            else:
-                return
+                bad.append(f"{folder.name} ({error.why})")
+        return ", ".join(bad)
 
     def keep(self, step: int, score: float | None, save: Callable[[Path], None]) -> None:
         """Write the checkpoint of `step`."""

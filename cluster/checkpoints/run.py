@@ -122,7 +122,12 @@ class RunCheckpoints:
         with ThreadPoolExecutor(PARALLEL_FILES) as threads:
             list(threads.map(lambda name: self._fetch_file(kept, name, folder / name), kept.files))
 
-    def newest_good(self, load: Callable[[Path], None], tell: Callable[[str], None] = log.warning) -> Kept | None:
+    def newest_good(
+        self,
+        load: Callable[[Path], None],
+        tell: Callable[[str], None] = log.warning,
+        bad: Callable[[str], None] = lambda text: None,
+    ) -> Kept | None:
         """Load the newest checkpoint that is good, and return it; None if there is none at all.
 
         While the store is away it waits: what cannot be read now may be the newest good one.
@@ -130,6 +135,7 @@ class RunCheckpoints:
         Args:
             load: Reads a checkpoint from a folder, which is removed afterwards. CheckpointError means: take another.
             tell: Told which checkpoints are bad, and of waiting.
+            bad: Told of each bad checkpoint, as `step 300 (why)`.
 
         Raises:
             CheckpointError: There are checkpoints, and all are bad.
@@ -143,6 +149,7 @@ class RunCheckpoints:
                 return kept
             except CheckpointError as error:
                 problems.append(str(error))
+                bad(f"step {kept.step} ({error.why})")
                 tell(f"the checkpoint of step {kept.step} is bad, trying the one before: {error}")
         if not entries:
             return None

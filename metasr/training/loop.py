@@ -52,10 +52,10 @@ def fit(
         state = TrainingState.initial(config, context.device, mean=mean, std=std)
         if initial_weights is not None:
             state.start_from(initial_weights)
-        context.resume(state.load)
+        passed_over = context.resume(state.load)
         if state.step >= train.steps:
             return state
-        context.log("resumed", state.step, {"resumed_at_step": float(state.step)})
+        context.log("resumed", state.step, {"resumed_at_step": float(state.step)}, text=passed_over)
         state.go_on(identity.code_version)
         if changed := changes(state.lineage):
             context.log("changed", state.step, {}, text=changed)

@@ -211,6 +211,8 @@ def test_of_a_flipped_bit_in_the_newest_checkpoint_the_one_before_is_used(begin,
     output = ended(begin({}))
     assert f"the checkpoint of step {newest.step} is bad, trying the one before" in output
     assert f"step {before.step}/{STEPS}  going on from the checkpoint of this step" in output
+    (bad,) = report_of(home)["bad_checkpoints"]
+    assert bad.startswith(f"step {newest.step} (its file state.safetensors: ")
     assert newest_digest(checkpoints_of(home / "runs")) == undisturbed
 
 

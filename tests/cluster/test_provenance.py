@@ -116,6 +116,11 @@ def test_without_git_it_is_the_version_of_the_package(tmp_path):
     assert code_version(tmp_path) == __version__
 
 
+def test_without_git_in_an_upload_of_ray_it_has_the_hash_of_that_on_driver_and_nodes(tmp_path):
+    (tmp_path / "_ray_pkg_0123abcd").mkdir()
+    assert code_version(tmp_path / "_ray_pkg_0123abcd") == f"{__version__}+0123abcd"
+
+
 def test_a_repository_around_an_installed_package_does_not_count(checkout):
     (checkout / "site-packages").mkdir()
     assert code_version(checkout / "site-packages") == __version__

@@ -375,9 +375,11 @@ def test_the_newest_checkpoint_that_is_whole_is_used(tmp_path):
     settings = {"checkpoint_every_steps": 1, "pixel_only_steps": 2}
     whole, _ = train(tmp_path, experiment(steps=3, **settings))
     flip_a_byte(tmp_path / "step-3" / "state.safetensors")
-    resumed, rest = train(tmp_path, experiment(steps=3, **settings))
+    context = Listener(tmp_path)
+    resumed, rest = train(tmp_path, experiment(steps=3, **settings), context=context)
     assert [step for step, _ in losses_of(rest)] == [3]
     assert_same_state(resumed, whole)
+    assert context.words["resumed"] == "step-3 (state.safetensors differs from its SHA-256)"
 
 
 def test_what_is_logged_and_kept_follows_the_settings(tmp_path):
