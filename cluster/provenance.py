@@ -45,5 +45,5 @@ def _commit_from_refs(git: Path) -> str | None:
 
 
 def _upload(root: Path) -> str:
-    """Return what Ray calls the upload that code came with: the name of its folder, on the driver and on all nodes."""
+    """Return what Ray calls the upload that code came with, as its folder is called on driver and nodes."""
     return f"+{root.name.removeprefix(UPLOAD)}" if root.name.startswith(UPLOAD) else ""
