@@ -303,4 +303,4 @@ def test_a_traceback_has_no_secrets_and_the_line_after_it_is_the_last(dead_s3, s
     assert outcome.code == 2
     assert "canary-secret" not in outcome.out + outcome.err
     assert outcome.err.startswith("Traceback")
-    assert outcome.err.splitlines()[-1].startswith("error: cannot look at 'index.json' in s3://bucket/data")
+    assert outcome.err.splitlines()[-1].startswith("error: cannot write 'prepare/")
