@@ -1,6 +1,9 @@
 """Real patients: METASR_TEST_DATA points to a folder in BraTS layout."""
 
 import os
+import re
+import time
+import uuid
 from pathlib import Path
 
 import nibabel as nib
@@ -11,15 +14,29 @@ import torch
 from cluster.config import PrepareConfig
 from cluster.prepare import prepare
 from cluster.store import open_store
+from cluster.sweep.ledger import read_ledger
 from metasr.data.subjects import find_subjects
 from metasr.data.volume import load_volume, save_volume
 from metasr.inference.target import Target
 from metasr.inference.upscale import upscale_volume
 from metasr.models import Generator
 from tests.cluster.patients import training_crops
+from tests.cluster.sweeping import IDLE
+from tests.cluster.training import flags, places
+from tests.jobs.command import METASR, start
 
 FOLDER = os.environ.get("METASR_TEST_DATA", "")
 pytestmark = [pytest.mark.data, pytest.mark.skipif(not FOLDER, reason="METASR_TEST_DATA names no folder of patients")]
+RATE = "optim.generator_lr"
+SWEEP = {
+    "search.trials": 4,
+    "search.concurrent": 2,
+    "search.asha_reduction": 2,
+    "train.steps": 200,
+    "train.pixel_only_steps": 200,
+    "train.checkpoint_every_steps": 50,
+    "resources.num_workers": 1,
+}
 
 
 def test_every_patient_becomes_crops_full_of_brain(tmp_path):
@@ -32,6 +49,26 @@ def test_every_patient_becomes_crops_full_of_brain(tmp_path):
     brain_fractions = (crops != 0).float().mean(dim=(1, 2, 3))
     assert brain_fractions.median() > 0.5
     assert crops.amin() > -1
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_on_shards_in_a_bucket(tmp_path, s3_url):
+    url = f"{s3_url}/{uuid.uuid4().hex}"
+    storage = open_store(f"{url}/runs")
+    prepare(Path(FOLDER), open_store(f"{url}/data"), PrepareConfig(modality="t1ce", slice_step=5), print)
+    (tmp_path / "rates.yaml").write_text(f"space: {{{RATE}: {{choice: [{IDLE}, 0.0005, 0.001, 0.002]}}}}\n")
+    settings = {**places(tmp_path), "data.url": f"{url}/data", "storage.url": storage.url, **SWEEP}
+    command = [METASR, "tune", "--sweep", tmp_path / "rates.yaml", "--recipe", "smoke", *flags(settings)]
+    began = time.monotonic()
+    done = start(*command, folder=tmp_path, RAY_ADDRESS="")
+    print(f"{time.monotonic() - began:.0f} s\n{done.out}{done.err}")
+    assert done.code == 0
+    name = re.search(r"sweep (\S+), code", done.out)[1]
+    record = read_ledger(storage, f"sweeps/{name}/trials.json")[0].record
+    assert len({trial.settings[RATE] for trial in record.trials}) == 4
+    assert all(trial.status == "finished" or trial.reason.startswith("asha: behind") for trial in record.trials)
+    assert record.best.settings[RATE] != IDLE
+    assert f"trial {record.best.number} is the challenger" in done.out
 
 
 @pytest.mark.parametrize("number", [0, -1])
