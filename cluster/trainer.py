@@ -17,11 +17,12 @@ from cluster.delivery import SWEEP_TAG
 from cluster.fork import Fork, branch_off, require_same_network
 from cluster.group import Stop, check_workers, train_on_ray
 from cluster.lease import Lease
-from cluster.preflight import require
+from cluster.preflight import require, require_nodes
 from cluster.provenance import code_version
 from cluster.recipes import Resolved, flatten, run_name
 from cluster.registry import Registry
 from cluster.run_log import RunLog
+from cluster.runtime import connected
 from cluster.store import open_store, patiently
 from cluster.stream import read_index
 from cluster.watch import Event, RunReport, Watch
@@ -103,7 +104,7 @@ def train(
     """
     config = resolved.config
     identity, initial = _introduced(config, recipe, init_from, fork, sweep.data_digest if sweep else "", tell)
-    require(config, tell)
+    data = require(config, tell)
     storage = open_store(config.storage.url)
     with Lease.acquire(storage, identity.run_name, tell) as lease:
         checkpoints = RunCheckpoints(storage, identity.run_name)
@@ -119,7 +120,10 @@ def train(
             keep_report = partial(storage.put, f"{identity.run_name}/{REPORT}")
             stop = sweep.stop if sweep else Stop(tell)
             with watched.failures():
-                train_on_ray(config, identity, initial, lease, watched.see, watched.report.mark, stop)
+                with connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker):
+                    watched.report.mark("connected")
+                    require_nodes(config, data, tell)
+                    train_on_ray(config, identity, initial, lease, watched.see, watched.report.mark, stop)
                 checkpoints = checkpoints.claim(lease.fence, tell)  # or another driver has the run by now
                 step = patiently(storage, lambda: _newest_step(checkpoints), tell)
                 if step < config.train.steps:

@@ -1,6 +1,6 @@
 """What `metasr doctor` looks at before GPUs are spent, and of that what a job looks at when it starts."""
 
 from cluster.preflight.results import CheckResult, State
-from cluster.preflight.run import require, run_checks
+from cluster.preflight.run import require, require_nodes, run_checks
 
-__all__ = ["CheckResult", "State", "require", "run_checks"]
+__all__ = ["CheckResult", "State", "require", "require_nodes", "run_checks"]

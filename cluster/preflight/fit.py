@@ -68,7 +68,8 @@ def disks(config: JobConfig, data: Data, nodes: list[NodeFacts]) -> Finding:
     free = least.free_bytes["storage.spool"]
     if free < spool:
         said = f"{least.address} has {free / GB:.2f} GB for storage.spool, two checkpoints take {spool / GB:.2f} GB"
-        return problem(said, "Free some space there, or set storage.spool to another disk")
+        judged = warning if 2 * free >= spool else problem
+        return judged(said, "Free some space there, or set storage.spool to another disk")
     least = min(nodes, key=lambda node: node.free_bytes["storage.cache"])
     free = least.free_bytes["storage.cache"]
     if free < cache + spool:

@@ -5,13 +5,14 @@ import os
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config import JobConfig, portable
@@ -25,6 +26,10 @@ from metasr.errors import ConfigError
 ANSWER_S = 5.0
 NODES_ANSWER_S = 90.0
 _TOKEN_NAMES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+class NoAnswerError(ConfigError):
+    """A node that says nothing, or has gone."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,12 @@ def join(config: JobConfig, stack: ExitStack) -> Cluster:
                 raise
             fix = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on the head"
             raise ConfigError(no_ray(os.environ.get("RAY_ADDRESS", "")), "", fix) from error
-    dashboard = str(ray.init(ignore_reinit_error=True).dashboard_url or "")
+    return offered()
+
+
+def offered(*, access: bool = True) -> Cluster:
+    """Return what the Ray that this process is connected to offers; without `access`, not whom it lets in."""
+    dashboard = str(ray.init(ignore_reinit_error=True).dashboard_url or "") if access else ""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return Cluster(dashboard, _asks_for_token(dashboard), nodes, ray.available_resources())
 
@@ -135,6 +145,55 @@ def look_at_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storag
     Raises:
         ConfigError: A node does not answer, or cannot run our code.
     """
+    answers = _answers(config, cluster.nodes, data, storage, NODES_ANSWER_S)
+    return [_facts(config, node, answer) for node, answer in answers]
+
+
+def look_at_start(
+    config: JobConfig, cluster: Cluster, data: Data, storage: Store, tell: Callable[[str], None], deadline_s: float
+) -> list[NodeFacts]:
+    """Ask the nodes of other machines that workers fit on, at once; this machine is looked at from here.
+
+    GPUs are left out, and what the driver has looked at already. On one machine no process is started.
+
+    Args:
+        config: Of the job.
+        cluster: Which has the nodes.
+        data: What the driver has read.
+        storage: Of checkpoints.
+        tell: Told which nodes have not answered.
+        deadline_s: For all answers.
+
+    Raises:
+        ConfigError: A node cannot run our code.
+    """
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in cluster.nodes}
+    here = addresses.get(ray.get_runtime_context().get_node_id())
+    fitting = [node for node in cluster.nodes if workers_on(config, node["Resources"])]
+    others = [node for node in fitting if node["NodeManagerAddress"] != here]
+    found = []
+    for node, answer in _answers(config, others, data, storage, deadline_s, cards=False) if others else []:
+        try:
+            found.append(_facts(config, node, answer))
+        except NoAnswerError as error:
+            tell(f"not looked at: {error}")
+    if ours := [node for node in fitting if node["NodeManagerAddress"] == here]:
+        loss = config.loss if others else config.loss.model_copy(update={"perceptual": 0.0})  # nothing to compare
+        facts = look_at_node(config.model_copy(update={"loss": loss}), str(here), "", "", cards=False)
+        found += [_with_resources(config, facts, node) for node in ours]
+    return found
+
+
+def _answers(
+    config: JobConfig,
+    nodes: list[dict[str, Any]],
+    data: Data | None,
+    storage: Store | None,
+    deadline_s: float,
+    *,
+    cards: bool = True,
+) -> list[tuple[dict[str, Any], "ray.ObjectRef[NodeFacts]"]]:
+    """Ask nodes, wait for their answers until the deadline, and return both."""
     marker = f"doctor/{uuid.uuid4().hex}" if storage else ""
     ask = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
     if storage:
@@ -142,32 +201,36 @@ def look_at_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storag
     try:
         asked = [
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                portable(config), node["NodeManagerAddress"], data.index.digest() if data else "", marker
+                portable(config),
+                node["NodeManagerAddress"],
+                data.index.digest() if data else "",
+                marker,
+                cards=cards,
             )
-            for node in cluster.nodes
+            for node in nodes
         ]
-        ray.wait(asked, num_returns=len(asked), timeout=NODES_ANSWER_S)
-        pairs = zip(cluster.nodes, asked, strict=True)
-        answers = [_answer(node["NodeManagerAddress"], answer) for node, answer in pairs]
+        ray.wait(asked, num_returns=len(asked), timeout=deadline_s)
     finally:
         if storage:
             storage.delete(marker)
-    return [
-        dataclasses.replace(
-            facts,
-            store_bytes=int(node["Resources"].get("object_store_memory", 0)),
-            num_workers=min(config.resources.num_workers, workers_on(config, node["Resources"])),
-        )
-        for facts, node in zip(answers, cluster.nodes, strict=True)
-    ]
+    return list(zip(nodes, asked, strict=True))
 
 
-def _answer(address: str, answer: "ray.ObjectRef[NodeFacts]") -> NodeFacts:
-    fix = "Give all nodes the same image, and send the code along: `ray job submit --working-dir .`"
+def _facts(config: JobConfig, node: dict[str, Any], answer: "ray.ObjectRef[NodeFacts]") -> NodeFacts:
+    what = f"node {node['NodeManagerAddress']}"
     try:
-        return ray.get(answer, timeout=0.1)
-    except GetTimeoutError:
-        why = f"no answer within {NODES_ANSWER_S:g} s"
-        raise ConfigError(f"node {address}", why, "See the node's log, or remove it") from None
+        return _with_resources(config, ray.get(answer, timeout=0.1), node)
+    except (GetTimeoutError, TaskUnschedulableError, NodeDiedError, WorkerCrashedError) as error:
+        why = "it does not answer" if isinstance(error, GetTimeoutError) else "it has gone"
+        raise NoAnswerError(what, why, "See the node's log, or remove it") from None
     except (RayError, ImportError) as error:
-        raise ConfigError(f"node {address} cannot run our code", str(error).strip().splitlines()[-1], fix) from None
+        fix = "Give all nodes the same image, and send the code along: `ray job submit --working-dir .`"
+        raise ConfigError(f"{what} cannot run our code", str(error).strip().splitlines()[-1], fix) from None
+
+
+def _with_resources(config: JobConfig, facts: NodeFacts, node: dict[str, Any]) -> NodeFacts:
+    return dataclasses.replace(
+        facts,
+        store_bytes=int(node["Resources"].get("object_store_memory", 0)),
+        num_workers=min(config.resources.num_workers, workers_on(config, node["Resources"])),
+    )

@@ -42,7 +42,7 @@ class NodeFacts:
     Attributes:
         address: By which Ray knows it.
         versions: Of what must be equal on all nodes.
-        free_bytes: Room on the disks of the cache (with the copies that are there already) and of the spool.
+        free_bytes: Room on the disks of the cache and of the spool, with what they hold already, which makes way.
         shm_bytes: Size of /dev/shm.
         memory_bytes: Memory that is available.
         store_bytes: What Ray's object store may take there.
@@ -66,7 +66,7 @@ class NodeFacts:
     driver: str = ""
 
 
-def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str) -> NodeFacts:
+def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str, *, cards: bool = True) -> NodeFacts:
     """Return what this node is like.
 
     Args:
@@ -74,6 +74,7 @@ def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str)
         address: Of this node.
         data_digest: Of the index that the driver has read; empty if it could not.
         marker: Key of an object that the driver has put into `storage.url`; empty if it could not.
+        cards: Look at the GPUs too, which takes seconds.
     """
     failures: list[str] = []
     try:
@@ -83,19 +84,19 @@ def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str)
             try_store(config.storage.url).get(marker)
     except MetaSRError as error:
         failures.append(str(error))
-    cards, driver = _cards(failures) if config.resources.gpu else ((), "")
+    found, driver = _cards(failures) if cards and config.resources.gpu else ((), "")
     return NodeFacts(
         address=address,
         versions=versions(),
         free_bytes={
             "storage.cache": room(config.storage.cache, count_own=True),
-            "storage.spool": room(config.storage.spool),
+            "storage.spool": room(config.storage.spool, count_own=True),
         },
         shm_bytes=_shm_bytes(),
         memory_bytes=_available_memory(),
         failures=tuple(failures),
         vgg_sha256=_vgg_sha256(config, failures),
-        cards=cards,
+        cards=found,
         driver=driver,
     )
 
@@ -114,7 +115,7 @@ def room(folder: str, *, count_own: bool = False) -> int:
         count_own: Add what the folder itself holds.
     """
     path = Path(folder or os.sep).expanduser().absolute()
-    held = sum(file.stat().st_size for file in path.iterdir()) if count_own and folder and path.is_dir() else 0
+    held = sum(file.stat().st_size for file in path.rglob("*")) if count_own and folder and path.is_dir() else 0
     while not path.exists():
         path = path.parent
     status = os.statvfs(path)

@@ -1,16 +1,16 @@
 """Which checks are made: all of them for `metasr doctor`, the quick ones when a job starts."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from urllib.parse import unquote, urlsplit
-
-import ray
 
 from cluster.config import JobConfig
 from cluster.preflight import fit, machines, services
 from cluster.preflight.node import room
 from cluster.preflight.results import CheckResult, Checks, Finding, ok
+from cluster.store import open_store
 from metasr.errors import ConfigError
 from metasr.perceptual import check_perceptual
 
@@ -19,7 +19,7 @@ DATABASE_S = 60.0  # the first time, MLflow makes its tables
 JOIN_S = 40.0
 START_S = 180.0
 NODES_S = machines.NODES_ANSWER_S + 30
-QUICK_S = 30.0  # a store that is slow must not keep a job from its start
+QUICK_S = 30.0  # a store or a node that is slow must not keep a job from its start
 
 
 def run_checks(
@@ -35,6 +35,7 @@ def run_checks(
         deadline_s: Limit for each check of a service. Ray and its nodes have longer ones.
     """
     checks = Checks(see)
+    checks.judge("settings", lambda: _settings_found(config))
     _check_stores(checks, config, deadline_s)
     checks.look("mlflow", lambda: services.look_at_mlflow(config.tracking), max(deadline_s, DATABASE_S))
     checks.judge("mlflow", services.mlflow_found, "mlflow")
@@ -45,10 +46,8 @@ def run_checks(
     return checks.results
 
 
-def require(config: JobConfig, tell: Callable[[str], None]) -> None:
-    """Make the checks that take no more than about two seconds, as a job does when it starts.
-
-    Those of Ray are among them if this process is connected to one; none is joined or started.
+def require(config: JobConfig, tell: Callable[[str], None]) -> services.Data:
+    """Look at the stores, in no more than about two seconds, as a job does when it starts; return its data.
 
     Args:
         config: Of the job.
@@ -59,13 +58,56 @@ def require(config: JobConfig, tell: Callable[[str], None]) -> None:
     """
     checks = Checks()
     _check_stores(checks, config, QUICK_S)
-    if ray.is_initialized():
-        _check_ray(checks, config, ExitStack(), QUICK_S)
-    for result in checks.results:
-        if result.state == "problem":
+    _raise_or_tell(checks.results, tell)
+    data: services.Data = checks.seen("data")
+    return data
+
+
+def require_nodes(config: JobConfig, data: services.Data, tell: Callable[[str], None]) -> None:
+    """Look at Ray and at the nodes that can train, all at once, as a job does when it is connected.
+
+    What neither stops nor falsifies the training is told: so is a Ray that was joined and lets everybody in, or has
+    no room for the workers yet.
+
+    Args:
+        config: Of the job.
+        data: What it trains on.
+        tell: Called with each warning.
+
+    Raises:
+        ConfigError: There is a problem; the first one.
+    """
+    is_joined = bool(os.environ.get("RAY_ADDRESS"))
+    checks, storage = Checks(), open_store(config.storage.url)
+    checks.look("data", lambda: data, QUICK_S)
+    checks.look("ray", lambda: machines.offered(access=is_joined), QUICK_S)
+    checks.judge("workers", lambda cluster: machines.room_found(config, cluster), "ray")
+    if not is_joined:  # nobody else uses a Ray of our own
+        checks.results = [result for result in checks.results if result.state != "warning"]
+    if is_joined and (cluster := checks.seen("ray")) and cluster.asks_for_token is False:
+        checks.judge("ray", machines.access_found, "ray")
+    look = partial(machines.look_at_start, config, data=data, storage=storage, tell=tell, deadline_s=QUICK_S)
+    checks.look("nodes", look, NODES_S, "ray")
+    checks.look("vgg", lambda: check_perceptual(config.loss), QUICK_S)
+    if checks.seen("nodes"):
+        _judge_nodes(checks, config)
+    _raise_or_tell(checks.results, tell, passes=("ray", "workers") if is_joined else ())
+
+
+def _raise_or_tell(results: list[CheckResult], tell: Callable[[str], None], *, passes: Sequence[str] = ()) -> None:
+    """Raise ConfigError for the first problem; tell of warnings, and of problems that pass."""
+    for result in results:
+        if result.state == "problem" and result.name not in passes:
             raise ConfigError(f"check {result.name}", result.found, result.fix)
-        if result.state == "warning":
+        if result.state in ("problem", "warning"):
             tell(f"{result.name}: {result.found}. {result.fix}")
+
+
+def _settings_found(config: JobConfig) -> Finding:
+    from cluster.group import check_workers  # with all of Ray Train, which the nodes that are asked do without
+
+    check_workers(config)
+    return ok(f"{config.resources.num_workers} workers share {config.train.num_virtual_shards} virtual shards")
 
 
 def _check_stores(checks: Checks, config: JobConfig, deadline_s: float) -> None:
@@ -95,6 +137,12 @@ def _check_machines(checks: Checks, config: JobConfig, stack: ExitStack) -> None
     _check_ray(checks, config, stack, JOIN_S if os.environ.get("RAY_ADDRESS") else START_S)
     data, storage = checks.seen("data"), checks.seen("storage")
     checks.look("nodes", lambda cluster: machines.look_at_nodes(config, cluster, data, storage), NODES_S, "ray")
+    _judge_nodes(checks, config)
+    if config.resources.gpu:
+        checks.judge("gpus", fit.gpus, "nodes")
+
+
+def _judge_nodes(checks: Checks, config: JobConfig) -> None:
     checks.judge("nodes", fit.able, "nodes")
     checks.judge("versions", fit.alike, "nodes")
     checks.judge("disks", lambda data, nodes: fit.disks(config, data, nodes), "data", "nodes")
@@ -102,5 +150,3 @@ def _check_machines(checks: Checks, config: JobConfig, stack: ExitStack) -> None
     checks.judge("shm", fit.shared_memory, "nodes")
     if config.loss.perceptual:
         checks.judge("vgg", lambda _, nodes: fit.perceptual(nodes), "vgg", "nodes")
-    if config.resources.gpu:
-        checks.judge("gpus", fit.gpus, "nodes")

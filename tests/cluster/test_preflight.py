@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cluster.config import JobConfig
-from cluster.preflight import fit, machines, require, run_checks, services
-from cluster.preflight.node import Card, NodeFacts, versions
+from cluster.preflight import fit, machines, require, require_nodes, run_checks, services
+from cluster.preflight.node import Card, NodeFacts, room, versions
 from cluster.preflight.results import Checks, ok, without_secrets
 from cluster.preflight.services import MLflow, look_at_data, look_at_mlflow, look_at_shards, mlflow_found, try_store
 from cluster.store import open_store
@@ -246,9 +246,16 @@ def test_a_disk_without_room_is_found(job):
     one = fit.checkpoint_bytes(job)
     assert fit.storage_room(job, 4 * one).state == "ok"
     assert fit.storage_room(job, 4 * one - 1).state == "problem"
-    full = node(free_bytes={"storage.cache": 10**12, "storage.spool": 2 * one - 1})
-    assert fit.disks(job, look_at_data(job), [node()]).state == "ok"
-    assert fit.disks(job, look_at_data(job), [node(), full]).state == "problem"
+    for spool, state in (10**12, "ok"), (2 * one - 1, "warning"), (one - 1, "problem"):
+        other = node(free_bytes={"storage.cache": 10**12, "storage.spool": spool})
+        assert fit.disks(job, look_at_data(job), [node(), other]).state == state
+
+
+def test_what_a_folder_holds_makes_way_for_what_is_to_come(tmp_path):
+    """Such as checkpoints that wait there to be uploaded."""
+    (tmp_path / "run" / "step-1").mkdir(parents=True)
+    (tmp_path / "run" / "step-1" / "state").write_bytes(bytes(10**8))
+    assert room(str(tmp_path), count_own=True) - room(str(tmp_path)) > 10**8 / 2  # others use the disk too
 
 
 def test_the_estimate_of_a_checkpoint_is_not_below_a_real_one(job, tmp_path):
@@ -347,7 +354,7 @@ def test_a_job_on_a_ray_that_is_well_has_no_problems(ray_here, job):
     assert results["ray"].state == "ok"
     assert "token authentication is on" in results["ray"].found
     assert list(results) == [
-        *("data", "shards", "storage", "storage room", "mlflow"),
+        *("settings", "data", "shards", "storage", "storage room", "mlflow"),
         *("ray", "workers", "nodes", "versions", "disks", "memory", "shm"),
     ]
 
@@ -364,9 +371,54 @@ def test_a_node_that_has_other_data_or_no_weights_is_found(ray_here, job, damage
     assert "it has no index.json" in finding.found
 
 
-def test_a_job_looks_at_the_ray_it_is_connected_to(ray_here, job):
+def test_a_job_on_one_machine_hears_nothing_of_it_and_is_not_held_up(ray_here, job):
+    told, data = [], look_at_data(job)
+    began = time.monotonic()
+    require_nodes(job, data, told.append)
+    assert told == []
+    assert time.monotonic() - began < 2  # less than a process takes to start
+
+
+def test_a_ray_without_room_ends_a_job_that_started_it_and_may_grow_where_it_was_joined(ray_here, job, monkeypatch):
+    config, data, told = changed(job, "resources", num_workers=3, cpus_per_worker=9), look_at_data(job), []
     with pytest.raises(ConfigError, match="check workers: 3 workers of 9 CPU each: 0 fit"):
-        require(changed(job, "resources", num_workers=3, cpus_per_worker=9), pytest.fail)
+        require_nodes(config, data, pytest.fail)
+    monkeypatch.setenv("RAY_ADDRESS", ray_here)
+    require_nodes(config, data, told.append)
+    assert [line.partition(":")[0] for line in told] == ["workers"]
+
+
+@pytest.fixture
+def elsewhere(ray_here, monkeypatch):
+    """The node as one of another machine, with an id that may be another's."""
+
+    def make(**values):
+        cluster = machines.offered(access=False)
+        (here,) = cluster.nodes
+        other = here | {"NodeManagerAddress": "10.0.0.2"} | values
+        monkeypatch.setattr(
+            machines, "offered", lambda access: replace(cluster, nodes=[other, here | {"Resources": {}}])
+        )
+
+    return make
+
+
+def test_a_node_with_other_code_or_without_weights_ends_a_job_at_its_start(elsewhere, job, monkeypatch, tmp_path):
+    elsewhere()
+    require_nodes(job, look_at_data(job), pytest.fail)
+    without = changed(job, "loss", perceptual=0.006, vgg_weights=tmp_path / "none.safetensors")
+    with pytest.raises(ConfigError, match=r"check nodes: 10\.0\.0\.2: VGG weights .*none\.safetensors"):
+        require_nodes(without, look_at_data(job), pytest.fail)
+    monkeypatch.setattr(fit, "versions", lambda: versions() | {"code": "another"})
+    with pytest.raises(ConfigError, match=r"check versions: 10\.0\.0\.2 has code .*, the driver another"):
+        require_nodes(job, look_at_data(job), pytest.fail)
+
+
+def test_a_node_that_has_gone_is_told_and_stops_no_job(elsewhere, job):
+    elsewhere(NodeID="f" * 56)
+    told = []
+    require_nodes(job, look_at_data(job), told.append)
+    assert told == ["not looked at: node 10.0.0.2: it has gone. See the node's log, or remove it"]
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,11 @@ def test_services_that_never_answer_are_named_and_nothing_else_is_kept_from_its_
 
 
 def test_json_says_the_same(doctor):
-    done = doctor("--json", "--tracking.uri", "http://127.0.0.1:9", RAY_ADDRESS="127.0.0.1:9")
+    arguments = "--json", "--tracking.uri", "http://127.0.0.1:9", "--resources.num-workers", "8"
+    done = doctor(*arguments, RAY_ADDRESS="127.0.0.1:9")
     assert done.returncode == 2, done.stderr
     results = {result["name"]: result for result in json.loads(done.stdout)}
+    assert results["settings"]["found"] == "resources.num_workers 8: a batch has 4 virtual shards to share"
     assert results["data"] == {
         "name": "data",
         "state": "problem",
