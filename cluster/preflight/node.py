@@ -85,6 +85,7 @@ def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str,
     except MetaSRError as error:
         failures.append(str(error))
     found, driver = _cards(failures) if cards and config.resources.gpu else ((), "")
+    vgg_sha256 = _vgg_sha256(config, failures)
     return NodeFacts(
         address=address,
         versions=versions(),
@@ -95,7 +96,7 @@ def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str,
         shm_bytes=_shm_bytes(),
         memory_bytes=_available_memory(),
         failures=tuple(failures),
-        vgg_sha256=_vgg_sha256(config, failures),
+        vgg_sha256=vgg_sha256,
         cards=found,
         driver=driver,
     )
