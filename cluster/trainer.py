@@ -88,7 +88,7 @@ def train(
     """Train what a config describes, or go on with it, and register the best generator.
 
     The same config on the same data is the same run: it continues from its newest checkpoint, and a finished run is
-    left as it is.
+    left as it is, or registered under another name where that has changed.
 
     Args:
         resolved: The config and where its values came from.
@@ -109,8 +109,10 @@ def train(
     with Lease.acquire(storage, identity.run_name, tell) as lease:
         checkpoints = RunCheckpoints(storage, identity.run_name)
         done = checkpoints.finished()
-        if done and (sweep or done.get(REGISTERED, "yes") == "yes"):
-            return Trained(identity.run_name, int(done["step"]), already_done=True)
+        if done:
+            is_registered = sweep or done.get(REGISTERED) == config.tracking.model
+            not_sent = 0 if is_registered else _register(config, identity, lease, "", tell)
+            return Trained(identity.run_name, int(done["step"]), already_done=True, records_not_sent=not_sent)
         checkpoints = checkpoints.claim(lease.fence, tell)  # which locks out the workers of an earlier driver
         if fork is not None:
             patiently(storage, lambda: branch_off(storage, fork, checkpoints, config), tell)
@@ -132,7 +134,7 @@ def train(
                 if sweep is None:
                     patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
                 not_sent = watched.finish("FINISHED", "finished", keep_report)
-                noted = {"step": str(step), REGISTERED: "no" if sweep else "yes"}
+                noted = {"step": str(step), REGISTERED: "" if sweep else config.tracking.model}
                 patiently(storage, lambda: checkpoints.finish(noted), tell)
                 return Trained(identity.run_name, step, records_not_sent=not_sent)
 
@@ -154,12 +156,18 @@ def register_trial(
         MetaSRError: Another driver is at work on the run, or it has no good checkpoint.
     """
     identity = identify(config, recipe, fork=fork, data_digest=data_digest)
+    with Lease.acquire(open_store(config.storage.url), identity.run_name, tell) as lease:
+        return _register(config, identity, lease, sweep, tell)
+
+
+def _register(config: JobConfig, identity: RunIdentity, lease: Lease, sweep: str, tell: Tell) -> int:
+    """Register the best generator of a run that has ended; return how many records MLflow has not got."""
     storage = open_store(config.storage.url)
-    with Lease.acquire(storage, identity.run_name, tell) as lease, _log(config, identity, sweep) as log:
+    with _log(config, identity, sweep) as log:
         checkpoints = RunCheckpoints(storage, identity.run_name).claim(lease.fence, tell)
         patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
         if done := checkpoints.finished():
-            patiently(storage, lambda: checkpoints.finish(done | {REGISTERED: "yes"}), tell)
+            patiently(storage, lambda: checkpoints.finish(done | {REGISTERED: config.tracking.model}), tell)
         log.status("FINISHED" if done else "KILLED")
         return log.drain(LAST_RECORDS_S)
 

@@ -67,7 +67,7 @@ class Run:
 
     def end(self):
         """Finish the run."""
-        self._checkpoints.finish({"step": str(STEPS), "registered": "no"})
+        self._checkpoints.finish({"step": str(STEPS), "registered": ""})
         self.lease.release()
 
     def trial(self):

@@ -70,6 +70,14 @@ def test_a_finished_run_is_left_as_it_is(killed_and_continued, store_url):
     assert len(client.search_model_versions("name = 'meta-srgan'")) == 1
 
 
+def test_a_finished_run_can_be_registered_under_another_name_too(killed_and_continued, store_url):
+    home, settings, _ = killed_and_continued
+    assert "was already finished" in train_to_end(home, store_url, settings | {"tracking.model": "edsr-x2"})
+    client, run = only_run(home)
+    assert client.get_model_version_by_alias("edsr-x2", "challenger").run_id == run.info.run_id
+    assert run.info.status == "FINISHED"
+
+
 def test_what_a_run_leaves_in_mlflow(killed_and_continued):
     home, _, _ = killed_and_continued
     client, run = only_run(home)
