@@ -416,7 +416,7 @@ def test_a_node_with_other_code_or_without_weights_ends_a_job_at_its_start(elsew
 
 
 def test_a_node_that_has_gone_is_told_and_stops_no_job(elsewhere, job):
-    elsewhere(NodeID="f" * 56)
+    elsewhere(NodeID="1" * 56)
     told = []
     require_nodes(job, look_at_data(job), told.append)
     assert told == ["not looked at: node 10.0.0.2: it has gone. See the node's log, or remove it"]
