@@ -3,15 +3,18 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
+import ray
 import torch
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.train import UserCallback
 
 from cluster.checkpoints import SupersededError
 from cluster.store import UnavailableError
-from metasr.errors import TrainingError
+from metasr.errors import MetaSRError, TrainingError
 
 SAME_BUGS = 3
 NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -85,15 +88,20 @@ class Failures:
 
 
 class Listener(UserCallback):
-    """Tells the mailbox of groups that have failed. It runs where Ray Train looks after them."""
+    """Tells the mailbox of groups that have failed, and ends Ray Train after the last. It runs beside that."""
 
     def __init__(self, mailbox: ActorHandle) -> None:
         self._mailbox = mailbox
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        """Tell, without waiting."""
+        """Tell, and raise what ends the run: Ray Train then gives back its place in the cluster."""
         if failure := failure_of(worker_exceptions):
             self._mailbox.failed.remote(failure)
+        final: MetaSRError | None = None
+        with suppress(RayError):  # the driver has gone, which ends all
+            final = ray.get(self._mailbox.final.remote())
+        if final is not None:
+            raise final
 
 
 def _is_lost(error: BaseException) -> bool:

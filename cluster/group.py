@@ -32,6 +32,7 @@ from metasr.inference.bundle import Bundle
 
 LOOK_AGAIN_S = 0.5
 NOBODY_S = 10.0  # workers ask for wishes every half second: after so long without, there is no group
+IN_ORDER_S = 30.0  # for Ray Train to give back its place in the cluster, for which other trials of a sweep wait
 ROOM_S = 25.0  # for so long there must be room for more workers: Ray looks at its nodes every 20 s
 
 
@@ -224,6 +225,7 @@ def _wait(outcome: Future[Result], box: Mail, lease: Lease, stop: Stop, room: _R
         if lease.lost.is_set():
             raise SupersededError("training has stopped here", "another driver has taken the run over")
         if box.failure is not None:
+            wait([outcome], IN_ORDER_S)
             raise box.failure
         if stop.signal and box.silent_s > NOBODY_S:
             return
@@ -238,7 +240,10 @@ def _wait(outcome: Future[Result], box: Mail, lease: Lease, stop: Stop, room: _R
 
 
 def _cause(error: TrainingFailedError) -> MetaSRError:
-    """Return the error of the worker that failed first, in one line."""
+    """Return why training ended: what `Listener` raised, or the error of the worker that failed first."""
+    final = getattr(error, "controller_failure", None)
+    if isinstance(final, MetaSRError):
+        return final
     failures = getattr(error, "worker_failures", {})
     for rank in sorted(failures):
         cause = getattr(failures[rank], "cause", failures[rank])

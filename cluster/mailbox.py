@@ -51,6 +51,10 @@ class Mailbox:
         if error := self._failures.count(failure):
             self.fail(error)
 
+    def final(self) -> MetaSRError | None:
+        """Return the error that no restart of the workers can mend, if there is one."""
+        return self._failure
+
     def take(self) -> "Taken":
         """Return what there is for the driver."""
         events, self._events = self._events, []

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.checkpoints import SupersededError
 from cluster.config import SweepConfig
 from cluster.group import Stop
 from cluster.lease import Lease
@@ -92,7 +93,8 @@ def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None)
             log.status("FINISHED")
             return Swept(record, records_not_sent=log.drain(RECORDS_S))
         except BaseException as error:
-            log.status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            if not (lease.lost.is_set() or isinstance(error, SupersededError)):  # else it is another driver's
+                log.status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             log.drain(RECORDS_S)
             raise
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -44,6 +45,12 @@ LIMITED = {
     "search.scheduler": "none",
     "train.steps": ENDLESS,
     "train.pixel_only_steps": ENDLESS,
+}
+MENDED = {
+    "search.trials": 3,
+    "search.scheduler": "none",
+    "train.steps": STEPS,
+    "train.pixel_only_steps": STEPS,
 }
 
 
@@ -288,3 +295,50 @@ def test_what_was_best_when_a_limit_was_reached_is_the_challenger(limited):
     _, _, record, _ = parts["cost"]
     assert version.run_id == runs[record.best.run_name].info.run_id
     assert {runs[trial.run_name].info.status for trial in record.trials} == {"KILLED"}
+
+
+@pytest.fixture(scope="module")
+def mended(tmp_path_factory, store_url):
+    """Home of a sweep that no trial could begin; what it said then, and when that was mended and an actor killed."""
+    home = tmp_path_factory.mktemp("mended")
+    data = shutil.copytree(store_url.removeprefix("file://"), home / "data")
+    _, shard = sorted(data.glob("train-*.tar"))  # a sweep that starts reads the first, and the last of all
+    content = shard.read_bytes()
+    shard.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    first = *sweep_to_end(home, data, LIMITED_SPACE, MENDED), ledger_of(home)
+    shard.write_bytes(content)
+    process = start_sweep(home, data, LIMITED_SPACE, MENDED | {"resources.max_failures": 0})
+    try:
+        seen = lines_with(process, "trial 0  step")
+        send(signal.SIGKILL, [actor_of(home, 0)])
+        output, _ = process.communicate(timeout=200)
+    finally:
+        process.kill()
+        process.communicate()
+    return home, first, (process.returncode, "".join(seen) + output, ledger_of(home))
+
+
+def test_where_all_trials_fail_in_the_same_way_the_sweep_ends_and_says_so(mended):
+    _, (code, output, record), _ = mended
+    assert code == 1
+    assert "Mend that, and run the same command again" in output
+    assert [trial.status for trial in record.trials] == ["failed"] * 3
+    assert record.common_failure in output
+    assert "Traceback" not in output
+
+
+def test_when_that_is_mended_the_same_command_trains_these_trials(mended):
+    _, (_, _, before), (code, output, record) = mended
+    assert code == 0, output
+    assert [trial.run_name for trial in record.trials] == [trial.run_name for trial in before.trials]
+    assert [(trial.status, trial.reason) for trial in record.trials[1:]] == [("finished", "")] * 2
+    assert all(trial.best_step for trial in record.trials)
+
+
+def test_a_trial_whose_process_dies_more_often_than_allowed_has_failed(mended):
+    home, _, (_, output, record) = mended
+    killed = record.trials[0]
+    assert killed.status == "failed"
+    assert killed.reason.startswith("its process died again and again")
+    assert "it is started again" not in output
+    assert runs_of(home)[1][killed.run_name].info.status == "FAILED"
