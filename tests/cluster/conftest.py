@@ -50,7 +50,7 @@ def cluster():
     with Path(folder, "head.log").open("wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while "Ray runtime started" not in Path(folder, "head.log").read_text():
             assert head.poll() is None, Path(folder, "head.log").read_text()
             assert time.monotonic() < deadline, "the cluster did not start"
