@@ -12,8 +12,9 @@ import uuid
 from pathlib import Path
 
 import pytest
+import torch
 
-from cluster.config import TrackingConfig
+from cluster.config import JobConfig, TrackingConfig
 from cluster.registry import CHAMPION, Registry
 from cluster.store import open_store
 from cluster.tracking import connect
@@ -22,6 +23,15 @@ from tests.cluster.registered import make_bundle, record, scores
 from tests.cluster.tracked import start
 
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Training that gives the same bits each time, also in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +97,20 @@ def database(tmp_path_factory):
 def config(database, tmp_path):
     name = uuid.uuid4().hex
     return TrackingConfig(uri=database, artifacts=f"{tmp_path}/artifacts", experiment=f"e-{name}", model=f"m-{name}")
+
+
+@pytest.fixture
+def job(original, tmp_path, database):
+    """A job whose services are all well."""
+    return JobConfig.model_validate(
+        {
+            "data": {"url": str(original)},
+            "loss": {"perceptual": 0},
+            "resources": {"num_workers": 1},
+            "storage": {"url": str(tmp_path / "runs"), "spool": str(tmp_path), "cache": str(tmp_path)},
+            "tracking": {"uri": database},
+        }
+    )
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.cluster.sweeping import (
     start_sweep,
     sweep_to_end,
 )
-from tests.cluster.training import line_with
+from tests.cluster.training import lines_with
 
 # With this seed the first four trials have one rate each: GOOD and WILD, then IDLE and BETTER.
 SEARCH = {"search.trials": 4, "search.seed": 215, "search.asha_grace": 0.3, "search.asha_reduction": 2}
@@ -129,9 +129,9 @@ def test_ctrl_c_leaves_trials_that_go_on_and_says_how(tmp_path, store_url):
     space = f"space: {{optim.generator_lr: {{loguniform: [{GOOD}, {BETTER}]}}}}\n"
     process = start_sweep(tmp_path, store_url, space, settings)
     try:
-        line_with(process, "  step 20/")
+        lines_with(process, "trial 0  step", "trial 1  step")
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=240)
     finally:
         process.kill()
         process.wait()

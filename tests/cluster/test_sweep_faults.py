@@ -16,7 +16,7 @@ from cluster.store import open_store
 from cluster.sweep.budget import COST_UP, TIME_UP
 from tests.chaos.killer import descendants, send, train_workers
 from tests.cluster.sweeping import ledger_of, start_sweep, sweep_to_end
-from tests.cluster.training import line_with
+from tests.cluster.training import line_with, lines_with
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a sweep, with all that happens to it, is one fixture
 EVERY, STEPS = 20, 400
@@ -52,16 +52,6 @@ MENDED = {
     "train.steps": STEPS,
     "train.pixel_only_steps": STEPS,
 }
-
-
-def lines_with(process, *texts):
-    """Wait until there was a line with each of the texts, in any order, and return all lines so far."""
-    seen = []
-    while missing := [text for text in texts if not any(text in line for line in seen)]:
-        line = process.stdout.readline()
-        assert line, f"no line with {missing[0]!r}\n{''.join(seen)}"
-        seen.append(line)
-    return seen
 
 
 def newest_step(home, number):

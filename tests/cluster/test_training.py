@@ -70,6 +70,7 @@ def test_a_finished_run_is_left_as_it_is(killed_and_continued, store_url):
     assert len(client.search_model_versions("name = 'meta-srgan'")) == 1
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_registered_under_another_name_too(killed_and_continued, store_url):
     home, settings, _ = killed_and_continued
     assert "was already finished" in train_to_end(home, store_url, settings | {"tracking.model": "edsr-x2"})

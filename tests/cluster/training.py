@@ -89,6 +89,16 @@ def line_with(process, text):
     raise AssertionError("".join(seen))
 
 
+def lines_with(process, *texts):
+    """Wait until there was a line with each of the texts, in any order, and return all lines so far."""
+    seen = []
+    while missing := [text for text in texts if not any(text in line for line in seen)]:
+        line = process.stdout.readline()
+        assert line, f"no line with {missing[0]!r}\n{''.join(seen)}"
+        seen.append(line)
+    return seen
+
+
 def train_locally(home, store_url, settings):
     """Train the same without Ray, one process and no interruption; return the folder of its last checkpoint."""
     config = resolve(JobConfig, [Layer("test", {**TINY, **settings})]).config
@@ -136,3 +146,8 @@ def registered(home):
     tracking = TrackingConfig(uri=f"sqlite:///{home}/mlflow.db", artifacts=str(home / "artifacts"))
     with tempfile.TemporaryDirectory() as download:
         return load_bundle(Registry(tracking).locate("challenger", Path(download)).folder, torch.device("cpu"))
+
+
+def changed(config, section, **values):
+    """Return the config with other values in a section."""
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
