@@ -149,7 +149,7 @@ FAULTS = {
 @pytest.mark.parametrize(("fault", "reason"), FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("on_corrupt", ["stop", "skip"])
 def test_a_fault_on_the_way_changes_no_crop_and_is_counted(through, original, expected, fault, reason, on_corrupt):
-    store = through(first(2, fault, "GET"))
+    store = through(first(2, fault, "GET"), replace(QUICK, stall_s=1) if reason == "stall" else QUICK)
     source = source_of(store, original, on_corrupt=on_corrupt)
     assert torch.equal(batches(source), expected)
     assert store.retries.counts == {reason: 2}
