@@ -6,6 +6,7 @@ import shutil
 import threading
 import uuid
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
