@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from cluster.preflight.results import Finding, ok, problem, warning
 from cluster.preflight.services import Data, is_loopback
 from cluster.runtime import connected
 from cluster.store import Store
-from metasr.errors import ConfigError
+from metasr.errors import ConfigError, MetaSRError
 
 ANSWER_S = 5.0
 NODES_ANSWER_S = 90.0
@@ -47,6 +47,12 @@ class Cluster:
     asks_for_token: bool | None
     nodes: list[dict[str, Any]]
     free: dict[str, float]
+
+
+def start(config: JobConfig, stack: ExitStack) -> None:
+    """Start a Ray of our own, here: its processes end with the thread that has started them."""
+    with suppress(MetaSRError):  # `join` tries again, and says why
+        stack.enter_context(connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker))
 
 
 def join(config: JobConfig, stack: ExitStack) -> Cluster:

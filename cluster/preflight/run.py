@@ -42,6 +42,8 @@ def run_checks(
     if config.loss.perceptual:
         checks.look("vgg", lambda: check_perceptual(config.loss), VGG_DEADLINE_S)
     with ExitStack() as stack:
+        if not os.environ.get("RAY_ADDRESS"):
+            machines.start(config, stack)
         _check_machines(checks, config, stack)
     return checks.results
 
