@@ -31,6 +31,11 @@ class ResourcesConfig(Section):
     """Times in a row that the workers are started again, from the newest checkpoint, after one has died. A newer
     checkpoint begins the count anew."""
 
+    @property
+    def cpus(self) -> float:
+        """CPU cores of all workers together."""
+        return self.num_workers * self.cpus_per_worker
+
     @model_validator(mode="after")
     def _some_are_no_more_than_all(self) -> Self:
         if self.min_workers > self.num_workers:

@@ -108,7 +108,7 @@ def train_on_ray(
     """
     resources = config.resources
     with (
-        connected(cpus=resources.num_workers * resources.cpus_per_worker),
+        connected(resources.cpus),
         mail(see, resources.max_failures) as box,
     ):
         mark("connected")

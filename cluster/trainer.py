@@ -108,35 +108,41 @@ def train(
     storage = open_store(config.storage.url)
     with Lease.acquire(storage, identity.run_name, tell) as lease:
         checkpoints = RunCheckpoints(storage, identity.run_name)
-        done = checkpoints.finished()
-        if done:
-            is_registered = sweep or done.get(REGISTERED) == config.tracking.model
-            not_sent = 0 if is_registered else _register(config, identity, lease, "", tell)
-            return Trained(identity.run_name, int(done["step"]), already_done=True, records_not_sent=not_sent)
+        if done := checkpoints.finished():
+            return _already_done(config, identity, lease, done, sweep, tell)
         checkpoints = checkpoints.claim(lease.fence, tell)  # which locks out the workers of an earlier driver
         if fork is not None:
             patiently(storage, lambda: branch_off(storage, fork, checkpoints, config), tell)
         with _log(config, identity, sweep.name if sweep else "") as log:
             log.text("recipe.yaml", resolved.text() + "\n")
             watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell, sweep, lease)
-            keep_report = partial(storage.put, f"{identity.run_name}/{REPORT}")
+            keep = partial(storage.put, f"{identity.run_name}/{REPORT}")
             stop = sweep.stop if sweep else Stop(tell)
             with watched.failures():
-                with connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker):
+                with connected(config.resources.cpus):
                     watched.report.mark("connected")
                     require_nodes(config, data, tell)
                     train_on_ray(config, identity, initial, lease, watched.see, watched.report.mark, stop)
                 checkpoints = checkpoints.claim(lease.fence, tell)  # or another driver has the run by now
                 step = patiently(storage, lambda: _newest_step(checkpoints), tell)
                 if step < config.train.steps:
-                    not_sent = watched.finish(stop.status, f"stopped by {stop.name}", keep_report)
+                    not_sent = watched.finish(stop.status, f"stopped by {stop.name}", keep)
                     return Trained(identity.run_name, step, stopped_by=stop.signal, records_not_sent=not_sent)
                 if sweep is None:
                     patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
-                not_sent = watched.finish("FINISHED", "finished", keep_report)
+                not_sent = watched.finish("FINISHED", "finished", keep)
                 noted = {"step": str(step), REGISTERED: "" if sweep else config.tracking.model}
                 patiently(storage, lambda: checkpoints.finish(noted), tell)
                 return Trained(identity.run_name, step, records_not_sent=not_sent)
+
+
+def _already_done(
+    config: JobConfig, identity: RunIdentity, lease: Lease, done: Mapping[str, str], sweep: InSweep | None, tell: Tell
+) -> Trained:
+    """Register a finished run where it was not yet, or was under another name."""
+    is_registered = sweep is not None or done.get(REGISTERED) == config.tracking.model
+    not_sent = 0 if is_registered else _register(config, identity, lease, "", tell)
+    return Trained(identity.run_name, int(done["step"]), already_done=True, records_not_sent=not_sent)
 
 
 def register_trial(

@@ -30,6 +30,17 @@ settings.register_profile(
 settings.load_profile("same")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Training in this process that gives the same bits each time."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A prefix in the bucket of a real S3 server on this machine; AWS_* lead to it until the session ends."""

@@ -1,6 +1,7 @@
 """Ray and its nodes: can they be reached and by whom, is there room, are they alike."""
 
 import dataclasses
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -52,7 +53,7 @@ class Cluster:
 def start(config: JobConfig, stack: ExitStack) -> None:
     """Start a Ray of our own, here: its processes end with the thread that has started them."""
     with suppress(MetaSRError):  # `join` tries again, and says why
-        stack.enter_context(connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker))
+        stack.enter_context(connected(config.resources.cpus))
 
 
 def join(config: JobConfig, stack: ExitStack) -> Cluster:
@@ -63,7 +64,7 @@ def join(config: JobConfig, stack: ExitStack) -> Cluster:
     """
     if not ray.is_initialized():
         try:
-            stack.enter_context(connected(cpus=config.resources.num_workers * config.resources.cpus_per_worker))
+            stack.enter_context(connected(config.resources.cpus))
         except ConfigError as error:
             if not error.why.startswith("Failed to connect"):  # it has said more, such as that versions differ
                 raise
@@ -74,9 +75,19 @@ def join(config: JobConfig, stack: ExitStack) -> Cluster:
 
 def offered(*, access: bool = True) -> Cluster:
     """Return what the Ray that this process is connected to offers; without `access`, not whom it lets in."""
-    dashboard = str(ray.init(ignore_reinit_error=True).dashboard_url or "") if access else ""
+    dashboard = _dashboard() if access else ""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return Cluster(dashboard, _asks_for_token(dashboard), nodes, ray.available_resources())
+
+
+def _dashboard() -> str:
+    """Return where the dashboard is. Ray tells that to who connects alone, and complains of a second time."""
+    logger = logging.getLogger("ray")
+    level = logger.level
+    try:
+        return str(ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url or "")
+    finally:
+        logger.setLevel(level)
 
 
 def no_ray(address: str) -> str:

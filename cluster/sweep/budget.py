@@ -44,8 +44,7 @@ class Limits:
 
 def cpus_wanted(config: SweepConfig) -> int:
     """Return how many CPU cores a Ray that is started here is to offer, at least."""
-    resources = config.resources
-    return math.ceil(max(1, _together(config)) * resources.num_workers * resources.cpus_per_worker)
+    return math.ceil(max(1, _together(config)) * config.resources.cpus)
 
 
 def this_machine(config: SweepConfig) -> list[dict[str, float]]:

@@ -12,7 +12,6 @@ import uuid
 from pathlib import Path
 
 import pytest
-import torch
 
 from cluster.config import JobConfig, TrackingConfig
 from cluster.registry import CHAMPION, Registry
@@ -23,15 +22,6 @@ from tests.cluster.registered import make_bundle, record, scores
 from tests.cluster.tracked import start
 
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Training that gives the same bits each time, also in this process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

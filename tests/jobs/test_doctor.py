@@ -37,6 +37,15 @@ def black_hole():
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
+def test_all_is_well_on_a_ray_of_its_own(doctor, store_url, tmp_path):
+    home = f"{tmp_path}/metasr"
+    done = doctor("--data.url", store_url, "--tracking.uri", f"sqlite:///{tmp_path}/db", "--storage.url", home)
+    assert done.returncode == 0, done.stderr
+    assert "ray.init() again" not in done.stderr
+    states = {line[9:23].strip(): line[:9].strip() for line in done.stdout.splitlines() if line[:9].strip()}
+    assert {states[name] for name in ("ray", "workers", "nodes", "versions", "disks")} == {"ok"}
+
+
 @pytest.mark.slow
 def test_services_that_never_answer_are_named_and_nothing_else_is_kept_from_its_check(
     doctor, store_url, tmp_path, black_hole
