@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from metasr.config import ExperimentConfig, ScaleSetting, Section
+from metasr.errors import ConfigError
 from metasr.scale import REPORTED_SCALES
 
 Kind = Literal["volumes", "photos"]
@@ -206,6 +207,27 @@ class PrepareConfig(Section):
             if self.kind == "photos" and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is for volumes, not for photos")
         return self
+
+
+def check_workers(config: JobConfig) -> None:
+    """Raise ConfigError where a batch cannot be shared by the workers."""
+    train, resources = config.train, config.resources
+    if train.reduction == "exact":
+        if resources.num_workers > train.num_virtual_shards:
+            raise ConfigError(
+                f"resources.num_workers {resources.num_workers}",
+                f"a batch has {train.num_virtual_shards} virtual shards to share",
+                f"Set train.virtual_shards to a power of two from {resources.num_workers} to train.batch_size, or "
+                "train.reduction to fast",
+            )
+        return
+    for number in range(resources.min_workers or resources.num_workers, resources.num_workers + 1):
+        if train.batch_size % number or train.num_virtual_shards % number:
+            raise ConfigError(
+                f"train.batch_size {train.batch_size} in {train.num_virtual_shards} virtual shards",
+                f"{number} workers cannot share it equally, which train.reduction fast needs",
+                "Change their number, train.virtual_shards or train.reduction",
+            )
 
 
 def portable(config: JobConfig) -> JobConfig:

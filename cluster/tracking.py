@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from cluster.config import TrackingConfig, expand
-from cluster.spool import reason, without_password
+from cluster.redaction import one_line, without_password
 from metasr.errors import StoreError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Run:
             for name, png in (pictures or {}).items():
                 self.picture(step, name, png, now)
         except (MlflowException, OSError) as error:
-            log.warning("MLflow did not take step %d: %s", step, reason(error))
+            log.warning("MLflow did not take step %d: %s", step, one_line(error))
 
     def points(self, points: Sequence[tuple[str, float, int, int]]) -> None:
         """Record metrics: name, value, time in ms, step. The same point twice is one point."""
@@ -201,7 +201,7 @@ def explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        raise StoreError(f"MLflow at {without_password(uri)}", reason(error)[:200], _what_to_do(error)) from error
+        raise StoreError(f"MLflow at {without_password(uri)}", one_line(error)[:200], _what_to_do(error)) from error
 
 
 def _what_to_do(error: Exception) -> str:

@@ -11,7 +11,7 @@ from cluster.config import JobConfig
 from jobs.cli import Parser, add_settings, run, say, settings
 
 if TYPE_CHECKING:
-    from cluster.forecast import Estimate
+    from cluster.planning.forecast import Estimate
 
 DESCRIPTION = """Train a few steps of a recipe on the workers asked for, and say what the whole training will take:
 seconds, data, storage and, with a price, money.
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     known = parser.parse_known(arguments)
     config = settings(JobConfig, known, known.recipe).config
 
-    from cluster.estimate import estimate
+    from cluster.planning.estimate import estimate
 
     found = estimate(config, known.recipe, (lambda line: None) if known.json else say, steps=known.steps)
     money = _money(found, known.price_per_hour, known.storage_price)

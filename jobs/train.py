@@ -50,16 +50,16 @@ def main(arguments: Sequence[str]) -> int:
     if known.print_config:
         print(resolved.text())
         return 0
-    from cluster.fork import Fork
+    from cluster.checkpoints.fork import Fork
 
     fork = Fork.parse(known.fork) if known.fork else None
     if known.dry_run:
-        from cluster.dry_run import dry_run
+        from cluster.planning.dry_run import dry_run
 
         say("\n".join(dry_run(resolved, known.recipe, init_from=known.init_from, fork=fork)))
         return 0
 
-    from cluster.trainer import train
+    from cluster.training.driver import train
 
     terminal = sys.stdout if sys.stdout.isatty() else None
     trained = train(resolved, known.recipe, say, init_from=known.init_from, fork=fork, terminal=terminal)

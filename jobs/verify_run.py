@@ -9,8 +9,8 @@ from cluster.config import JobConfig
 from jobs.cli import Parser, add_settings, run, say, settings
 
 if TYPE_CHECKING:
-    from cluster.state_digest import Check
-    from cluster.verify_run import Verification
+    from cluster.compare.runs import Verification
+    from cluster.compare.states import Check
 
 DESCRIPTION = """Compare two training runs, bit for bit, and explain the first difference.
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     known = parser.parse_known(arguments)
     config = settings(JobConfig, known).config
 
-    from cluster.verify_run import verify_run
+    from cluster.compare.runs import verify_run
 
     found = verify_run(known.a, known.b, config.storage.url)
     if known.json:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from cluster.evaluation.tasks import Setup, Share, downstream, score
-from cluster.in_order import InOrder, Lost, in_order
+from cluster.runtime.ordered_map import InOrder, Lost, in_order
 from metasr.errors import DataError
 from metasr.evaluation import Evaluation
 from metasr.evaluation.downstream import Outcome, Step

@@ -12,17 +12,16 @@ import torch
 from cluster.config import EvaluateConfig
 from cluster.evaluation.measure import Measured, Progress, measure
 from cluster.evaluation.tasks import Setup, Weights, shares
-from cluster.in_order import Needs
-from cluster.provenance import code_version
 from cluster.registry import Evidence, Located, Registry, record_evaluation
-from cluster.registry.downstream import OUTCOMES
+from cluster.runtime.code_version import code_version
+from cluster.runtime.ordered_map import Needs
 from cluster.shards import Index
 from cluster.store import open_store
 from cluster.stream import read_index
 from metasr.errors import ConfigError
 from metasr.evaluation import BICUBIC, LANCZOS, Method
 from metasr.evaluation.downstream import Step
-from metasr.evaluation.folder import write_paper, write_results
+from metasr.evaluation.folder import OUTCOMES, write_paper, write_results
 from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
 from metasr.evaluation.outcomes import outcomes_table, patients_table, to_csv
 from metasr.evaluation.regions import REGIONS

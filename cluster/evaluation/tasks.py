@@ -9,7 +9,7 @@ from typing import NamedTuple
 import safetensors.torch
 import torch
 
-from cluster.in_order import Needs
+from cluster.runtime.ordered_map import Needs
 from cluster.shards import Index, Shard
 from cluster.store import Store, open_store
 from cluster.stream import slices_of

@@ -20,7 +20,7 @@ from cluster.config import JobConfig, portable
 from cluster.preflight.node import NodeFacts, look_at_node
 from cluster.preflight.results import Finding, ok, problem, warning
 from cluster.preflight.services import Data, is_loopback
-from cluster.runtime import connected
+from cluster.runtime.connection import connected
 from cluster.store import Store
 from metasr.errors import ConfigError, MetaSRError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.config import JobConfig
 from cluster.preflight.services import PATIENCE, try_store
-from cluster.provenance import code_version
+from cluster.runtime.code_version import code_version
 from cluster.store import open_store
 from cluster.stream import read_index
 from metasr.errors import MetaSRError

@@ -1,18 +1,15 @@
 """A check: a look that may fail or hang, a judgement of what was seen, and what is said about it."""
 
-import os
-import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from cluster.redaction import one_line, without_secrets
 from metasr.errors import MetaSRError
 
 State = Literal["ok", "warning", "problem", "skipped"]
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PSEUDONYM_KEY")
-_SHORTEST_SECRET = 6  # shorter values occur in any text
 
 
 class Finding(NamedTuple):
@@ -133,17 +130,7 @@ class Checks:
         self._see(result)
 
 
-def without_secrets(text: str) -> str:
-    """Return a text without passwords of URLs, and without what secret environment variables hold."""
-    text = re.sub(r"//[^/\s]*@", "//", text)
-    for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, "***")
-    return text
-
-
 def _explained(error: BaseException) -> Finding:
     if isinstance(error, MetaSRError):
         return problem(f"{error.what}: {error.why}" if error.why else error.what, error.fix)
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return problem(reason, "Correct what this names, and run the doctor again")
+    return problem(one_line(error), "Correct what this names, and run the doctor again")

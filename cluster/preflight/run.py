@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
-from cluster.config import JobConfig
+from cluster.config import JobConfig, check_workers
 from cluster.preflight import fit, machines, services
 from cluster.preflight.node import room
 from cluster.preflight.results import CheckResult, Checks, Finding, ok
@@ -106,8 +106,6 @@ def _raise_or_tell(results: list[CheckResult], tell: Callable[[str], None], *, p
 
 
 def _settings_found(config: JobConfig) -> Finding:
-    from cluster.group import check_workers  # with all of Ray Train, which the nodes that are asked do without
-
     check_workers(config)
     return ok(f"{config.resources.num_workers} workers share {config.train.num_virtual_shards} virtual shards")
 

@@ -9,13 +9,13 @@ from time import sleep
 from typing import Any
 
 from cluster.config import PrepareConfig
-from cluster.in_order import InOrder, in_order
 from cluster.prepare.cut import Cut, Spacing, Statistics, cut, widest
 from cluster.prepare.journal import Entry, Journal
 from cluster.prepare.patient import PatientStore
 from cluster.prepare.plan import Plan, find, input_sha256, make_plan, recipe_sha256, said_options
 from cluster.prepare.pseudonyms import stored_names
 from cluster.prepare.publish import Publication
+from cluster.runtime.ordered_map import InOrder, in_order
 from cluster.shards import SPLITS, Index, Sample, Shard, ShardWriter, Split
 from cluster.store import Store
 from metasr import __version__

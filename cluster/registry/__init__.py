@@ -1,7 +1,8 @@
 """The model registry: versions, the evidence for them, the gate, and who is the champion."""
 
-from cluster.registry.evidence import EVALUATION, Evidence, record_evaluation
+from cluster.registry.evidence import EVALUATION, record_evaluation
 from cluster.registry.promotion import history, promote, rollback
+from cluster.registry.records import Evidence
 from cluster.registry.versions import BUNDLE_DIGEST, CHALLENGER, CHAMPION, Located, Registry
 
 __all__ = [

@@ -3,11 +3,12 @@
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from cluster.registry.gate import SHOWN
+from cluster.registry.records import Evidence
 from metasr.config import ModelConfig
 from metasr.data.subjects import patient_of
 from metasr.evaluation import Score, differences, mean_by_scale
@@ -17,9 +18,6 @@ from metasr.evaluation.outcomes import ALL_CLASSES, gains
 from metasr.evaluation.statistics import Difference, Measure
 from metasr.models import build_generator
 from metasr.scale import Scale
-
-if TYPE_CHECKING:
-    from cluster.registry.evidence import Evidence
 
 CARD = "model_card.md"
 NUM_WORST = 3
@@ -41,7 +39,7 @@ class _Cell(NamedTuple):
 def model_card(
     reference: str,
     about: Mapping[str, Any],
-    evidence: "Evidence",
+    evidence: Evidence,
     scores: Sequence[Score],
     outcomes: Sequence[Outcome] = (),
 ) -> str:
@@ -80,7 +78,7 @@ def description(card: str, artifact: str) -> str:
     return card[: LONGEST_DESCRIPTION - len(rest)].rpartition("\n")[0] + rest
 
 
-def _what(about: Mapping[str, Any], evidence: "Evidence") -> str:
+def _what(about: Mapping[str, Any], evidence: Evidence) -> str:
     model, origin = ModelConfig.model_validate(about["config"]["model"]), _origin(about)
     with torch.device("meta"):  # counted, not made
         parameters = sum(weights.numel() for weights in build_generator(model).parameters())
@@ -99,7 +97,7 @@ def _load(reference: str, about: Mapping[str, Any]) -> str:
     return "    " + " ".join(shlex.join(["metasr", "upscale", "--model", reference, *files]).split())
 
 
-def _limits(about: Mapping[str, Any], evidence: "Evidence") -> str:
+def _limits(about: Mapping[str, Any], evidence: Evidence) -> str:
     low, high = _trained_scales(about)
     outside = [text for text in evidence.scales if not _is_within(Scale.parse(text), low, high)]
     measured = f"measured here: {', '.join(outside)}" if outside else "none was measured"
@@ -133,7 +131,7 @@ def _origin(about: Mapping[str, Any]) -> str:
 
 
 def _measured(
-    about: Mapping[str, Any], evidence: "Evidence", scores: Sequence[Score], outcomes: Sequence[Outcome]
+    about: Mapping[str, Any], evidence: Evidence, scores: Sequence[Score], outcomes: Sequence[Outcome]
 ) -> str:
     slices = {(score.subject, score.slice) for score in scores}
     patients = {patient_of(subject) for subject, _ in slices}

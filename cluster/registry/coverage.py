@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cluster.config import GateConfig
-from cluster.registry.evidence import Evidence
+from cluster.registry.records import Evidence
 from metasr.errors import RegistryError
 from metasr.scale import Scale
 

@@ -2,24 +2,20 @@
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from cluster.config import GateConfig
 from cluster.registry.gate import CHAMPION_NAME, Finding
+from cluster.registry.records import Evaluated
 from metasr.errors import RegistryError
 from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
 from metasr.evaluation.outcomes import ALL_CLASSES, by_patient
 from metasr.scale import Scale
 
-if TYPE_CHECKING:
-    from cluster.registry.evidence import Evaluated
-
-OUTCOMES = "downstream.csv"
 ByScale = dict[Scale, dict[str, float]]
 
 
-def require_downstream(ours: "Evaluated", reference: str, gate: GateConfig) -> None:
+def require_downstream(ours: Evaluated, reference: str, gate: GateConfig) -> None:
     """Raise RegistryError, with what to run, if the gate asks for a step that an evaluation lacks.
 
     Args:
@@ -36,7 +32,7 @@ def require_downstream(ours: "Evaluated", reference: str, gate: GateConfig) -> N
     )
 
 
-def require_comparable_downstream(ours: "Evaluated", theirs: "Evaluated", champion: str, gate: GateConfig) -> None:
+def require_comparable_downstream(ours: Evaluated, theirs: Evaluated, champion: str, gate: GateConfig) -> None:
     """Raise RegistryError, with what to run, unless both evaluations did alike what the gate asks for.
 
     Args:

@@ -2,25 +2,22 @@
 
 import csv
 import json
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from cluster.config import expand
 from cluster.registry.card import CARD, description, model_card
-from cluster.registry.downstream import OUTCOMES
+from cluster.registry.records import Evaluated, Evidence
 from cluster.registry.versions import BUNDLE_DIGEST, Registry
 from cluster.tracking import Run
 from metasr import manifest
-from metasr.config import Section
 from metasr.errors import CheckpointError, RegistryError
 from metasr.evaluation import Mean, Score, mean_by_scale
-from metasr.evaluation.downstream import Outcome, StepName
-from metasr.evaluation.folder import SCORES
+from metasr.evaluation.folder import OUTCOMES, SCORES
 from metasr.evaluation.outcomes import from_csv as outcomes_from_csv
 from metasr.evaluation.tables import from_csv
 from metasr.scale import Scale
@@ -30,57 +27,6 @@ if TYPE_CHECKING:
 
 EVALUATION = "metasr.evaluation"
 KIND = "evaluation"
-
-
-class Evidence(Section):
-    """What was evaluated, on what, how, and by which code. The manifest of the results says it."""
-
-    bundle_sha256: str
-    """Of the bundle's manifest, which names every file."""
-    data_sha256: str
-    """Of the data's index, which names every shard."""
-    data_url: str
-    """Where that data was; it may have moved."""
-    scales: tuple[str, ...]
-    slices_per_subject: int
-    """0: all."""
-    regions: tuple[str, ...]
-    degradation: str
-    noise: float
-    code_version: str
-    downstream: tuple[StepName, ...] = ()
-    """Steps of downstream evaluation that were done."""
-    downstream_command: str = ""
-    """The program of the step `command`."""
-    downstream_slice_mm: float = 0
-
-    def evaluate(self, reference: str, *more: str) -> str:
-        """Return the command that evaluates another version alike, with more arguments."""
-        settings = {
-            "data.url": self.data_url,
-            "eval.scales": ",".join(self.scales),
-            "eval.slices-per-subject": str(self.slices_per_subject),
-        }
-        flags = [text for name, value in settings.items() for text in (f"--{name}", value)]
-        flags += ["--downstream", "tissue"] if "tissue" in self.downstream else []
-        flags += ["--downstream-command", self.downstream_command] if self.downstream_command else []
-        flags += ["--downstream.slice-mm", f"{self.downstream_slice_mm:g}"] if self.downstream_slice_mm else []
-        return shlex.join(["metasr", "evaluate", "--model", reference, *flags, *more])
-
-
-class Evaluated(NamedTuple):
-    """An evaluation that was verified.
-
-    Attributes:
-        sha256: Of the manifest of the results: the identity of the evaluation.
-        scores: A row per subject, slice, scale, method and region.
-        outcomes: Of downstream evaluation, if there was one.
-    """
-
-    evidence: Evidence
-    sha256: str
-    scores: list[Score]
-    outcomes: list[Outcome]
 
 
 def record_evaluation(

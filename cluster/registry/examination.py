@@ -7,8 +7,9 @@ from cluster.config import GateConfig
 from cluster.registry import gate as rules
 from cluster.registry.coverage import require_no_less, require_scales
 from cluster.registry.downstream import judge_downstream, require_comparable_downstream, require_downstream
-from cluster.registry.evidence import Evaluated, Evidence, evaluation_of, reference_to, require_comparable
+from cluster.registry.evidence import evaluation_of, reference_to, require_comparable
 from cluster.registry.history import Entry, promoted_with
+from cluster.registry.records import Evaluated, Evidence
 from cluster.registry.versions import Registry
 from metasr.config import ModelConfig
 from metasr.errors import RegistryError

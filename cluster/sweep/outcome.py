@@ -10,14 +10,14 @@ import torch
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
+from cluster.outbox.run_log import RunLog, ids_of_children
 from cluster.recipes import flatten
-from cluster.run_log import RunLog, ids_of_children
 from cluster.store import open_store
 from cluster.stream import read_index, shard_cache, validation_slices
 from cluster.sweep.page import write_page
 from cluster.sweep.record import SweepRecord, Trial
 from cluster.sweep.space import Plan
-from cluster.trainer import OUTCOME, register_trial
+from cluster.training.driver import OUTCOME, register_trial
 from metasr.data.degrade import Degradation
 from metasr.errors import ConfigError, MetaSRError, StoreError
 from metasr.evaluation import evaluate

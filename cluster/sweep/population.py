@@ -10,9 +10,9 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from cluster.checkpoints import RunCheckpoints
-from cluster.fork import Fork, branch_off
-from cluster.lease import Lease
+from cluster.checkpoints.fork import Fork, branch_off
 from cluster.store import Store
+from cluster.store.lease import Lease
 from cluster.sweep.record import Trial
 from cluster.sweep.search import METRIC, Search
 from cluster.sweep.space import Plan

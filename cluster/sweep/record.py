@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any, Literal, Self
 
-from cluster.fork import Fork
+from cluster.checkpoints.fork import Fork
 from metasr.config import Section
 
 Status = Literal["waiting", "running", "finished", "stopped early", "replaced", "failed"]

@@ -16,11 +16,9 @@ from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 
 from cluster.checkpoints import SupersededError
-from cluster.group import LOOK_AGAIN_S, Stop
-from cluster.lease import Lease
-from cluster.mailbox import Mail, mail
-from cluster.runtime import connected
+from cluster.runtime.connection import connected
 from cluster.store import open_store
+from cluster.store.lease import Lease
 from cluster.sweep.budget import Limits, at_once, cpus_wanted, fitting, outlook
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.objective import Objective
@@ -29,6 +27,8 @@ from cluster.sweep.search import Search, num_left, scheduler
 from cluster.sweep.space import Plan
 from cluster.sweep.trial import MEMBER, TrialRun, Work
 from cluster.sweep.watcher import Watcher
+from cluster.training.group import LOOK_AGAIN_S, Stop
+from cluster.training.mailbox import Mail, mail
 from metasr.context import Wish
 from metasr.errors import MetaSRError, TrainingError
 from metasr.identity import RunIdentity

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from cluster.checkpoints import SupersededError
 from cluster.config import SweepConfig
-from cluster.group import Stop
-from cluster.lease import Lease
+from cluster.outbox.run_log import RunLog
 from cluster.preflight import require
-from cluster.provenance import code_version
 from cluster.recipes import flatten, run_name
-from cluster.run_log import RunLog
+from cluster.runtime.code_version import code_version
 from cluster.store import open_store
+from cluster.store.lease import Lease
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, fitting, outlook, this_machine
 from cluster.sweep.ledger import LEDGER, Ledger, read_ledger
 from cluster.sweep.objective import Objective
@@ -25,7 +24,8 @@ from cluster.sweep.search import num_left
 from cluster.sweep.session import Session
 from cluster.sweep.space import Plan
 from cluster.sweep.watcher import Watcher
-from cluster.trainer import identify
+from cluster.training.driver import identify
+from cluster.training.group import Stop
 from metasr.identity import RunIdentity
 
 Tell = Callable[[str], None]

@@ -17,14 +17,14 @@ from ray.exceptions import RayError
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
-from cluster.group import Stop
-from cluster.lease import RunTakenError
 from cluster.recipes import Resolved, run_name
 from cluster.store import Store, UnavailableError, open_store
+from cluster.store.lease import RunTakenError
 from cluster.sweep.objective import Objective
 from cluster.sweep.record import Point
 from cluster.sweep.space import Plan
-from cluster.trainer import InSweep, train
+from cluster.training.driver import InSweep, train
+from cluster.training.group import Stop
 from cluster.watch import Event
 from metasr.context import Wish
 from metasr.errors import MetaSRError, StoreError
@@ -76,7 +76,7 @@ class Waited:
 
 
 class TrialRun(tune.Trainable):
-    """Runs `cluster.trainer.train` in a thread, and gives Tune one result for each validation.
+    """Runs `cluster.training.driver.train` in a thread, and gives Tune one result for each validation.
 
     A result has `step`, `objective` (of the generator that the run would keep if it ended here), `point` (the
     validation, as JSON), `again` (whether the run had it without this start) and, in a population, the number of the

@@ -7,9 +7,9 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from cluster.fork import Fork
+from cluster.checkpoints.fork import Fork
+from cluster.outbox.run_log import RunLog
 from cluster.recipes import run_name
-from cluster.run_log import RunLog
 from cluster.store import Store, patiently
 from cluster.sweep.budget import COST_UP, TIME_UP
 from cluster.sweep.ledger import Ledger

@@ -12,7 +12,8 @@ from metasr.evaluation.report import Circumstances, report, summary
 from metasr.evaluation.tables import to_csv
 from metasr.pictures import comparison_panel, scales_panel
 
-TABLE, PAPER_TABLE, SCORES = "table.txt", "paper_table.txt", "scores.csv"
+TABLE, PAPER_TABLE = "table.txt", "paper_table.txt"
+SCORES, OUTCOMES = "scores.csv", "downstream.csv"
 
 
 def write_results(folder: Path, result: Evaluation, methods: Sequence[Method], about: Circumstances) -> str:

@@ -21,10 +21,10 @@ from pathlib import Path
 import ray
 
 from cluster.config import JobConfig
-from cluster.group import Stop
 from cluster.recipes import Layer, resolve
 from cluster.store import open_store
-from cluster.trainer import InSweep, train
+from cluster.training.driver import InSweep, train
+from cluster.training.group import Stop
 from cluster.watch import Event
 from tests.chaos.killer import send, train_workers
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare

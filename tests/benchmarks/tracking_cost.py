@@ -22,12 +22,12 @@ from pathlib import Path
 from PIL import Image
 
 from cluster.config import JobConfig, TrackingConfig
-from cluster.group import Stop
+from cluster.outbox.run_log import RunLog
 from cluster.recipes import Layer, resolve
-from cluster.run_log import RunLog
-from cluster.runtime import connected
+from cluster.runtime.connection import connected
 from cluster.store import open_store
-from cluster.trainer import InSweep, train
+from cluster.training.driver import InSweep, train
+from cluster.training.group import Stop
 from cluster.watch import Event
 from metasr.pictures import png_bytes
 from tests.cluster.fault_proxy import FaultProxy, Slow

@@ -22,9 +22,9 @@ import time
 from itertools import count
 from pathlib import Path
 
+from cluster.compare.states import state_digest
 from cluster.config import TrackingConfig
-from cluster.run_log import sync
-from cluster.state_digest import state_digest
+from cluster.outbox.run_log import sync
 from tests.chaos.account import account_of, as_page
 from tests.chaos.schedule import schedule
 from tests.chaos.world import World

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import PrepareConfig, TrackingConfig
+from cluster.outbox.run_log import Synced, sync
 from cluster.prepare import prepare
-from cluster.run_log import Synced, sync
 from cluster.shards import INDEX
 from cluster.store import open_store
 from cluster.stream import read_index

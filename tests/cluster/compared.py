@@ -5,7 +5,7 @@ import json
 import safetensors.torch
 import torch
 
-from cluster.verify_run import verify_run
+from cluster.compare.runs import verify_run
 from metasr.manifest import seal
 from metasr.training.state import WEIGHTS
 from tests.unit.runs import experiment

@@ -12,11 +12,11 @@ from mlflow import MlflowClient
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
-from cluster.estimate import removed
-from cluster.forecast import Measured, forecast, phases_of
-from cluster.lease import Lease
+from cluster.planning.estimate import removed
+from cluster.planning.forecast import Measured, forecast, phases_of
 from cluster.recipes import Layer, resolve
 from cluster.store import open_store
+from cluster.store.lease import Lease
 from cluster.stream import read_index
 from cluster.watch import Event
 from metasr import manifest

@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from cluster.evaluation.measure import measure
 from cluster.evaluation.tasks import Setup, Weights, shares
-from cluster.in_order import Needs
+from cluster.runtime.ordered_map import Needs
 from cluster.store import open_store
 from cluster.stream import read_index
 from metasr.errors import MetaSRError

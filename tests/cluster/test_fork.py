@@ -3,8 +3,8 @@
 import pytest
 
 from cluster.checkpoints import RunCheckpoints
+from cluster.checkpoints.fork import Fork, branch_off
 from cluster.config import JobConfig
-from cluster.fork import Fork, branch_off
 from cluster.store import open_store
 from metasr.errors import CheckpointError, ConfigError
 from metasr.manifest import seal

@@ -15,13 +15,13 @@ from itertools import count
 import pytest
 from mlflow import MlflowClient
 
-from cluster import trainer
 from cluster.checkpoints import RunCheckpoints, SupersededError
 from cluster.config import JobConfig, TrackingConfig
-from cluster.lease import Held, Holder, Lease, RunTakenError
+from cluster.outbox.run_log import sync
 from cluster.recipes import Layer, resolve
-from cluster.run_log import sync
 from cluster.store import open_store
+from cluster.store.lease import Held, Holder, Lease, RunTakenError
+from cluster.training import driver as training_driver
 from metasr.errors import StoreError, TrainingError
 from tests.cluster.fault_proxy import FaultProxy, Refuse, Reset
 from tests.cluster.sealed import QUICK, make_sealed, open_at
@@ -35,7 +35,7 @@ TIMEOUT_S = 30
 
 DRIVER = """
 import sys
-from cluster.lease import Lease, RunTakenError
+from cluster.store.lease import Lease, RunTakenError
 from cluster.store import open_store
 
 store, run, patience_s = open_store(sys.argv[1]), sys.argv[2], float(sys.argv[3])
@@ -264,19 +264,19 @@ def test_a_driver_that_was_replaced_changes_nothing_of_what_the_next_one_noted(
     def train_as_first(_, identity, initial, lease, see, mark, stop):
         given_back = Held(fence=lease.fence + 1, beat=0, holder=None)  # by a third
         storage.put(f"{identity.run_name}/lease.json", given_back.to_bytes())
-        monkeypatch.setattr(trainer, "train_on_ray", train_as_second)
-        assert trainer.train(resolved("second"), "tiny", print).step == 1
+        monkeypatch.setattr(training_driver, "train_on_ray", train_as_second)
+        assert training_driver.train(resolved("second"), "tiny", print).step == 1
         if end == "by an error":
             assert lease.lost.wait(TIMEOUT_S)
             raise TrainingError("training failed", "its workers were superseded")
         if end == "by word of it":
             raise SupersededError("training has stopped here", "it was superseded")
 
-    monkeypatch.setattr(trainer, "connected", lambda cpus: nullcontext())
-    monkeypatch.setattr(trainer, "require_nodes", lambda *_: None)
-    monkeypatch.setattr(trainer, "train_on_ray", train_as_first)
+    monkeypatch.setattr(training_driver, "connected", lambda cpus: nullcontext())
+    monkeypatch.setattr(training_driver, "require_nodes", lambda *_: None)
+    monkeypatch.setattr(training_driver, "train_on_ray", train_as_first)
     with pytest.raises(TrainingError, match=r"superseded|taken the run over"):
-        trainer.train(resolved("first"), "tiny", print)
+        training_driver.train(resolved("first"), "tiny", print)
     assert_noted(client, config.experiment, tmp_path / "artifacts", "KILLED", "stopped by SIGTERM")
 
 

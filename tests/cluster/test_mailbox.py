@@ -7,10 +7,10 @@ import torch
 from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from cluster.failures import Failure, RegroupError, failure_of
-from cluster.group import NOBODY_S
-from cluster.mailbox import Mailbox
 from cluster.store import UnavailableError
+from cluster.training.failures import Failure, RegroupError, failure_of
+from cluster.training.group import NOBODY_S
+from cluster.training.mailbox import Mailbox
 from cluster.watch import Event
 from metasr.context import Wish
 

@@ -10,8 +10,9 @@ import uuid
 import pytest
 
 from cluster.preflight import require, services
-from cluster.preflight.results import Checks, ok, without_secrets
+from cluster.preflight.results import Checks, ok
 from cluster.preflight.services import MLflow, look_at_data, look_at_mlflow, look_at_shards, mlflow_found, try_store
+from cluster.redaction import without_secrets
 from metasr.errors import ConfigError, DataError, StoreError
 from tests.cluster.fault_proxy import Answer, FaultProxy, always
 from tests.cluster.training import changed

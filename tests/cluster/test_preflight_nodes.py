@@ -137,7 +137,7 @@ def ray_here(tmp_path_factory):
     """A Ray of our own, which takes long to start. Its token is in a home of its own."""
     import ray
 
-    from cluster.runtime import connected
+    from cluster.runtime.connection import connected
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))

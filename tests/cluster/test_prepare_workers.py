@@ -107,7 +107,7 @@ DIES_SOMETIMES = """
 import json, os, sys
 from functools import partial
 from pathlib import Path
-from cluster.in_order import in_order
+from cluster.runtime.ordered_map import in_order
 
 def dies_sometimes(marker, number):
     "Tenfold, but the process dies of 2, and of 4 the first time."

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from cluster.provenance import code_version
+from cluster.runtime.code_version import code_version
 from metasr import __version__
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import sender
+from cluster.outbox import sender
+from cluster.outbox.run_log import RunLog, Synced, sync
 from cluster.registry import CHALLENGER
-from cluster.run_log import RunLog, Synced, sync
 from cluster.tracking import connect
 from metasr import manifest
 from tests.cluster.fault_proxy import Answer, FaultProxy, Reset
@@ -170,7 +170,7 @@ def test_a_damaged_picture_holds_up_no_other_record(config):
 TRAINING = """
 import sys, time
 from cluster.config import TrackingConfig
-from cluster.run_log import RunLog
+from cluster.outbox.run_log import RunLog
 config = TrackingConfig.model_validate_json(sys.argv[1])
 png, step = bytes.fromhex(sys.argv[2]), int(sys.argv[3])
 log = RunLog(config, "run-1", {"train.seed": 1}, {})

@@ -19,7 +19,7 @@ from cluster.config import JobConfig, PrepareConfig
 from cluster.shards import INDEX
 from cluster.store import open_store
 from cluster.stream import held_out_slices, read_index, read_samples
-from cluster.trainer import identify
+from cluster.training.driver import identify
 from metasr.errors import DataError
 from tests.cluster.patients import (
     OPTIONS,

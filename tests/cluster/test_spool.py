@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.spool import BusyError, Spool, without_password
+from cluster.outbox.records import BusyError, Spool
+from cluster.redaction import without_password
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +73,7 @@ def test_one_process_sends_at_a_time_while_others_may_add(tmp_path):
 FULL_DISK = """
 import sys, resource
 from pathlib import Path
-from cluster.spool import Spool
+from cluster.outbox.records import Spool
 spool = Spool(Path(sys.argv[1]))
 spool.add("start", {"tags": {}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # a write past it fails; Python ignores the signal

@@ -9,8 +9,8 @@ import pytest
 from ray.tune.search import Searcher
 
 from cluster.checkpoints import RunCheckpoints, SupersededError
+from cluster.checkpoints.fork import Fork
 from cluster.config import ResourcesConfig, SearchConfig, SweepConfig
-from cluster.fork import Fork
 from cluster.recipes import Layer
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, at_once, fitting, outlook
 from cluster.sweep.ledger import Ledger

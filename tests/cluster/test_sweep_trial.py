@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.checkpoints import RunCheckpoints
-from cluster.lease import Lease
 from cluster.recipes import Layer, run_name
 from cluster.store import open_store
+from cluster.store.lease import Lease
 from cluster.stream import read_index
 from cluster.sweep import trial as trial_module
 from cluster.sweep.objective import Objective

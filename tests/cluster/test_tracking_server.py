@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cluster.outbox.run_log import RunLog
 from cluster.registry import CHALLENGER, Registry, history, promote, rollback
-from cluster.run_log import RunLog
 from cluster.tracking import connect
 from metasr import manifest
 from metasr.errors import MetaSRError, RegistryError, StoreError

@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 from cluster.checkpoints import RunCheckpoints
+from cluster.compare.states import state_digest
 from cluster.config import JobConfig, StorageConfig
-from cluster.state_digest import state_digest
 from cluster.store import open_store
 from metasr.context import LocalContext, Wish
 from metasr.errors import CheckpointError, StoreError

@@ -6,7 +6,7 @@ import pytest
 
 BEATING = """
 import sys, threading
-from cluster.watchdog import watch_over_me
+from cluster.training.watchdog import watch_over_me
 watch_over_me(float(sys.argv[1]), lambda: sys.argv[2] == "goes on")
 print("watched", flush=True)
 sys.stdin.read()

@@ -11,10 +11,10 @@ import torch
 from mlflow import MlflowClient
 
 from cluster.checkpoints import RunCheckpoints
+from cluster.compare.states import state_digest
 from cluster.config import JobConfig, TrackingConfig
 from cluster.recipes import Layer, resolve
 from cluster.registry import Registry
-from cluster.state_digest import state_digest
 from cluster.store import open_store
 from cluster.stream import ShardCrops, read_index, validation_slices
 from metasr.context import LocalContext

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-from cluster.config import EvaluateConfig, JobConfig, PrepareConfig, PromotionConfig, SweepConfig
-from cluster.group import check_workers
+from cluster.config import EvaluateConfig, JobConfig, PrepareConfig, PromotionConfig, SweepConfig, check_workers
 from cluster.recipes import leaves
 from jobs.cli import VERBS, Parser, add_settings, run, settings
 from tests.jobs.command import METASR, start

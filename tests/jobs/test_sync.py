@@ -6,7 +6,7 @@ import time
 import pytest
 
 from cluster.config import TrackingConfig
-from cluster.run_log import RunLog, sync
+from cluster.outbox.run_log import RunLog, sync
 from cluster.tracking import connect
 from jobs.cli import main
 

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 
 from cluster.checkpoints import RunCheckpoints
-from cluster.state_digest import state_digest
+from cluster.compare.states import state_digest
 from cluster.store import open_store
 from metasr.manifest import seal, unseal
 from metasr.training.state import WEIGHTS

@@ -16,13 +16,13 @@ from urllib.parse import unquote, urlsplit
 from cluster.checkpoints.ledger import Ledger
 from cluster.checkpoints.run import LEDGER
 from cluster.config import JobConfig, expand
-from cluster.forecast import Estimate, Measured, forecast, phases_of
-from cluster.group import Stop, train_on_ray
-from cluster.lease import LEASE, Lease
+from cluster.planning.forecast import Estimate, Measured, forecast, phases_of
 from cluster.preflight import require
 from cluster.store import Store, open_store
+from cluster.store.lease import LEASE, Lease
 from cluster.stream import read_index
-from cluster.trainer import identify
+from cluster.training.driver import identify
+from cluster.training.group import Stop, train_on_ray
 from cluster.watch import Event, RunReport
 from metasr.errors import ConfigError, TrainingError
 

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from cluster.checkpoints import Kept, RunCheckpoints, SupersededError, Uploader
 from cluster.config import JobConfig
-from cluster.failures import RegroupError
-from cluster.provenance import code_version
+from cluster.runtime.code_version import code_version
 from cluster.store import Store, UnavailableError, open_store, patiently
 from cluster.stream import ShardCrops, read_index, shard_cache, validation_slices
+from cluster.training.failures import RegroupError
+from cluster.training.watchdog import watch_over_me
 from cluster.watch import Event, Kind
-from cluster.watchdog import watch_over_me
 from metasr.context import Wish
 from metasr.errors import MetaSRError
 from metasr.identity import RunIdentity

@@ -12,19 +12,19 @@ from typing import TextIO
 import torch
 
 from cluster.checkpoints import RunCheckpoints, SupersededError
-from cluster.config import JobConfig
-from cluster.delivery import SWEEP_TAG
-from cluster.fork import Fork, branch_off, require_same_network
-from cluster.group import Stop, check_workers, train_on_ray
-from cluster.lease import Lease
+from cluster.checkpoints.fork import Fork, branch_off, require_same_network
+from cluster.config import JobConfig, check_workers
+from cluster.outbox.delivery import SWEEP_TAG
+from cluster.outbox.run_log import RunLog
 from cluster.preflight import require, require_nodes
-from cluster.provenance import code_version
 from cluster.recipes import Resolved, flatten, run_name
 from cluster.registry import Registry
-from cluster.run_log import RunLog
-from cluster.runtime import connected
+from cluster.runtime.code_version import code_version
+from cluster.runtime.connection import connected
 from cluster.store import open_store, patiently
+from cluster.store.lease import Lease
 from cluster.stream import read_index
+from cluster.training.group import Stop, train_on_ray
 from cluster.watch import Event, RunReport, Watch
 from metasr.errors import CheckpointError, ConfigError, MetaSRError, StoreError
 from metasr.identity import RunIdentity

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from cluster.spool import Record, Spool, reason
+from cluster.outbox.records import Record, Spool
+from cluster.redaction import one_line
 
 MAX_POINTS = 1000
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
@@ -98,8 +99,8 @@ class Sender:
 
     def _put_off(self, error: Exception) -> None:
         if not self.last_error:
-            log.warning("MLflow does not take records, they are kept: %s", reason(error))
-        self.last_error = reason(error)
+            log.warning("MLflow does not take records, they are kept: %s", one_line(error))
+        self.last_error = one_line(error)
         self._retry.clear()
         if not self._stop.is_set():  # told before the pause began
             self._retry.wait((FIRST_PAUSE_S if self._is_urgent else self._pause_s) * random.uniform(0.5, 1.0))
@@ -133,5 +134,5 @@ def _send(spool: Spool, delivery: Delivery, batch: list[Record]) -> None:
             for record in batch:
                 _send(spool, delivery, [record])
             return
-        spool.refuse(batch[0], reason(error))
+        spool.refuse(batch[0], one_line(error))
     spool.mark_sent(batch)

@@ -6,15 +6,15 @@ MLflow is asked only for a model to start from, and the network only for weights
 import time
 
 from cluster.checkpoints import RunCheckpoints
+from cluster.checkpoints.fork import Fork, find
 from cluster.config import JobConfig, expand
-from cluster.fork import Fork, find
 from cluster.preflight.fit import checkpoint_bytes
 from cluster.preflight.services import Data, look_at_data, look_at_shards
 from cluster.recipes import Resolved
-from cluster.spool import without_password
+from cluster.redaction import without_password
 from cluster.store import open_store
 from cluster.stream import ShardCrops
-from cluster.trainer import identify, load_initial
+from cluster.training.driver import identify, load_initial
 from metasr.data.order import SampleOrder
 
 MB = 1e6
@@ -28,7 +28,7 @@ def dry_run(
     Args:
         resolved: The config and where its values came from.
         recipe: Name of the recipe, the first part of the run's name.
-        init_from: See `cluster.trainer.train`.
+        init_from: See `cluster.training.driver.train`.
         fork: The same.
 
     Raises:

@@ -64,7 +64,7 @@ def in_order(
         return
     import ray  # here, because a few things need not wait for it
 
-    from cluster.runtime import connected
+    from cluster.runtime.connection import connected
 
     with connected(cpus=needs.cpus):
         there = ray.cluster_resources()

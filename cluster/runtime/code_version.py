@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metasr import __version__
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 UPLOAD = "_ray_pkg_"
 
 

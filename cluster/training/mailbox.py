@@ -12,7 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.failures import Failure, Failures
+from cluster.training.failures import Failure, Failures
 from cluster.watch import Event
 from metasr.context import Wish
 from metasr.errors import MetaSRError

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 from cluster.config import TrackingConfig, expand
-from cluster.delivery import MlflowDelivery
-from cluster.sender import Sender, send_all
-from cluster.spool import BusyError, Spool, reason, without_password
+from cluster.outbox.delivery import MlflowDelivery
+from cluster.outbox.records import BusyError, Spool
+from cluster.outbox.sender import Sender, send_all
+from cluster.redaction import one_line, without_password
 from cluster.tracking import Run, connect, explained, now_ms
 
 PARENT_TAG = "mlflow.parentRunId"
@@ -176,7 +177,7 @@ def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool
             num_skipped += 1
             tell(f"run {head.name}: skipped, {error}")
         except Exception as error:
-            failure = reason(error)
+            failure = one_line(error)
             tell(f"run {head.name}: {spool.remaining()} records are still to be sent")
     return Synced(failure, num_skipped)
 

@@ -5,7 +5,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import shutil
 import threading
 import time
@@ -277,17 +276,6 @@ class Spool:
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             whole = (self.folder / "records.jsonl").read_bytes().rfind(b"\n") + 1
             os.ftruncate(self._file, whole)
-
-
-def reason(error: BaseException) -> str:
-    """Return an error in one line, without passwords."""
-    return without_password((str(error).strip() or type(error).__name__).splitlines()[0])[:300]
-
-
-def without_password(text: str) -> str:
-    """Return a text without the user and password of its URLs."""
-    text = re.sub(r"//[^/\s\"']*@", "//", text)
-    return re.sub(r"([?&](?:password|token)=)[^&\s\"']*", r"\1...", text, flags=re.IGNORECASE)
 
 
 def _parse(line: bytes, end: int) -> Record:

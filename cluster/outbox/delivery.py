@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config import TrackingConfig
+from cluster.outbox.records import Record
+from cluster.outbox.sender import RefusedError
+from cluster.redaction import one_line
 from cluster.registry import Registry
-from cluster.sender import RefusedError
-from cluster.spool import Record, reason
 from cluster.tracking import Run
 from metasr.errors import CheckpointError
 
@@ -48,10 +49,10 @@ class MlflowDelivery:
                 self._send_one(first)
         except MlflowException as error:
             if error.error_code in NEVER_TAKEN:
-                raise RefusedError(reason(error)) from error
+                raise RefusedError(one_line(error)) from error
             raise
         except (CheckpointError, KeyError, ValueError, TypeError) as error:
-            raise RefusedError(reason(error)) from error
+            raise RefusedError(one_line(error)) from error
 
     def _send_one(self, record: Record) -> None:
         said = record.payload

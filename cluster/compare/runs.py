@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.checkpoints import Kept, RunCheckpoints
+from cluster.compare.states import Check, Difference, compare_states, state_digest
 from cluster.config import JobConfig
-from cluster.state_digest import Check, Difference, compare_states, state_digest
 from cluster.store import open_store
 from metasr.config import ExperimentConfig
 from metasr.errors import CheckpointError

@@ -1,4 +1,4 @@
-"""Ray Train around `cluster.worker`: a group of workers that comes back from faults, until training ends."""
+"""Ray Train around `cluster.training.worker`: a group of workers that comes back from faults, until training ends."""
 
 import math
 import signal
@@ -19,14 +19,14 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.checkpoints import SupersededError
 from cluster.config import JobConfig, ResourcesConfig, portable
-from cluster.failures import Listener
-from cluster.lease import Lease
-from cluster.mailbox import Mail, mail
-from cluster.runtime import connected
+from cluster.runtime.connection import connected
+from cluster.store.lease import Lease
+from cluster.training.failures import Listener
+from cluster.training.mailbox import Mail, mail
+from cluster.training.worker import Job, train_worker
 from cluster.watch import Event
-from cluster.worker import Job, train_worker
 from metasr.context import Wish
-from metasr.errors import ConfigError, MetaSRError, TrainingError
+from metasr.errors import MetaSRError, TrainingError
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import Bundle
 
@@ -119,27 +119,6 @@ def train_on_ray(
             outcome = _fit_in_thread(_trainer(config, job, unused))
             mark("fit")
             _wait(outcome, box, lease, stop, _Room(resources))
-
-
-def check_workers(config: JobConfig) -> None:
-    """Raise ConfigError where a batch cannot be shared by the workers."""
-    train, resources = config.train, config.resources
-    if train.reduction == "exact":
-        if resources.num_workers > train.num_virtual_shards:
-            raise ConfigError(
-                f"resources.num_workers {resources.num_workers}",
-                f"a batch has {train.num_virtual_shards} virtual shards to share",
-                f"Set train.virtual_shards to a power of two from {resources.num_workers} to train.batch_size, or "
-                "train.reduction to fast",
-            )
-        return
-    for number in range(resources.min_workers or resources.num_workers, resources.num_workers + 1):
-        if train.batch_size % number or train.num_virtual_shards % number:
-            raise ConfigError(
-                f"train.batch_size {train.batch_size} in {train.num_virtual_shards} virtual shards",
-                f"{number} workers cannot share it equally, which train.reduction fast needs",
-                "Change their number, train.virtual_shards or train.reduction",
-            )
 
 
 def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:

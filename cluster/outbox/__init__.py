@@ -1,0 +1,1 @@
+"""What a run tells MLflow: kept on disk until it is told."""

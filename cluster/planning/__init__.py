@@ -1,0 +1,1 @@
+"""What training would do and cost, before it is done."""

@@ -1,0 +1,1 @@
+"""A training run: its driver, the group of workers, one worker, and what they tell each other."""
