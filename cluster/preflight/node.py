@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,11 +117,24 @@ def room(folder: str, *, count_own: bool = False) -> int:
         count_own: Add what the folder itself holds.
     """
     path = Path(folder or os.sep).expanduser().absolute()
-    held = sum(file.stat().st_size for file in path.rglob("*")) if count_own and folder and path.is_dir() else 0
-    while not path.exists():
-        path = path.parent
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize + held
+    held = _bytes_below(path) if count_own and folder else 0
+    while True:
+        try:
+            status = os.statvfs(path)
+        except FileNotFoundError:
+            path = path.parent
+        else:
+            return status.f_bavail * status.f_frsize + held
+
+
+def _bytes_below(folder: Path) -> int:
+    """Return the size of all files in a folder and below, without those that other processes remove meanwhile."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def _shm_bytes() -> int:

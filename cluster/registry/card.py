@@ -5,8 +5,6 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from cluster.registry.gate import SHOWN
 from cluster.registry.records import Evidence
 from metasr.config import ModelConfig
@@ -16,7 +14,6 @@ from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
 from metasr.evaluation.outcomes import ALL_CLASSES, gains
 from metasr.evaluation.statistics import Difference, Measure
-from metasr.models import build_generator
 from metasr.scale import Scale
 
 CARD = "model_card.md"
@@ -80,10 +77,8 @@ def description(card: str, artifact: str) -> str:
 
 def _what(about: Mapping[str, Any], evidence: Evidence) -> str:
     model, origin = ModelConfig.model_validate(about["config"]["model"]), _origin(about)
-    with torch.device("meta"):  # counted, not made
-        parameters = sum(weights.numel() for weights in build_generator(model).parameters())
     return _list(
-        f"{model.architecture} generator for brain MRI, {parameters:,} parameters",
+        f"{model.architecture} generator for brain MRI, {about['num_parameters']:,} parameters",
         f"trained for {_count(about['step'], 'step')} on {_trained_on(about)}",
         f"run {_plain(about['run_name'])}, code {_plain(about['code_version'])}",
         *([f"it began as {origin}: what that learned, and from what data, is not said here"] if origin else []),

@@ -36,7 +36,7 @@ class Method:
     @property
     def parameters(self) -> int | None:
         """How many parameters the network has, if it is one."""
-        return None if self.network is None else sum(p.numel() for p in self.network.parameters())
+        return None if self.network is None else self.network.num_parameters
 
     @property
     def only_scale(self) -> Scale | None:

@@ -26,7 +26,7 @@ class Bundle:
 
     Attributes:
         generator: In evaluation mode, on the device asked for.
-        about: What the manifest says: settings, run, data, metrics.
+        about: What the manifest says: settings, run, data, metrics; and the generator's `num_parameters`.
         digest: SHA-256 of the manifest, which names every file: the identity of the bundle.
     """
 
@@ -68,7 +68,7 @@ def save_bundle(
         "step": step,
         "metrics": dict(metrics),
     }
-    (folder / CARD).write_text(_card(config, identity, step, metrics))
+    (folder / CARD).write_text(_card(config, generator.num_parameters, identity, step, metrics))
     manifest.seal(folder, "bundle", about)
 
 
@@ -89,6 +89,7 @@ def load_bundle(folder: Path, device: torch.device) -> Bundle:
             f"version {made_by} made it, which {__version__} cannot read",
             "Use the version that made it",
         ) from error
+    about["num_parameters"] = generator.num_parameters
     return Bundle(generator.to(device).eval(), about, manifest.digest(folder))
 
 
@@ -97,14 +98,18 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _card(config: ExperimentConfig, identity: RunIdentity, step: int, metrics: Mapping[str, float]) -> str:
-    parameters = sum(p.numel() for p in build_generator(config.model).parameters())
-    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if name != "step")
+def _card(
+    config: ExperimentConfig, num_parameters: int, identity: RunIdentity, step: int, metrics: Mapping[str, float]
+) -> str:
+    train, scores = (
+        config.train,
+        "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items() if name != "step"),
+    )
     return f"""# {config.model.architecture} generator
 
 Super-resolves slices and volumes of brain MRI. Research software, not a medical device.
 
-- {parameters:,} parameters, trained for {step} steps on scales {config.train.scale_min} to {config.train.scale_max}
+- {num_parameters:,} parameters, trained for {step} steps on scales {train.scale_min} to {train.scale_max}
 - run `{identity.run_name}`, code `{identity.code_version}`, data index `{identity.data_digest[:16]}`
 
 Measured while training, on a few slices of the validation subjects (`metasr evaluate` measures properly):

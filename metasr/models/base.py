@@ -24,6 +24,11 @@ class SuperResolver(nn.Module, ABC):
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable values; running statistics, mean and std are buffers and do not count."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     @abstractmethod
     def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Super-resolve `[N, C, h, w]` to `[N, C, *size]`."""

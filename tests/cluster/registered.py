@@ -27,7 +27,7 @@ TINY = ExperimentConfig(model=ModelConfig(num_features=8, num_blocks=1))
 DATA = "d" * 64
 IDENTITY = RunIdentity("run-1", "abc123", "file:///nowhere", DATA)
 # What the manifest of such a bundle says.
-ABOUT = {**asdict(IDENTITY), "config": TINY.model_dump(mode="json"), "step": 1}
+ABOUT = {**asdict(IDENTITY), "config": TINY.model_dump(mode="json"), "step": 1, "num_parameters": 1}
 
 
 def make_bundle(folder, step):

@@ -1,8 +1,11 @@
 """What is looked at on the nodes of a cluster before training: versions, room, cards, and Ray itself."""
 
+import itertools
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -56,6 +59,31 @@ def test_what_a_folder_holds_makes_way_for_what_is_to_come(tmp_path):
     (tmp_path / "run" / "step-1").mkdir(parents=True)
     (tmp_path / "run" / "step-1" / "state").write_bytes(bytes(10**8))
     assert room(str(tmp_path), count_own=True) - room(str(tmp_path)) > 10**8 / 2  # others use the disk too
+
+
+def test_files_that_others_remove_while_a_folder_is_measured_do_not_stop_it(tmp_path):
+    """Such as the checkpoints of another run, which are uploaded meanwhile."""
+    ended = threading.Event()
+
+    def upload():
+        for number in itertools.count():
+            folder = tmp_path / f"step-{number}"
+            folder.mkdir()
+            for name in range(20):
+                (folder / str(name)).write_bytes(b"state")
+            shutil.rmtree(folder)
+            if ended.is_set():
+                return
+
+    other = threading.Thread(target=upload)
+    other.start()
+    try:
+        for _ in range(500):
+            assert room(str(tmp_path), count_own=True) > 0
+            assert room(str(tmp_path / "step-0" / "7"), count_own=True) > 0
+    finally:
+        ended.set()
+        other.join()
 
 
 def test_the_estimate_of_a_checkpoint_is_not_below_a_real_one(job, tmp_path):

@@ -9,6 +9,7 @@ from metasr import __version__, manifest
 from metasr.config import EvalConfig, ExperimentConfig, ModelConfig, TrainConfig
 from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
+from metasr.inference import bundle
 from metasr.inference.bundle import load_bundle, save_bundle
 from metasr.models import build_generator
 
@@ -108,6 +109,15 @@ def test_a_bundle_says_where_it_came_from(tmp_path):
 def test_the_trained_scales_are_those_of_the_training(tmp_path):
     make(tmp_path / "bundle")
     assert load_bundle(tmp_path / "bundle", CPU).trained_scales == (1.2, 3.5)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_parameters_are_counted_from_the_generator_that_is_saved_and_loaded(tmp_path, monkeypatch, norm):
+    generator = build_generator(config(norm=norm).model)
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle, "build_generator", None)  # to save a network, no other is built
+        save_bundle(tmp_path / "b", generator, config(norm=norm), IDENTITY, step=1, metrics={})
+    assert load_bundle(tmp_path / "b", CPU).about["num_parameters"] == generator.num_parameters
 
 
 def test_the_card_states_parameters_steps_and_scores(tmp_path):
