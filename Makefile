@@ -1,11 +1,11 @@
 # The few commands there are. `make help` lists them.
 
-PYTHON ?= python3.11
+# The first Python from 3.11 on that this machine has; PYTHON=... names another.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 VENV := .venv
 RUN := $(VENV)/bin
-# pip's configured find-links may hold a CPU build of torch; uv does not read pip's settings by itself.
-FIND_LINKS := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
-UV := UV_FIND_LINKS="$(FIND_LINKS)" UV_HTTP_TIMEOUT=180 $(RUN)/uv
+UV := UV_HTTP_TIMEOUT=180 $(RUN)/uv
 UV_VERSION := 0.13.9
 
 .PHONY: help setup demo test test-cluster check chaos bench-data bench-train s3 format lock
@@ -23,15 +23,20 @@ help:
 	@echo "make format  format the code"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
 
-# Compatible mode puts this folder on Python's path. The other lets a folder named metasr, such as ~/metasr, hide the
-# package from whoever works beside it.
 setup: $(VENV)/.ready
 
+# pip takes torch and torchvision, because it knows the indexes and folders that this machine is configured for, such as
+# one with builds for CPUs alone; uv takes the rest, in seconds, and finds those two installed. Compatible mode puts this
+# folder on Python's path: the other lets a folder named metasr, such as ~/metasr, hide the package from whoever works
+# beside it. Without bytecode every process would compile torch, ray and mlflow anew, which takes longer than they run.
 $(VENV)/.ready: pyproject.toml requirements.lock
-	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install --quiet uv==$(UV_VERSION)
+	@test -n "$(PYTHON)" || { echo "no Python from 3.11 on was found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN)/pip install --quiet --constraint requirements.lock torch torchvision uv==$(UV_VERSION)
 	$(UV) pip install --quiet --python $(RUN)/python --constraint requirements.lock \
 		--config-setting editable_mode=compat --editable ".[demo,dev]"
+	$(RUN)/python -m compileall -q -j 0 $(VENV)/lib metasr cluster jobs tests || true
 	touch $@
 
 demo: setup
@@ -69,9 +74,8 @@ format: setup
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
-# The build of torch and the CUDA packages that it brings depend on the machine, so neither is written down with a
-# hash, and a torch of a local index loses its suffix.
+# Which build of torch, and which CUDA packages come with it, depends on the machine: the lock names neither.
 lock: setup
 	$(UV) pip compile --quiet --python $(RUN)/python --all-extras --no-header --no-annotate pyproject.toml \
-		| sed -E 's/^(torch(vision)?==[0-9.]+)\+.*/\1/' > requirements.new
+		| sed -E -e 's/^(torch(vision)?==[0-9.]+)\+.*/\1/' -e '/^(nvidia|cuda)-|^triton==/d' > requirements.new
 	mv requirements.new requirements.lock
