@@ -31,10 +31,10 @@ class PerceptualLoss(nn.Module):
 
 
 def check_perceptual(config: LossConfig) -> None:
-    """Find what would keep `load_perceptual` from its weights, and fetch them if nobody named any.
+    """Check what `load_perceptual` needs, without reading the weights; download them if no file is named.
 
     Raises:
-        ConfigError: The layer does not exist, or there are no weights.
+        ConfigError: The layer does not exist, torchvision cannot be imported, or there are no weights.
     """
     if config.perceptual:
         layer_index(config.vgg_network, config.vgg_layer)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metasr.vgg import CONVOLUTIONS, ImageNetInput, layer_index, load_vgg
+from metasr.vgg import ImageNetInput, load_vgg
 
 Network = Literal["vgg16", "vgg19"]
 
@@ -51,10 +51,11 @@ def load_perceptual_distance(network: Network = "vgg16", file: Path | None = Non
 
     Args:
         network: LPIPS has vgg16.
-        file: Its weights; without a file, torchvision's, fetched if they are not on this machine.
+        file: Its weights; without a file, torchvision's, downloaded if they are not on this machine.
 
     Raises:
-        ConfigError: The weights cannot be had, or belong to another network.
+        ConfigError: The weights cannot be read or downloaded, or belong to another network.
     """
-    names = [f"relu{stage}_{number}" for stage, number in enumerate(CONVOLUTIONS[network], start=1)]
-    return PerceptualDistance(load_vgg(network, names[-1], file), [layer_index(network, name) for name in names])
+    features = load_vgg(network, None, file)
+    poolings = [index for index, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+    return PerceptualDistance(features[: poolings[-1]], [index - 1 for index in poolings])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import nn
+from torchvision import models
 
 from metasr.config import ExperimentConfig
 from metasr.context import LocalContext, Wish
@@ -26,7 +26,6 @@ from metasr.evaluation import HeldOutSlice
 from metasr.identity import RunIdentity
 from metasr.training.arithmetic import arithmetic
 from metasr.training.loop import fit
-from metasr.vgg import vgg_layers
 
 LOSSES = {
     "pixel loss": {"adversarial": 0.0, "perceptual": 0.0},
@@ -68,7 +67,7 @@ def main() -> None:
     print(f"| | {' | '.join(names)} |\n|---{'|---' * len(names)}|")
     with tempfile.TemporaryDirectory() as folder:
         vgg = Path(folder) / "vgg19.safetensors"
-        weights = nn.Sequential(*vgg_layers("vgg19")).state_dict()
+        weights = models.vgg19(init_weights=False).features.state_dict()
         safetensors.torch.save_file({f"features.{name}": value for name, value in weights.items()}, vgg)
         for precision in options.precision:
             for what, weights in LOSSES.items():

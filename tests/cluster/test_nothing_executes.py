@@ -34,7 +34,7 @@ from metasr.models.convert import load_public_weights
 from metasr.training.state import LOG, TrainingState
 from metasr.training.state import WEIGHTS as STATE_WEIGHTS
 from metasr.vgg import load_vgg
-from metasr.vgg_weights import TORCHVISION_FILES
+from metasr.vgg_weights import published
 from tests.unit.nifti import write
 
 CPU = torch.device("cpu")
@@ -233,7 +233,7 @@ REFUSE = {
     "volumes to prepare": folder_to_prepare("volumes", "p{}_t1ce.nii.gz"),
     "photographs to prepare": folder_to_prepare("photos", "x.jpg"),
     "VGG, .pth": vgg("mine.pth"),
-    "VGG, of the published name": vgg(TORCHVISION_FILES["vgg19"]),
+    "VGG, of the published name": vgg(published("vgg19").name),
     "VGG, .pt": vgg("mine.pt"),
     "VGG, .safetensors": vgg("mine.safetensors"),
     "weights of the authors": public_weights,
