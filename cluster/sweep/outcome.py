@@ -14,7 +14,6 @@ from cluster.outbox.run_log import RunLog, ids_of_children
 from cluster.recipes import flatten
 from cluster.store import open_store
 from cluster.stream import read_index, shard_cache, validation_slices
-from cluster.sweep.page import write_page
 from cluster.sweep.record import SweepRecord, Trial
 from cluster.sweep.space import Plan
 from cluster.training.driver import OUTCOME, register_trial
@@ -48,6 +47,8 @@ def conclude(
     Raises:
         MetaSRError: The best trial has no good checkpoint, or another driver is at work on it.
     """
+    from cluster.sweep.page import write_page  # imports matplotlib, which no trial and no dry run needs
+
     for trial in record.trials:
         if trial.status == "failed":
             _mark_failed(plan, record, trial)

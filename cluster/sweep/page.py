@@ -14,9 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cluster.sweep import page_charts as charts
 from cluster.sweep import page_findings as findings
-from cluster.sweep.page_axes import Axis, axes_of, value_text
+from cluster.sweep.page_settings import Setting, settings_of, value_text
 from cluster.sweep.page_standings import NONE, Standing, duration_text, number_text, pareto_front, standings_of
-from cluster.sweep.page_svg import NUM_TONES
 from cluster.sweep.record import SweepRecord
 
 
@@ -46,7 +45,7 @@ def _render(record: SweepRecord, pictures: Mapping[str, bytes]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number_text, "duration": duration_text, "value": value_text}
-    standings, axes = standings_of(record), axes_of(record)
+    standings, settings = standings_of(record), settings_of(record)
     best = standings[0] if standings and standings[0].is_best else None
     return environment.get_template("page.html").render(
         record=record,
@@ -54,43 +53,47 @@ def _render(record: SweepRecord, pictures: Mapping[str, bytes]) -> str:
         best=best,
         headline=findings.headline(standings),
         counts=findings.counts(standings),
-        searched=_searched(axes, best),
+        searched=_searched(settings, best),
         scores=findings.scores_by_scale(best, record.scales) if best else [],
         pictures=_pictures(pictures, best),
-        num_tones=NUM_TONES,
-        **_charts(axes, standings),
+        **_charts(settings, standings),
     )
 
 
-def _searched(axes: Sequence[Axis], best: Standing | None) -> list[dict[str, str]]:
+def _searched(settings: Sequence[Setting], best: Standing | None) -> list[dict[str, str]]:
     """Return a row per setting: where it was searched, what the best trial has, and whether that is at the edge."""
     chosen = best.trial.settings if best else {}
     return [
         {
-            "name": axis.name,
-            "domain": axis.domain,
-            "chosen": value_text(chosen[axis.name]) if axis.name in chosen else NONE,
-            "warning": findings.at_edge(axis, chosen.get(axis.name)),
+            "name": setting.name,
+            "domain": setting.domain,
+            "chosen": value_text(chosen[setting.name]) if setting.name in chosen else NONE,
+            "warning": findings.at_edge(setting, chosen.get(setting.name)),
         }
-        for axis in axes
+        for setting in settings
     ]
 
 
-def _charts(axes: Sequence[Axis], standings: Sequence[Standing]) -> dict[str, Any]:
+def _charts(settings: Sequence[Setting], standings: Sequence[Standing]) -> dict[str, Any]:
     """Return what can be drawn; None instead of a chart that would be empty."""
     said = f"{findings.counts(standings)}. {findings.headline(standings)}"
     has_curves = any(standing.trial.history for standing in standings)
     measured = [standing for standing in standings if standing.trade_off]
     front = pareto_front(measured)
-    trends = [findings.trend(axis, standings) for axis in axes]
+    trends = [findings.trend(setting, standings) for setting in settings]
     names = ", ".join(f"trial {standing.trial.number}" for standing in front)
     return {
-        "parallel": charts.parallel_coordinates(axes, standings, f"Settings and objective of {said}")
-        if axes and standings
+        "parallel": charts.parallel_coordinates(settings, standings, f"Settings and objective of {said}")
+        if settings and standings
         else None,
         "against": [
-            (charts.objective_against(axis, standings, f"against-{n}", f"Objective over {axis.name}. {trend}"), trend)
-            for n, (axis, trend) in enumerate(zip(axes, trends, strict=True))
+            (
+                charts.objective_against(
+                    setting, standings, f"against-{n}", f"Objective over {setting.name}. {trend}"
+                ),
+                trend,
+            )
+            for n, (setting, trend) in enumerate(zip(settings, trends, strict=True))
             if standings
         ],
         "curves": charts.learning_curves(standings, f"Objective over steps of {said}") if has_curves else None,

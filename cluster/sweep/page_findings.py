@@ -7,7 +7,7 @@ from statistics import median
 
 from scipy.stats import spearmanr
 
-from cluster.sweep.page_axes import Axis, value_text
+from cluster.sweep.page_settings import Setting
 from cluster.sweep.page_standings import Standing, number_text
 
 FEWEST_FOR_TREND = 6
@@ -39,23 +39,22 @@ def counts(standings: Sequence[Standing]) -> str:
     return f"{trials}: {', '.join(f'{count} {status}' for status, count in found.items())}" if found else "no trials"
 
 
-def at_edge(axis: Axis, value: object) -> str:
+def at_edge(setting: Setting, value: object) -> str:
     """Return a warning where the best value of a setting lies at an end of its range; empty otherwise."""
-    return "at the edge of the range: better ones may lie beyond" if axis.is_at_edge(value) else ""
+    return "at the edge of the range: better ones may lie beyond" if setting.is_at_edge(value) else ""
 
 
-def trend(axis: Axis, standings: Sequence[Standing]) -> str:
+def trend(setting: Setting, standings: Sequence[Standing]) -> str:
     """Return how the objective goes with a setting: a rank correlation, or the median of each choice."""
-    pairs = [
-        (place, value_text(standing.trial.settings[axis.name]), standing.objective)
+    placed = [
+        (setting.position(standing.trial.settings.get(setting.name)), standing.objective)
         for standing in standings
-        if standing.place
-        and standing.objective is not None
-        and (place := axis.place(standing.trial.settings.get(axis.name))) is not None
+        if standing.place and standing.objective is not None
     ]
-    if axis.choices:
-        return _medians(axis, [(text, objective) for _, text, objective in pairs])
-    places, objectives = [place for place, _, _ in pairs], [objective for _, _, objective in pairs]
+    pairs = [(place, objective) for place, objective in placed if not math.isnan(place)]
+    if setting.axis.choices:
+        return _medians(setting.axis.choices, pairs)
+    places, objectives = [place for place, _ in pairs], [objective for _, objective in pairs]
     if len(pairs) < FEWEST_FOR_TREND or len(set(places)) < 2 or len(set(objectives)) < 2:
         return "Too few trials to speak of a trend."
     correlation = float(spearmanr(places, objectives).statistic)
@@ -79,9 +78,9 @@ def scores_by_scale(standing: Standing, scales: Sequence[str]) -> list[list[str]
     return rows
 
 
-def _medians(axis: Axis, values: Sequence[tuple[str, float]]) -> str:
+def _medians(choices: Sequence[str], pairs: Sequence[tuple[float, float]]) -> str:
     """Return the median of each choice, the best first."""
-    groups = {choice: [objective for text, objective in values if text == choice] for choice in axis.choices}
+    groups = {choice: [one for place, one in pairs if place == at] for at, choice in enumerate(choices)}
     medians = sorted(((median(group), choice, len(group)) for choice, group in groups.items() if group), reverse=True)
     said = "; ".join(f"{choice}: {number_text(middle)} ({count})" for middle, choice, count in medians)
     return f"Median objective (trials): {said}." if said else "Too few trials to speak of a trend."

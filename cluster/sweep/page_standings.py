@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
-from cluster.sweep.page_svg import NUM_TONES
 from cluster.sweep.record import Status, SweepRecord, Trial
+from metasr.charts import MINUS
 
 SYMBOLS: dict[Status, str] = {
     "finished": "●",
@@ -17,7 +17,8 @@ SYMBOLS: dict[Status, str] = {
     "waiting": "▲",
 }
 BEST_SYMBOL = "★"
-NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
+FAINTEST = 0.4
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Standing:
     Attributes:
         trial: The trial.
         place: 1 is the best; None for one that failed, has not ended, or was not validated.
-        colour: Name of its colour on charts.
+        strength: Of its colour on charts, from 0 to 1: the better the stronger.
     """
 
     trial: Trial
     place: int | None
-    colour: str
+    strength: float
 
     @property
     def key(self) -> str:
@@ -72,9 +73,10 @@ def standings_of(record: SweepRecord) -> list[Standing]:
     """Return all trials: those that have a place, the best first, then the others by number."""
     ranked = record.ranking
     others = [trial for trial in record.trials if trial not in ranked]
+    weaker = (1 - FAINTEST) / max(len(ranked) - 1, 1)
     return [
-        *(Standing(trial, place, _tone(place, len(ranked))) for place, trial in enumerate(ranked, start=1)),
-        *(Standing(trial, None, "failed" if trial.status == "failed" else "muted") for trial in others),
+        *(Standing(trial, place, 1 - weaker * (place - 1)) for place, trial in enumerate(ranked, start=1)),
+        *(Standing(trial, None, 1.0) for trial in others),
     ]
 
 
@@ -118,8 +120,3 @@ def duration_text(seconds: float) -> str:
         if hours < 48
         else f"{hours // 24} d {hours % 24} h"
     )
-
-
-def _tone(place: int, count: int) -> str:
-    """Return the colour of a place: the best has its own, the others are the stronger the better they are."""
-    return "accent" if place == 1 else f"tone-{NUM_TONES - 1 - (place - 2) * NUM_TONES // max(count - 1, 1)}"
