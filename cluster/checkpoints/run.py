@@ -5,8 +5,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -17,9 +17,9 @@ from cluster.store import (
     DamagedError,
     NotThereError,
     Store,
+    StoreWait,
     Version,
-    patiently,
-    pause_s,
+    wait_for_store,
 )
 from metasr.errors import CheckpointError
 from metasr.manifest import MANIFEST
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 LEDGER = "checkpoints.json"
 PARALLEL_FILES = 4
-T = TypeVar("T")
 
 
 class RunCheckpoints:
@@ -58,7 +57,8 @@ class RunCheckpoints:
         Raises:
             SupersededError: A newer driver has claimed them.
         """
-        ledger = self._patiently(lambda: self._change(lambda ledger: ledger.claimed_by(driver_fence)), tell)
+        claim = partial(self._change, lambda ledger: ledger.claimed_by(driver_fence))
+        ledger = wait_for_store(self._store, claim, tell)
         return RunCheckpoints(self._store, self._run, ledger.claim)
 
     def entries(self) -> tuple[Kept, ...]:
@@ -141,7 +141,7 @@ class RunCheckpoints:
             CheckpointError: There are checkpoints, and all are bad.
             StoreError: The store refuses.
         """
-        entries = self._patiently(self.entries, tell)
+        entries = wait_for_store(self._store, self.entries, tell)
         problems = []
         for kept in entries:
             try:
@@ -166,7 +166,7 @@ class RunCheckpoints:
             CheckpointError: There is none, or it is bad.
             StoreError: The store refuses.
         """
-        for kept in self._patiently(self.entries, tell):
+        for kept in wait_for_store(self._store, self.entries, tell):
             if kept.step == step:
                 self._load(kept, load, tell)
                 return kept
@@ -174,17 +174,14 @@ class RunCheckpoints:
             f"run {self._run} in {self._store.url}", f"it has no checkpoint of step {step}", "Start the run again"
         )
 
-    def pause_s(self) -> float:
-        """Return how long to wait before a store that was away is asked again."""
-        return pause_s(self._store)
+    def store_wait(self, tell: Callable[[str], None], meanwhile: str) -> StoreWait:
+        """Return what does actions again while the store is away."""
+        return StoreWait(self._store, tell, meanwhile)
 
     def _load(self, kept: Kept, load: Callable[[Path], None], tell: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="metasr-checkpoint-") as folder:
-            self._patiently(lambda: self.fetch(kept, Path(folder)), tell)
+            wait_for_store(self._store, lambda: self.fetch(kept, Path(folder)), tell)
             load(Path(folder))
-
-    def _patiently(self, action: Callable[[], T], tell: Callable[[str], None]) -> T:
-        return patiently(self._store, action, tell)
 
     def _fetch_file(self, kept: Kept, name: str, path: Path) -> None:
         sha256, num_bytes = kept.files[name]

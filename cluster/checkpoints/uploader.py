@@ -53,7 +53,7 @@ class Uploader:
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._failure: BaseException | None = None
-        self._is_away = False
+        self._wait_for_store = checkpoints.store_wait(tell, "checkpoints wait on the local disk").run
         threading.Thread(target=self._work, name="checkpoints", daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -139,33 +139,32 @@ class Uploader:
 
     def _work(self) -> None:
         try:
-            while (snapshot := self._next()) is not None:
-                self._upload(snapshot)
+            while self._wait_for_store(self._upload_next, self._closed):
+                pass
+        except UnavailableError:
+            pass  # closed while the store was away: what is pending stays in the spool
         except BaseException as error:  # for the next `submit` or `drain`
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
 
-    def _next(self) -> Snapshot | None:
+    def _upload_next(self) -> bool:
+        """Upload the oldest snapshot, once there is one; return False when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closed.is_set())
-            self._in_hand = None if self._closed.is_set() else self._pending[0]
-            return self._in_hand
-
-    def _upload(self, snapshot: Snapshot) -> None:
+            if self._closed.is_set():
+                return False
+            snapshot = self._in_hand = self._pending[0]
         try:
             self._publish(snapshot)
-        except UnavailableError as error:
-            self._wait(error)
-            return
-        if self._is_away:
-            self._tell("the store is back: checkpoints go up again")
-        self._is_away = False
-        with self._changed:
-            self._spool.remove(snapshot)
-            self._pending.remove(snapshot)
-            self._in_hand = None
-            self._changed.notify_all()
+            with self._changed:
+                self._spool.remove(snapshot)
+                self._pending.remove(snapshot)
+        finally:
+            with self._changed:
+                self._in_hand = None
+                self._changed.notify_all()
+        return True
 
     def _publish(self, snapshot: Snapshot) -> None:
         if snapshot.adopted:
@@ -176,11 +175,3 @@ class Uploader:
         start = time.perf_counter()
         kept = self._checkpoints.publish(snapshot.checkpoint, snapshot.step, snapshot.score, keep=self._keep)
         self._uploaded(kept, time.perf_counter() - start, len(self._pending) - 1)
-
-    def _wait(self, error: UnavailableError) -> None:
-        with self._changed:
-            self._in_hand = None
-        if not self._is_away:
-            self._tell(f"checkpoints wait on the local disk: {error}")
-        self._is_away = True
-        self._closed.wait(self._checkpoints.pause_s())

@@ -11,13 +11,12 @@ from typing import Any
 from cluster.config import PrepareConfig
 from cluster.prepare.cut import Cut, Spacing, Statistics, cut, widest
 from cluster.prepare.journal import Entry, Journal
-from cluster.prepare.patient import PatientStore
 from cluster.prepare.plan import Plan, find, input_sha256, make_plan, recipe_sha256, said_options
 from cluster.prepare.pseudonyms import stored_names
 from cluster.prepare.publish import Publication
 from cluster.runtime.ordered_map import InOrder, in_order
 from cluster.shards import SPLITS, Index, Sample, Shard, ShardWriter, Split
-from cluster.store import Store
+from cluster.store import Store, WaitingStore
 from metasr import __version__
 from metasr.data.split import digest_of_names
 from metasr.data.subjects import Subject
@@ -73,12 +72,12 @@ def prepare(
     said = said_options(options, names)
     recipe = recipe_sha256(said)
     inputs = input_sha256(recipe, subjects, names)
-    journal = Journal(store, inputs)  # without patience: what does not work from the start is said at once
+    journal = Journal(store, inputs)  # which is not waited for: what does not work from the start is said at once
     journal.check()
-    patient = PatientStore(store, tell)
-    publication = Publication(patient)
+    waiting = WaitingStore(store, tell)
+    publication = Publication(waiting)
     finished = journal.read(tell, progress or tell)
-    building = _Building(patient, options, names, Journal(patient, inputs), publication, tell, progress or tell)
+    building = _Building(waiting, options, names, Journal(waiting, inputs), publication, tell, progress or tell)
     building.resume(finished)
     with in_order(workers, len(subjects)) as map_in_order:
         # Those who validate come first: where none of them can be used, others are chosen from those who wait.
@@ -104,7 +103,7 @@ class _Building:
 
     def __init__(
         self,
-        store: PatientStore,
+        store: Store,
         options: PrepareConfig,
         names: Callable[[str], str],
         journal: Journal,

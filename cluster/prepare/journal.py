@@ -8,7 +8,6 @@ from itertools import count
 from pydantic import ValidationError
 
 from cluster.prepare.cut import Spacing, Statistics
-from cluster.prepare.patient import PatientStore
 from cluster.shards import Shard, Split
 from cluster.store import DamagedError, NotThereError, Store
 from metasr.config import Section
@@ -37,7 +36,7 @@ class Journal:
         inputs: What identifies inputs and options: another preparation has another journal.
     """
 
-    def __init__(self, store: Store | PatientStore, inputs: str) -> None:
+    def __init__(self, store: Store, inputs: str) -> None:
         self._store, self._folder = store, f"{FOLDER}/{inputs}"
 
     def check(self) -> None:

@@ -1,15 +1,14 @@
 """The index goes into the store last, and only in place of the one that was there at the start."""
 
-from cluster.prepare.patient import PatientStore
 from cluster.shards import INDEX, Index, index_key
-from cluster.store import AlreadyThereError, ChangedError
+from cluster.store import AlreadyThereError, ChangedError, Store
 from metasr.errors import DataError
 
 
 class Publication:
     """The right to write the index of a store: of several preparations at a time, one has it in the end."""
 
-    def __init__(self, store: PatientStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._before = store.stat(INDEX)
 

@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Set
 
 from cluster.prepare.cut import Statistics
-from cluster.prepare.patient import PatientStore
 from cluster.prepare.plan import recipe_sha256
 from cluster.shards import INDEX, SPLITS, Index, Shard, Split
-from cluster.store import Store
+from cluster.store import Store, WaitingStore
 from metasr.errors import DataError
 
 
@@ -29,11 +28,11 @@ def verify(store: Store, tell: Callable[[str], None]) -> Index:
     from cluster.stream import read_index  # here, because it brings torch, for which who prepares need not wait
     from cluster.stream.verified import samples_of
 
-    index, patient = read_index(store), PatientStore(store, tell)
+    index, waiting = read_index(store), WaitingStore(store, tell)
     statistics = Statistics()
     subjects: dict[Split, set[str]] = {split: set() for split in SPLITS}
     for shard in index.shards:
-        data = patient.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
+        data = waiting.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
         samples = samples_of(data, index, shard)
         here = dict.fromkeys(sample.subject for sample in samples)
         _compare(shard, Shard.of(data, shard.split, 0, here))

@@ -3,9 +3,9 @@
 from cluster.store.errors import AlreadyThereError, ChangedError, DamagedError, NotThereError, UnavailableError
 from cluster.store.folder import FolderStore
 from cluster.store.interface import Stat, Store, Version
-from cluster.store.patience import patiently, pause_s
 from cluster.store.retry import RetryPolicy
 from cluster.store.url import open_store
+from cluster.store.waiting import StoreWait, WaitingStore, wait_for_store
 
 __all__ = [
     "AlreadyThereError",
@@ -16,9 +16,10 @@ __all__ = [
     "RetryPolicy",
     "Stat",
     "Store",
+    "StoreWait",
     "UnavailableError",
     "Version",
+    "WaitingStore",
     "open_store",
-    "patiently",
-    "pause_s",
+    "wait_for_store",
 ]

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from cluster.store.errors import NO_OBJECT, ConditionFailedError, NotThereError, Reason, WrongBodyError, wrong_body
 from cluster.store.folder_lock import hold_lock
@@ -104,6 +105,9 @@ class FolderStore(Store):
     def _require(self) -> None:
         if not self._root.is_dir():
             raise FileNotFoundError(self._root)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FolderStore, (self._root, self.retries.policy)
 
     def _file(self, key: str) -> Path:
         if not self._exists(key):

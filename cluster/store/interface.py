@@ -81,13 +81,12 @@ class Store(ABC):
         Raises:
             DamagedError: They are other bytes than were stored or are expected. They are never returned.
         """
-        with self._explained(f"cannot read {key!r} from {self.url}"):
-            return self._get(checked_key(key), sha256, num_bytes)[0]
+        return self.get_with_version(key, sha256=sha256, num_bytes=num_bytes)[0]
 
-    def get_with_version(self, key: str) -> tuple[bytes, Version]:
-        """Return the bytes of an object, verified, and the version that `replace` asks for."""
+    def get_with_version(self, key: str, *, sha256: str = "", num_bytes: int | None = None) -> tuple[bytes, Version]:
+        """Return the bytes of an object, verified as by `get`, and the version that `replace` asks for."""
         with self._explained(f"cannot read {key!r} from {self.url}"):
-            return self._get(checked_key(key), "", None)
+            return self._get(checked_key(key), sha256, num_bytes)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return exactly `length` bytes of an object from `start` on. Nothing but their number is verified."""
@@ -155,11 +154,9 @@ class Store(ABC):
     def _reason(self, error: Exception) -> Reason | None:
         """Explain an error; None for one that is none of the store's own."""
 
-    # Pickled as its URL: a worker finds its own endpoint, credentials and connections.
+    @abstractmethod
     def __reduce__(self) -> tuple[Any, ...]:
-        from cluster.store.url import open_store
-
-        return open_store, (self.url, self.retries.policy)
+        """Pickle where the store is: a worker finds its own endpoint, credentials and connections."""
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 class RetryPolicy:
     """How patient a store is. The defaults suit objects of up to about 64 MB.
 
-    A server that refuses connections is given up within 10 s: who needs to outlast its restart waits `patiently`.
+    A server that refuses connections is given up within 10 s: who needs to outlast its restart uses `wait_for_store`.
 
     The pause before try n + 1 is random between 0 and `first_pause_s` * 2^(n - 1), so that many workers that failed
     together do not come back together.

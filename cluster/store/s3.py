@@ -130,6 +130,9 @@ class S3Store(Store):
     def _require(self) -> None:
         self._ask(lambda _: self._client.head_bucket(Bucket=self._bucket))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return S3Store, (self._bucket, self._prefix, self.retries.policy, self._part_bytes)
+
     def _reason(self, error: Exception) -> Reason | None:
         client = self._clients.get(os.getpid())
         return explain(error, host_of(client) if client else "S3")

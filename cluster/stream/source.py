@@ -3,11 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import closing, suppress
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.shards import Index, Shard
-from cluster.store import Store, UnavailableError
+from cluster.store import Store, StoreWait
 from cluster.stream.ahead import Ahead, AtHand
 from cluster.stream.cache import ShardCache
 from cluster.stream.verified import CORRUPT, ShardReader
@@ -25,7 +25,6 @@ from metasr.errors import DataError, MetaSRError
 log = logging.getLogger(__name__)
 
 _Crops = list[NDArray[np.float16]]
-_T = TypeVar("_T")
 NUM_THREADS = 4
 KEPT_WHOLE_BYTES = 1_000_000_000
 """Training sets up to this stay in a worker's memory."""
@@ -59,7 +58,6 @@ class ShardCrops:
             the sample alone.
         keep_bytes: If all training shards take no more than this together, each is read once and stays in memory.
         num_threads: Shards that are read at the same time.
-        pause_s: How long to wait before a store that is away is asked again.
 
     Attributes:
         waited_s: Seconds that the consumer of the crops has waited for shards so far.
@@ -78,14 +76,14 @@ class ShardCrops:
         on_corrupt: Literal["stop", "skip"] = "stop",
         keep_bytes: float = KEPT_WHOLE_BYTES,
         num_threads: int = NUM_THREADS,
-        pause_s: float = 5.0,
     ) -> None:
         self.waited_s = 0.0
         self.substituted: list[Substituted] = []
         self._shards = [shard for shard in index.shards if shard.split == "train"]
         self._store, self._reader = store, ShardReader(store, index, cache)
-        self._skips, self._num_threads, self._pause_s = on_corrupt == "skip", num_threads, pause_s
-        self._outage, self._noting = _Outage(store.url), threading.Lock()
+        self._skips, self._num_threads = on_corrupt == "skip", num_threads
+        self._wait_for_store = StoreWait(store, log.warning).run
+        self._noting = threading.Lock()
         self._crop_shape: tuple[int, ...] | None = None
         self._keeps_all = sum(shard.num_bytes for shard in self._shards) <= keep_bytes
         for shard in self._shards:
@@ -149,7 +147,7 @@ class ShardCrops:
         except CORRUPT as error:
             if not self._skips:
                 raise
-            self._patiently("", self._store.require, closed)  # without its bucket or folder, no shard is there
+            self._wait_for_store(self._store.require, closed)  # without its bucket or folder, no shard is there
             return self._replaced(number, seed, closed, error)
 
     def _replaced(self, number: int, seed: int, closed: threading.Event, error: MetaSRError) -> _Crops:
@@ -172,7 +170,7 @@ class ShardCrops:
 
     def _surely(self, shard: Shard, closed: threading.Event) -> _Crops:
         """Return the crops of a shard. An error was met twice in a row: the last of many tries may have bad luck."""
-        ask = partial(self._patiently, shard.name, partial(self._crops_of, shard), closed)
+        ask = partial(self._wait_for_store, partial(self._crops_of, shard), closed)
         with suppress(*CORRUPT):
             return ask()
         return ask()
@@ -183,22 +181,6 @@ class ShardCrops:
         if len({crop.shape for crop in crops}) != 1:
             raise DataError(f"shard {shard.name}", "its crops differ in size", "Prepare the data again")
         return crops
-
-    def _patiently(self, name: str, ask: Callable[[], _T], closed: threading.Event) -> _T:
-        """Return what the store says; wait while it is away, until the stream is closed."""
-        while True:
-            try:
-                answer = ask()
-            except UnavailableError as error:
-                self._outage.away(name, error)
-                if closed.wait(self._pause_s):
-                    raise
-            except MetaSRError:
-                self._outage.answered(name)
-                raise
-            else:
-                self._outage.answered(name)
-                return answer
 
 
 def most_at_hand(own: int, lanes: int, window: int, num_threads: int = NUM_THREADS) -> int:
@@ -212,28 +194,3 @@ def most_at_hand(own: int, lanes: int, window: int, num_threads: int = NUM_THREA
     """
     now = own * max(1, window // lanes)
     return now + max(now, num_threads)
-
-
-class _Outage:
-    """Says once that a store is away, and once that it is back, however many threads wait for it."""
-
-    def __init__(self, url: str) -> None:
-        self._url, self._began = url, 0.0
-        self._awaited: set[str] = set()
-        self._lock = threading.Lock()
-
-    def away(self, shard: str, error: UnavailableError) -> None:
-        """Note that a shard could not be had."""
-        with self._lock:
-            if not self._awaited:
-                self._began = time.monotonic()
-                log.warning("%s Waiting until it can be read", error)
-            self._awaited.add(shard)
-
-    def answered(self, shard: str) -> None:
-        """Note that the store, or a copy, had an answer for a shard."""
-        with self._lock:
-            if shard in self._awaited:
-                self._awaited.remove(shard)
-                if not self._awaited:
-                    log.warning("%s is back after %.0f s", self._url, time.monotonic() - self._began)

@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from cluster.checkpoints.fork import Fork
 from cluster.outbox.run_log import RunLog
 from cluster.recipes import run_name
-from cluster.store import Store, patiently
+from cluster.store import Store, wait_for_store
 from cluster.sweep.budget import COST_UP, TIME_UP
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.record import Point, Trial
@@ -187,7 +187,7 @@ class Watcher(Callback):
         return self._before_s.get(number, 0.0) + now - self._began.get(number, now)
 
     def _keep(self, trial: Trial) -> None:
-        patiently(self._store, lambda: self._ledger.put(trial), self._tell)
+        wait_for_store(self._store, lambda: self._ledger.put(trial), self._tell)
 
     def _end(self, trial: Trial, status: Any, reason: str) -> None:
         ended = trial.model_copy(update={"status": status, "reason": reason, "seconds": self._seconds(trial.number)})

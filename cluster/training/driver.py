@@ -21,7 +21,7 @@ from cluster.recipes import Resolved, flatten, run_name
 from cluster.registry import Registry
 from cluster.runtime.code_version import code_version
 from cluster.runtime.connection import connected
-from cluster.store import open_store, patiently
+from cluster.store import open_store, wait_for_store
 from cluster.store.lease import Lease
 from cluster.stream import read_index
 from cluster.training.group import Stop, train_on_ray
@@ -112,7 +112,7 @@ def train(
             return _already_done(config, identity, lease, done, sweep, tell)
         checkpoints = checkpoints.claim(lease.fence, tell)  # which locks out the workers of an earlier driver
         if fork is not None:
-            patiently(storage, lambda: branch_off(storage, fork, checkpoints, config), tell)
+            wait_for_store(storage, lambda: branch_off(storage, fork, checkpoints, config), tell)
         with _log(config, identity, sweep.name if sweep else "") as log:
             log.text("recipe.yaml", resolved.text() + "\n")
             watched = _Watched(log, Watch(config.train.steps, tell, terminal=terminal), tell, sweep, lease)
@@ -124,15 +124,15 @@ def train(
                     require_nodes(config, data, tell)
                     train_on_ray(config, identity, initial, lease, watched.see, watched.report.mark, stop)
                 checkpoints = checkpoints.claim(lease.fence, tell)  # or another driver has the run by now
-                step = patiently(storage, lambda: _newest_step(checkpoints), tell)
+                step = wait_for_store(storage, lambda: _newest_step(checkpoints), tell)
                 if step < config.train.steps:
                     not_sent = watched.finish(stop.status, f"stopped by {stop.name}", keep)
                     return Trained(identity.run_name, step, stopped_by=stop.signal, records_not_sent=not_sent)
                 if sweep is None:
-                    patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
+                    wait_for_store(storage, lambda: _register_best(checkpoints, log, tell), tell)
                 not_sent = watched.finish("FINISHED", "finished", keep)
                 noted = {"step": str(step), REGISTERED: "" if sweep else config.tracking.model}
-                patiently(storage, lambda: checkpoints.finish(noted), tell)
+                wait_for_store(storage, lambda: checkpoints.finish(noted), tell)
                 return Trained(identity.run_name, step, records_not_sent=not_sent)
 
 
@@ -171,9 +171,9 @@ def _register(config: JobConfig, identity: RunIdentity, lease: Lease, sweep: str
     storage = open_store(config.storage.url)
     with _log(config, identity, sweep) as log:
         checkpoints = RunCheckpoints(storage, identity.run_name).claim(lease.fence, tell)
-        patiently(storage, lambda: _register_best(checkpoints, log, tell), tell)
+        wait_for_store(storage, lambda: _register_best(checkpoints, log, tell), tell)
         if done := checkpoints.finished():
-            patiently(storage, lambda: checkpoints.finish(done | {REGISTERED: config.tracking.model}), tell)
+            wait_for_store(storage, lambda: checkpoints.finish(done | {REGISTERED: config.tracking.model}), tell)
         log.status("FINISHED" if done else "KILLED")
         return log.drain(LAST_RECORDS_S)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from cluster.checkpoints import Kept, RunCheckpoints, SupersededError, Uploader
 from cluster.config import JobConfig
 from cluster.runtime.code_version import code_version
-from cluster.store import Store, UnavailableError, open_store, patiently
+from cluster.store import Store, UnavailableError, open_store, wait_for_store
 from cluster.stream import ShardCrops, read_index, shard_cache, validation_slices
 from cluster.training.failures import RegroupError
 from cluster.training.watchdog import watch_over_me
@@ -314,10 +314,10 @@ def _train(job: Job, progress: _Progress) -> None:
         log.warning("code %s runs here, and %s where the driver is", identity.code_version, job.identity.code_version)
     store = open_store(config.data.url)
     progress.stores.append(store)
-    index = patiently(store, partial(read_index, store, job.identity.data_digest), log.warning)
+    index = wait_for_store(store, partial(read_index, store, job.identity.data_digest), log.warning)
     cache = shard_cache(store, config.storage.cache, config.storage.cache_gb)
     look_at = partial(validation_slices, store, index, config.eval.validation_slices, cache)
-    validation = patiently(store, look_at, log.warning)
+    validation = wait_for_store(store, look_at, log.warning)
     crops = ShardCrops(store, index, cache, on_corrupt=config.data.on_corrupt)
     context = RayContext(job, store, crops, progress)
     context.log("group", 0, {"num_workers": float(context.num_workers), "data_s": time.perf_counter() - began})

@@ -62,8 +62,9 @@ def test_a_server_that_is_away_for_longer_than_a_store_tries_is_waited_for(prepa
     report, told, _ = prepare_through(outages(*beginnings, fault=fault))
     assert report.index.to_bytes() == (original / "index.json").read_bytes()
     assert verify(open_store(url), lambda line: None) == report.index
-    assert len(told) == len(beginnings)
-    assert all(line.startswith("waiting for the store: ") for line in told)
+    assert len(told) == 2 * len(beginnings)
+    assert all(line.startswith("waiting for the store: ") for line in told[::2])
+    assert all(line.startswith(f"{url} is back after ") for line in told[1::2])
 
 
 def test_verifying_waits_for_a_server_too(prepare_through, through):

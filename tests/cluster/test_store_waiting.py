@@ -1,0 +1,77 @@
+"""Waiting for a store that is away: how often it is said, what ends it, and what is an answer."""
+
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cluster.store import NotThereError, RetryPolicy, StoreWait, UnavailableError, WaitingStore, open_store
+
+AWAY = UnavailableError("cannot read 'a'", "no connection", "Wait")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path), RetryPolicy(max_pause_s=0.01))
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+def test_however_many_threads_wait_it_is_said_once_that_the_store_is_away_and_once_that_it_is_back(store, told):
+    together, thread = threading.Barrier(8), threading.local()
+
+    def action():
+        together.wait(60)  # a second time only when all have failed once, and wait
+        if not hasattr(thread, "has_failed"):
+            thread.has_failed = True
+            raise AWAY
+        return "read"
+
+    wait = StoreWait(store, told.append, "training goes on")
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(wait.run, [action] * 8)) == ["read"] * 8
+    assert told == [f"training goes on: {AWAY}", f"{store.url} is back after 0 s"]
+
+
+def test_a_wait_that_is_closed_ends_with_the_error_of_the_store(store, told):
+    closed = threading.Event()
+
+    def action():
+        closed.set()
+        raise AWAY
+
+    with pytest.raises(UnavailableError, match="no connection"):
+        StoreWait(store, told.append).run(action, closed)
+    assert told == [f"waiting for the store: {AWAY}"]
+
+
+def test_an_object_that_is_not_there_is_an_answer_that_ends_the_wait(store, told):
+    errors = [AWAY, AWAY, NotThereError("cannot read 'a'")]
+
+    def action():
+        raise errors.pop(0)
+
+    with pytest.raises(NotThereError):
+        StoreWait(store, told.append).run(action)
+    assert told[1:] == [f"{store.url} is back after 0 s"]
+
+
+def test_a_store_that_waits_is_a_store_like_any_other(store, told, tmp_path):
+    waiting = WaitingStore(store, told.append)
+    version = waiting.put_new("a", b"1")
+    version = waiting.replace("a", b"22", version)
+    assert waiting.get_with_version("a") == (b"22", version)
+    assert waiting.get_range("a", 1, 1) == b"2"
+    assert waiting.stat("a") == (2, version)
+    assert waiting.holds("a", version, 2)
+    waiting.require()
+    waiting.delete("a")
+    assert not waiting.exists("a")
+    with pytest.raises(NotThereError, match="cannot read 'a'"):
+        waiting.get("a")
+    assert copy.copy(waiting).url == store.url
+    assert told == []
