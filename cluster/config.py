@@ -1,11 +1,11 @@
 """The settings of a job: an experiment, and the machines, storage and tracking it uses."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from metasr.config import ExperimentConfig, ScaleSetting, Section
+from metasr.config import SAME_RUN, ExperimentConfig, ScaleSetting, Section
 from metasr.errors import ConfigError
 from metasr.scale import REPORTED_SCALES
 
@@ -84,9 +84,9 @@ class TrackingConfig(Section):
 class JobConfig(ExperimentConfig):
     """An experiment and everything around it."""
 
-    resources: ResourcesConfig = ResourcesConfig()
-    storage: StorageConfig = StorageConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    resources: Annotated[ResourcesConfig, SAME_RUN] = ResourcesConfig()
+    storage: Annotated[StorageConfig, SAME_RUN] = StorageConfig()
+    tracking: Annotated[TrackingConfig, SAME_RUN] = TrackingConfig()
 
 
 class SearchConfig(Section):
@@ -97,9 +97,9 @@ class SearchConfig(Section):
     scheduler: Literal["asha", "pbt", "none"] = "asha"
     """Who stops trials early: ASHA (Li 2018), those that are behind others at the same step; population based
     training (Jaderberg 2017), which replaces them by branches of those that are ahead; or nobody."""
-    trials: int = Field(16, ge=1)
+    trials: Annotated[int, SAME_RUN] = Field(16, ge=1)
     """Trials in all, or in the population. With more than before, the same command goes on with the same sweep."""
-    concurrent: int = Field(0, ge=0)
+    concurrent: Annotated[int, SAME_RUN] = Field(0, ge=0)
     """Trials at a time, at most; 0 takes as many as fit. A population trains at once."""
     seed: int = Field(0, ge=0)
     """Decides what the searcher chooses."""

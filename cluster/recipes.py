@@ -5,7 +5,6 @@ Later layers win: defaults < recipe < trial < command line.
 """
 
 import difflib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from cluster.config import JobConfig
 from metasr.errors import ConfigError
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -138,21 +136,6 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
         or [last[close] for close in difflib.get_close_matches(leaf, last, n=1, cutoff=0.6)]
     )
     return f"did you mean {close[0]}?" if close else "--help lists the settings"
-
-
-def run_name(config: JobConfig, recipe: str, data_digest: str, start: str = "") -> str:
-    """Return a name that is the same for the same experiment on the same data, on any machine, and for no other.
-
-    Args:
-        config: The settings.
-        recipe: First part of the name.
-        data_digest: SHA-256 of the data's index.
-        start: What training starts from, if not from random weights: SHA-256 of a bundle, or RUN@STEP of another run.
-    """
-    decisive = config.model_dump(mode="json", exclude={"resources", "storage", "tracking"})
-    decisive["data"].pop("url")
-    text = json.dumps([decisive, data_digest, start], sort_keys=True)
-    return f"{Path(recipe).stem}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def _dotted(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

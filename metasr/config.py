@@ -1,8 +1,9 @@
 """The settings of an experiment: frozen, typed sections whose field docstrings are also the help texts."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -15,6 +16,22 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
     )
+
+
+SAME_RUN: Final = "same run"
+"""Marks a setting, or a section of them, of which any value makes the same run: it decides neither the weights of a
+step nor which step's are registered. All other settings are part of a run's name (`cluster.training.naming`)."""
+
+
+@dataclass(frozen=True)
+class FirstDefault:
+    """Marks a setting whose default has changed: runs that have its first default keep their names.
+
+    Attributes:
+        value: That default, as JSON has it.
+    """
+
+    value: Any
 
 
 class ModelConfig(Section):
@@ -41,12 +58,12 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The training data."""
 
-    url: str = ""
+    url: Annotated[str, SAME_RUN] = ""  # what lies there enters the name, by the SHA-256 of its index
     """Store that `metasr prepare` wrote: a folder or s3://bucket/prefix."""
     shuffle_shards: int = Field(8, ge=1)
     """Shards whose samples are mixed with each other, over all virtual shards of the batch, at least one for each;
     all workers together hold about two times as many in memory, or a few more."""
-    on_corrupt: Literal["stop", "skip"] = "stop"
+    on_corrupt: Annotated[Literal["stop", "skip"], SAME_RUN] = "stop"
     """A shard that is missing or damaged where it is stored ends the run, or samples of another stand in for its own.
     A store that is away is neither: the run waits for it."""
     patch_px: int = Field(96, ge=16)
@@ -79,7 +96,7 @@ class LossConfig(Section):
     """Network of the perceptual loss (paper: vgg19)."""
     vgg_layer: str = "relu5_4"
     """Layer whose output is compared (paper: the last, relu5_4; the last of vgg16 is relu5_3)."""
-    vgg_weights: Path | None = None
+    vgg_weights: Annotated[Path | None, SAME_RUN] = None  # its bytes enter the name, not its path
     """Weights of that network: safetensors with torchvision's key names, or torchvision's own file. Without one,
     torchvision's is downloaded and its checksum verified."""
 
@@ -119,7 +136,7 @@ class TrainConfig(Section):
     """First steps with the L1 loss alone (SRGAN starts from such a network; the paper does not say)."""
     checkpoint_every_steps: int = Field(1000, ge=1)
     """Steps between checkpoints, each with a validation; work lost to a fault is at most this much."""
-    keep_checkpoints: int = Field(3, ge=1)
+    keep_checkpoints: Annotated[int, SAME_RUN] = Field(3, ge=1)
     """Checkpoints kept: the best by validation, and the newest in any case."""
     keep_best_by: Literal["psnr", "perceptual", "newest"] = "psnr"
     """What makes a checkpoint the best, the one registered at the end: its mean gain over bicubic in PSNR (which
@@ -130,13 +147,13 @@ class TrainConfig(Section):
     virtual_shards: int = Field(0, ge=0)
     """Equal parts of each batch, a power of two: at most as many workers can share it, and with exact each part has
     its own BatchNorm statistics. 0 takes the largest power of two up to 4 that divides batch_size."""
-    on_nan: Literal["stop", "skip"] = "stop"
+    on_nan: Annotated[Literal["stop", "skip"], SAME_RUN] = "stop"
     """An update that is NaN or infinite ends the run, or is left out."""
-    max_skipped: int = Field(10, ge=0)
+    max_skipped: Annotated[int, SAME_RUN] = Field(10, ge=0)
     """With skip: a run that has left out more updates ends."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the convolutions; weights, losses, meta-upscale and optimiser stay float32."""
-    log_every_steps: int = Field(50, ge=1)
+    log_every_steps: Annotated[int, SAME_RUN] = Field(50, ge=1)
     """Steps between lines of the log and points of the curves."""
     seed: int = Field(0, ge=0)
     """Everything random follows from it: weights, order, scales, patches, flips."""
@@ -179,7 +196,7 @@ class EvalConfig(Section):
     """Scales above 1 and up to 16 that are evaluated, any real number, or rows x columns such as 1x4."""
     validation_slices: int = Field(4, ge=1)
     """Slices that validation looks at, spread over the validation subjects; their pictures are kept."""
-    slices_per_subject: int = Field(20, ge=0)
+    slices_per_subject: Annotated[int, SAME_RUN] = Field(20, ge=0)
     """Slices that `metasr evaluate` takes of each subject, evenly spread; 0 takes all."""
 
     @model_validator(mode="after")

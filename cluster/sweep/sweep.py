@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.checkpoints import SupersededError
 from cluster.config import SweepConfig
 from cluster.outbox.run_log import RunLog
 from cluster.preflight import require
-from cluster.recipes import flatten, run_name
+from cluster.recipes import flatten
 from cluster.runtime.code_version import code_version
 from cluster.store import open_store
 from cluster.store.lease import Lease
@@ -26,12 +27,14 @@ from cluster.sweep.space import Plan
 from cluster.sweep.watcher import Watcher
 from cluster.training.driver import identify
 from cluster.training.group import Stop
+from cluster.training.naming import deciding, former_run_name, run_name, stored_name
 from metasr.identity import RunIdentity
 
 Tell = Callable[[str], None]
 FOLDER = "sweeps"
 RECORDS_S = 20.0
-ANY_NUMBER = ("trials", "concurrent")  # of trials: they make no other sweep
+SEARCH_0_1 = "searcher scheduler seed metric floor asha_grace asha_reduction pbt_interval pbt_quantile"
+"""What version 0.1.0 made names of. It is never changed: sweeps of that version are found by it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None)
     """
     began, config, identity = time.monotonic(), plan.config, identify(plan.sample.config, plan.recipe)
     require(config, tell)
-    storage, fresh = open_store(config.storage.url), _fresh(plan, identity)
+    storage, fresh = open_store(config.storage.url), _fresh(plan, identity, tell)
     tell(f"sweep {fresh.name}, code {identity.code_version[:12]}")
     tell(f"objective: {fresh.objective}")
     folder = f"{FOLDER}/{fresh.name}"
@@ -118,21 +121,33 @@ def preview(plan: Plan, limits: Limits) -> list[str]:
     ]
 
 
-def _fresh(plan: Plan, identity: RunIdentity) -> SweepRecord:
+def _fresh(plan: Plan, identity: RunIdentity, tell: Tell = lambda line: None) -> SweepRecord:
     config = plan.config
     scales = tuple(map(str, config.eval.scales))
     space = {name: str(domain) for name, domain in plan.space.items()}
     objective = str(Objective(scales, config.search.metric, config.search.floor))
     return SweepRecord(
-        name=_name(plan, identity), recipe=plan.recipe, objective=objective, scales=scales, space=space
+        name=sweep_name(plan, identity.data_digest, tell),
+        recipe=plan.recipe,
+        objective=objective,
+        scales=scales,
+        space=space,
     )
 
 
-def _name(plan: Plan, identity: RunIdentity) -> str:
-    """Return a name that is the same for the same search of the same experiment on the same data, and no other."""
-    around = run_name(plan.trial(plan.first).config, plan.recipe, identity.data_digest)
+def sweep_name(plan: Plan, data_digest: str, tell: Tell = lambda line: None) -> str:
+    """Return a name that is the same for the same search of the same experiment on the same data, and no other.
+
+    A sweep that version 0.1.0 has begun keeps its name.
+    """
+    around, search = (plan.trial(plan.first).config, plan.recipe, data_digest), plan.config.search
+    name = _named(plan, run_name(*around), deciding(search))
+    former = _named(plan, former_run_name(*around), search.model_dump(mode="json", include=set(SEARCH_0_1.split())))
+    return stored_name(open_store(plan.config.storage.url), name, former, f"{FOLDER}/{{}}/{LEDGER}", tell)
+
+
+def _named(plan: Plan, around: str, search: dict[str, Any]) -> str:
     space = {name: [domain.kind, list(domain.values)] for name, domain in sorted(plan.space.items())}
-    search = plan.config.search.model_dump(mode="json", exclude=set(ANY_NUMBER))
     text = json.dumps([around, space, search], sort_keys=True)
     return f"sweep-{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 

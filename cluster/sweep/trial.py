@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
-from cluster.recipes import Resolved, run_name
+from cluster.recipes import Resolved
 from cluster.store import Store, UnavailableError, open_store
 from cluster.store.lease import RunTakenError
 from cluster.sweep.objective import Objective
@@ -25,6 +25,7 @@ from cluster.sweep.record import Point
 from cluster.sweep.space import Plan
 from cluster.training.driver import InSweep, train
 from cluster.training.group import Stop
+from cluster.training.naming import stored_run_name
 from cluster.watch import Event
 from metasr.context import Wish
 from metasr.errors import MetaSRError, StoreError
@@ -169,21 +170,20 @@ class TrialRun(tune.Trainable):
             return
         try:
             resolved = self._work.plan.trial(self._settings)
-            storage = open_store(resolved.config.storage.url)
-            start = str(self._fork) if self._fork else ""
-            name = run_name(resolved.config, self._work.plan.recipe, self._work.data_digest, start)
-            self._told.put(self._train(resolved, storage, name))
+            self._told.put(self._train(resolved, open_store(resolved.config.storage.url)))
         except BaseException as error:
             self._told.put(Ended("failed", reason_of(error)))
 
-    def _train(self, resolved: Resolved[JobConfig], storage: Store, name: str) -> Ended:
+    def _train(self, resolved: Resolved[JobConfig], storage: Store) -> Ended:
         """Train; wait while another has the run, such as a process that is about to end, or the store is away."""
         sweep = InSweep(self._work.sweep, self._see, self._stop, self._work.data_digest)
+        plan, data_digest, start = self._work.plan, self._work.data_digest, str(self._fork) if self._fork else ""
         while True:
             began, self._has_workers = time.monotonic(), False
             try:
+                name = stored_run_name(resolved.config, plan.recipe, data_digest, start)
                 self._tell_past(storage, name)
-                trained = train(resolved, self._work.plan.recipe, TELL, fork=self._fork, sweep=sweep)
+                trained = train(resolved, plan.recipe, TELL, fork=self._fork, sweep=sweep)
                 self._tell_past(storage, name)  # of another who had the run meanwhile, perhaps to its end
                 break
             except (RunTakenError, UnavailableError) as error:

@@ -9,13 +9,13 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from cluster.checkpoints.fork import Fork
 from cluster.outbox.run_log import RunLog
-from cluster.recipes import run_name
 from cluster.store import Store, wait_for_store
 from cluster.sweep.budget import COST_UP, TIME_UP
 from cluster.sweep.ledger import Ledger
 from cluster.sweep.record import Point, Trial
 from cluster.sweep.space import Plan
 from cluster.sweep.trial import MEMBER, WAITED_S
+from cluster.training.naming import stored_run_name
 from metasr.errors import ConfigError
 
 NOTE_S = 60.0
@@ -157,8 +157,8 @@ class Watcher(Callback):
         """
         number = len(self.trials)
         try:
-            config = self._plan.trial(settings).config
-            name = run_name(config, self._plan.recipe, self._data_digest, str(fork) if fork else "")
+            what = self._plan.trial(settings).config, self._plan.recipe, self._data_digest, str(fork) if fork else ""
+            name = wait_for_store(self._store, lambda: stored_run_name(*what), self._tell)
         except ConfigError:  # the trial will say so itself
             name = f"{self._ledger.record.name}-trial-{number}"
         return Trial(number=number, settings=settings, run_name=name, fork=fork)

@@ -17,7 +17,7 @@ from cluster.config import JobConfig, check_workers
 from cluster.outbox.delivery import SWEEP_TAG
 from cluster.outbox.run_log import RunLog
 from cluster.preflight import require, require_nodes
-from cluster.recipes import Resolved, flatten, run_name
+from cluster.recipes import Resolved, flatten
 from cluster.registry import Registry
 from cluster.runtime.code_version import code_version
 from cluster.runtime.connection import connected
@@ -25,6 +25,7 @@ from cluster.store import open_store, wait_for_store
 from cluster.store.lease import Lease
 from cluster.stream import read_index
 from cluster.training.group import Stop, train_on_ray
+from cluster.training.naming import stored_run_name
 from cluster.watch import Event, RunReport, Watch
 from metasr.errors import CheckpointError, ConfigError, MetaSRError, StoreError
 from metasr.identity import RunIdentity
@@ -183,7 +184,7 @@ def _introduced(
 ) -> tuple[RunIdentity, Bundle | None]:
     """Tell and return what the run is made from, and the bundle that it starts from."""
     initial = load_initial(config, init_from) if init_from else None
-    identity = identify(config, recipe, initial, fork, data_digest)
+    identity = identify(config, recipe, initial, fork, data_digest, tell)
     tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
     if fork is not None:
         tell(f"branching off from run {fork.run_name} at step {fork.step}")
@@ -280,6 +281,7 @@ def identify(
     initial: Bundle | None = None,
     fork: Fork | None = None,
     data_digest: str = "",
+    tell: Tell = lambda line: None,
 ) -> RunIdentity:
     """Return what the run is made from, after a look at what would stop its workers.
 
@@ -294,7 +296,7 @@ def identify(
     store = open_store(config.data.url)
     digest = read_index(store, data_digest).digest()
     bundle, branch = initial.digest if initial else "", str(fork) if fork else ""
-    name = run_name(config, recipe, digest, bundle or branch)
+    name = stored_run_name(config, recipe, digest, bundle or branch, tell)
     return RunIdentity(name, code_version(), store.url, digest, bundle, branch)
 
 

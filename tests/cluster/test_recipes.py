@@ -7,7 +7,7 @@ import yaml
 
 import jobs
 from cluster.config import JobConfig, PrepareConfig, expand
-from cluster.recipes import Layer, flatten, leaves, nearest, parse_flag, recipe_layer, resolve, run_name
+from cluster.recipes import Layer, flatten, leaves, nearest, parse_flag, recipe_layer, resolve
 from metasr.errors import ConfigError
 
 RECIPES = Path(jobs.__file__).parent / "recipes"
@@ -15,16 +15,11 @@ SETTINGS = dict(leaves(JobConfig))
 SECTIONS = sorted({name.partition(".")[0] for name in SETTINGS})
 LAST_PARTS = [name.rpartition(".")[2] for name in SETTINGS]
 UNIQUE = [name for name in SETTINGS if LAST_PARTS.count(name.rpartition(".")[2]) == 1]
-DATA = "d" * 64
 
 
 def given(source="command line", **values):
     """A layer; `train__steps=5` stands for train.steps."""
     return Layer(source, {name.replace("__", "."): value for name, value in values.items()})
-
-
-def job(**values):
-    return resolve(JobConfig, [given(**values)]).config
 
 
 def flag(name, text, model=JobConfig):
@@ -324,45 +319,6 @@ def test_subjects_whose_names_look_like_numbers_keep_them(text):
 def test_every_setting_has_a_docstring_for_the_help():
     for model in (JobConfig, PrepareConfig):
         assert all(field.description for _, field in leaves(model))
-
-
-# The name of a run
-
-
-def test_the_run_is_the_same_wherever_it_runs():
-    here = run_name(job(), "smoke", DATA)
-    elsewhere = {
-        "resources__num_workers": 8,
-        "resources__gpu": True,
-        "resources__cpus_per_worker": 4,
-        "storage__url": "s3://other/runs",
-        "tracking__uri": "http://mlflow:5000",
-        "tracking__experiment": "other",
-        "data__url": "s3://other/copy",
-    }
-    assert {run_name(job(**{name: value}), "smoke", DATA) for name, value in elsewhere.items()} == {here}
-    assert run_name(job(**elsewhere), "/some/where/smoke.yaml", DATA) == here
-
-
-def test_the_run_is_the_same_whichever_layer_said_so():
-    assert run_name(job(), "smoke", DATA) == run_name(job(train__seed=JobConfig().train.seed), "smoke", DATA)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"train__seed": 1}, {"train__batch_size": 4}, {"optim__generator_lr": 2e-4}, {"data__patch_px": 48}],
-    ids=lambda change: next(iter(change)),
-)
-def test_another_experiment_is_another_run(change):
-    assert run_name(job(**change), "smoke", DATA) != run_name(job(), "smoke", DATA)
-
-
-def test_other_data_is_another_run():
-    assert run_name(job(), "smoke", "e" * 64) != run_name(job(), "smoke", DATA)
-
-
-def test_the_name_of_a_run_begins_with_its_recipe():
-    assert run_name(job(), "recipes/mine.yaml", DATA).startswith("mine-")
 
 
 # Places

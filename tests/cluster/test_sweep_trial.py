@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.checkpoints import RunCheckpoints
-from cluster.recipes import Layer, run_name
+from cluster.recipes import Layer
 from cluster.store import open_store
 from cluster.store.lease import Lease
 from cluster.stream import read_index
@@ -17,6 +17,7 @@ from cluster.sweep import trial as trial_module
 from cluster.sweep.objective import Objective
 from cluster.sweep.space import Plan
 from cluster.sweep.trial import TrialRun, Work
+from cluster.training.naming import run_name
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
 from metasr.context import Wish

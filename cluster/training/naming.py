@@ -1,0 +1,146 @@
+"""The name of a run: it follows from what decides the weights, and from nothing else.
+
+The same command is the same run, on any machine and after an upgrade. So a setting enters the name only where it
+differs from the value that it is left out at: a new setting whose default means "as before" renames no run.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from cluster.checkpoints.run import LEDGER
+from cluster.config import JobConfig
+from cluster.recipes import flatten
+from cluster.store import Store, open_store
+from metasr.config import SAME_RUN, FirstDefault, LossConfig
+from metasr.vgg_weights import TORCHVISION_FILES, find_weights
+
+Tell = Callable[[str], None]
+DIGITS = 10
+SETTINGS_0_1: Mapping[str, str] = MappingProxyType(
+    {
+        "model": "architecture fixed_scale channels num_features num_blocks norm skip residual_scale",
+        "data": "shuffle_shards on_corrupt patch_px degradation noise flips contrast min_brain",
+        "loss": "pixel adversarial perceptual adversarial_form vgg_network vgg_layer vgg_weights",
+        "optim": "generator_lr discriminator_lr schedule decay_every_steps decay_factor clip_norm ema_decay",
+        "train": "steps batch_size scale_min scale_max pixel_only_steps checkpoint_every_steps keep_checkpoints "
+        "keep_best_by reduction virtual_shards on_nan max_skipped precision log_every_steps seed",
+        "eval": "scales validation_slices slices_per_subject",
+    }
+)
+"""What version 0.1.0 made names of. It is never changed: runs of that version are found by it."""
+
+
+def run_name(config: JobConfig, recipe: str, data_digest: str, start: str = "") -> str:
+    """Return a name that is the same for the same experiment on the same data, on any machine, and for no other.
+
+    Args:
+        config: The settings.
+        recipe: First part of the name.
+        data_digest: SHA-256 of the data's index.
+        start: What training starts from, if not from random weights: SHA-256 of a bundle, or RUN@STEP of another run.
+
+    Raises:
+        ConfigError: The weights of the perceptual loss are not there.
+    """
+    return _named(recipe, [deciding(config), data_digest, start, _vgg_digest(config.loss)])
+
+
+def former_run_name(config: JobConfig, recipe: str, data_digest: str, start: str = "") -> str:
+    """Return the name that version 0.1.0 gave such a run; arguments as for `run_name`."""
+    values = config.model_dump(mode="json")
+    known = ((section, names.split()) for section, names in SETTINGS_0_1.items())
+    settings = {section: {name: values[section][name] for name in names} for section, names in known}
+    return _named(recipe, [settings, data_digest, start])
+
+
+def stored_run_name(
+    config: JobConfig, recipe: str, data_digest: str, start: str = "", tell: Tell = lambda line: None
+) -> str:
+    """Return the name of a run, or its former one where `storage.url` has it under that alone.
+
+    Args:
+        config: The settings.
+        recipe: First part of the name.
+        data_digest: See `run_name`.
+        start: See `run_name`.
+        tell: Told that a run goes on under its former name.
+
+    Raises:
+        ConfigError: The weights of the perceptual loss are not there.
+        StoreError: The store is away or refuses.
+    """
+    what = config, recipe, data_digest, start
+    storage = open_store(config.storage.url)
+    return stored_name(storage, run_name(*what), former_run_name(*what), f"{{}}/{LEDGER}", tell)
+
+
+def stored_name(storage: Store, name: str, former: str, key: str, tell: Tell = lambda line: None) -> str:
+    """Return `former` where `storage` has `key`, with a name in place of `{}`, under that name alone.
+
+    Args:
+        storage: Where runs and sweeps are.
+        name: What it is called.
+        former: What version 0.1.0 called it.
+        key: Such as `{}/checkpoints.json`.
+        tell: Told that it goes on under its former name.
+    """
+    if storage.exists(key.format(name)) or not storage.exists(key.format(former)):
+        return name
+    tell(f"{former} was begun by version 0.1.0 and goes on under that name; a new one would be {name}")
+    return former
+
+
+def deciding(config: BaseModel) -> dict[str, Any]:
+    """Return the settings that decide the weights and differ from what they are left out at, by dotted name."""
+    values, left_out = flatten(config), left_out_values(type(config))
+    return {name: values[name] for name in left_out if values[name] != left_out[name]}
+
+
+def left_out_values(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the value at which each setting that decides the weights enters no name, by dotted name, as JSON."""
+    defaults = flatten(model())
+    return {
+        name: next((mark.value for mark in field.metadata if isinstance(mark, FirstDefault)), defaults[name])
+        for name, field in _that_decide(model)
+    }
+
+
+def _that_decide(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        if SAME_RUN in field.metadata:
+            continue
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _that_decide(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _named(recipe: str, what: list[Any]) -> str:
+    text = json.dumps(what, sort_keys=True)
+    return f"{Path(recipe).stem}-{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"
+
+
+def _vgg_digest(loss: LossConfig) -> str:
+    """Return the SHA-256 of the weights of the perceptual loss; empty for those that torchvision publishes."""
+    if not loss.perceptual or loss.vgg_weights is None:
+        return ""
+    file = find_weights(loss.vgg_network, loss.vgg_weights)
+    about = file.stat()
+    digest = _digest(file, about.st_size, about.st_mtime_ns)
+    published = Path(TORCHVISION_FILES[loss.vgg_network]).stem.rpartition("-")[2]
+    return "" if digest.startswith(published) else digest
+
+
+@lru_cache
+def _digest(file: Path, num_bytes: int, changed_ns: int) -> str:
+    """Return the SHA-256 of a file, read once until it changes: it has half a gigabyte, and a sweep many trials."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
