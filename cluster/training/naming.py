@@ -20,7 +20,7 @@ from cluster.config import JobConfig
 from cluster.recipes import flatten
 from cluster.store import Store, open_store
 from metasr.config import SAME_RUN, FirstDefault, LossConfig
-from metasr.vgg_weights import TORCHVISION_FILES, find_weights
+from metasr.vgg_weights import SHA256, find_weights
 
 Tell = Callable[[str], None]
 DIGITS = 10
@@ -135,8 +135,7 @@ def _vgg_digest(loss: LossConfig) -> str:
     file = find_weights(loss.vgg_network, loss.vgg_weights)
     about = file.stat()
     digest = _digest(file, about.st_size, about.st_mtime_ns)
-    published = Path(TORCHVISION_FILES[loss.vgg_network]).stem.rpartition("-")[2]
-    return "" if digest.startswith(published) else digest
+    return "" if digest == SHA256[loss.vgg_network] else digest
 
 
 @lru_cache

@@ -195,8 +195,7 @@ def test_weights_of_the_perceptual_loss_count_by_their_bytes_not_by_their_place(
 
 def test_torchvisions_own_file_is_the_one_that_would_be_downloaded(weights, monkeypatch):
     file = weights("anywhere.pth")
-    published = f"vgg19-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
-    monkeypatch.setattr(naming, "TORCHVISION_FILES", {"vgg19": published})
+    monkeypatch.setattr(naming, "SHA256", {"vgg19": hashlib.sha256(file.read_bytes()).hexdigest()})
     assert with_weights(file) == run_name(job(), "smoke", DATA)
 
 
