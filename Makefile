@@ -8,7 +8,7 @@ RUN := $(VENV)/bin
 UV := UV_HTTP_TIMEOUT=180 $(RUN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test test-cluster check chaos bench-data bench-train s3 format lock
+.PHONY: help setup demo test test-cluster check chaos bench-data bench-train s3 picture format lock
 
 help:
 	@echo "make demo    set up, then the whole job on one healthy brain: train, evaluate, promote, upscale (minutes)"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-train  what exact training costs beside fast training, a step (minutes)"
 	@echo "make s3      an S3 server on this machine, until Ctrl-C; its data and keys are in s3/"
 	@echo "make setup   only .venv with the locked dependencies"
+	@echo "make picture  draw infra/architecture.svg from the imports"
 	@echo "make format  format the code"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
 
@@ -55,6 +56,7 @@ check: setup
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+	$(RUN)/python infra/architecture.py --check
 
 MINUTES := 5
 SEED := 0
@@ -69,6 +71,9 @@ bench-train: setup
 
 s3: setup
 	$(RUN)/python infra/storage/s3.py
+
+picture: setup
+	$(RUN)/python infra/architecture.py
 
 format: setup
 	$(RUN)/ruff check --fix .
