@@ -1,6 +1,6 @@
 """Draw the architecture from the imports: rooms as boxes, one above those that it imports.
 
-`python infra/architecture.py` writes architecture.svg beside this file; `--check` only says whether that is still what
+`python infra/architecture.py` writes architecture.svg beside this file; `--check` says whether that is still what
 the imports say. An arrow that follows from others is left out: where a imports b and b imports c, a may import c too.
 """
 
@@ -91,9 +91,7 @@ def draw(found: networkx.DiGraph) -> None:
     axes.set_axis_off()
     axes.set_xlim(-width / 2, width / 2)
     axes.set_ylim(-0.5, height - 0.5)
-    where = {
-        room: (x, y) for y, row in enumerate(placed) for room, x in zip(row, _across(len(row)), strict=True)
-    }
+    where = {room: (x, y) for y, row in enumerate(placed) for room, x in zip(row, _across(len(row)), strict=True)}
     for room, other in sorted(found.edges):
         (x0, y0), (x1, y1) = where[room], where[other]
         ends = {"xy": (x1, y1 + BOX_HEIGHT / 2), "xytext": (x0, y0 - BOX_HEIGHT / 2)}
@@ -123,7 +121,9 @@ def _described(found: networkx.DiGraph) -> str:
 def main() -> int:
     """Draw, or check; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="draw nothing; exit code 1 if the picture is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="draw nothing; fail if the picture is out of date"
+    )
     found = rooms()
     if not parser.parse_args().check:
         draw(found)

@@ -20,8 +20,8 @@ from cluster.training.driver import OUTCOME, register_trial
 from metasr.data.degrade import Degradation
 from metasr.errors import ConfigError, MetaSRError, StoreError
 from metasr.evaluation import evaluate
+from metasr.evaluation.pictures import comparison_panel, png_bytes
 from metasr.inference.bundle import load_bundle
-from metasr.pictures import comparison_panel, png_bytes
 
 RECORD, PAGE, PAGE_FILE = "sweep.json", "sweep.html", "index.html"
 LAST_RECORDS_S = 20.0

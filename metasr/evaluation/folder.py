@@ -7,10 +7,10 @@ from metasr.data.degrade import Degradation
 from metasr.evaluation.cost import costs
 from metasr.evaluation.methods import BICUBIC, Method
 from metasr.evaluation.paper import TABLE_SCALE, paper_table, zoom
+from metasr.evaluation.pictures import comparison_panel, scales_panel
 from metasr.evaluation.protocol import Evaluation, HeldOutSlice
 from metasr.evaluation.report import Circumstances, report, summary
 from metasr.evaluation.tables import to_csv
-from metasr.pictures import comparison_panel, scales_panel
 
 TABLE, PAPER_TABLE = "table.txt", "paper_table.txt"
 SCORES, OUTCOMES = "scores.csv", "downstream.csv"

@@ -10,10 +10,10 @@ from metasr.config import ExperimentConfig
 from metasr.context import WorkerContext
 from metasr.data.degrade import Degradation
 from metasr.evaluation import HeldOutSlice, Mean, evaluate, mean_by_scale
+from metasr.evaluation.pictures import comparison_panel, png_bytes
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import save_bundle
 from metasr.perceptual_distance import load_perceptual_distance
-from metasr.pictures import comparison_panel, png_bytes
 from metasr.scale import Scale
 from metasr.training.collapse import Collapse
 from metasr.training.state import TrainingState

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from metasr.evaluation import Comparison, HeldOutSlice
-from metasr.pictures import CAPTION_PX, ERROR_GAIN, GAP_PX, comparison_panel, png_bytes, scales_panel
+from metasr.evaluation.pictures import CAPTION_PX, ERROR_GAIN, GAP_PX, comparison_panel, png_bytes, scales_panel
 from metasr.scale import Scale
 
 TILE = 60

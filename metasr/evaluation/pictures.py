@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from metasr.evaluation import Comparison
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
+from metasr.evaluation.protocol import Comparison
 from metasr.metrics import border_px, crop_border, psnr, ssim
 
 ERROR_GAIN = 5.0
