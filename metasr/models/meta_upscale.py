@@ -3,7 +3,8 @@ r"""Meta-upscale: a last layer whose kernels are predicted from where each outpu
 Output pixel (i, j) reads the 3x3 window of LR features around cell (floor(i / r), floor(j / r)) through a kernel that
 a small network predicts from (frac(i / r), frac(j / r), 1 / r), in this order: row, column, inverse scale. The first
 output pixel is aligned with the corner of the first cell; there is no half-pixel shift. Where the axes have different
-scales, each has its own i / r, and 1 / r is that of their geometric mean.
+scales, each has its own i / r, and 1 / r is that of their geometric mean. `meta_upscale_reference.py` computes this
+pixel by pixel.
 
 The scale of an axis is the exact fraction r = HR size / LR size = p / q in lowest terms. Cell and fraction then
 repeat after p output pixels (q cells), so that only p_y * p_x different kernels exist, however large the image. Three

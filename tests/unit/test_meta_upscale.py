@@ -1,14 +1,16 @@
+import copy
 import math
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional
 
 from metasr.models import MetaUpscale, meta_upscale
+from metasr.models.meta_upscale_reference import per_pixel
 from metasr.models.positions import axis_positions
 
 TRAINED_SCALES = [Fraction(tenths, 10) for tenths in range(11, 41)]
@@ -57,52 +59,56 @@ def random_features(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def reference(features, weights, size, out_channels, kernel_size=3):
-    """Hu et al. 2019, one kernel for every output pixel, in float64; positions in exact fractions."""
-    batch, channels, height, width = features.shape
-    inverse = [Fraction(lr, hr) for lr, hr in zip((height, width), size, strict=True)]
-    mean_inverse = math.sqrt(inverse[0] * inverse[1])  # one number for both axes: their geometric mean
-    ys, xs = ([i * step for i in range(length)] for step, length in zip(inverse, size, strict=True))
-    ys, xs = ([(math.floor(p), float(p - math.floor(p))) for p in axis] for axis in (ys, xs))
-    vectors = [[fraction_y, fraction_x, mean_inverse] for _, fraction_y in ys for _, fraction_x in xs]
-    rows = torch.tensor([y for y, _ in ys for _ in xs])
-    columns = torch.tensor([x for _ in ys for x, _ in xs])
-    hidden = torch.tensor(vectors, dtype=torch.float64) @ weights["position.weight"].T + weights["position.bias"]
-    kernels = hidden.clamp(min=0) @ weights["kernel.weight"].T + weights["kernel.bias"]
-    kernels = kernels.view(-1, out_channels, channels, kernel_size, kernel_size)
-    padded = functional.pad(features, (kernel_size // 2,) * 4)
-    pixels = torch.zeros(batch, out_channels, len(rows), dtype=torch.float64)
-    for dy in range(kernel_size):
-        for dx in range(kernel_size):
-            tap = padded[:, :, rows + dy, columns + dx]
-            pixels = pixels + torch.einsum("ncp,poc->nop", tap, kernels[..., dy, dx])
-    return pixels.view(batch, out_channels, *size)
-
-
-def forward_and_gradients(function, features, weights):
+def image_and_gradients(function, layer, features):
+    """Return what `function` makes of the features, and the gradients of features and weights."""
     features = features.detach().clone().requires_grad_()
-    weights = {name: value.detach().clone().requires_grad_() for name, value in weights.items()}
-    image = function(features, weights)
+    image = function(layer, features)
     pull = torch.randn(image.shape, generator=torch.Generator().manual_seed(2)).to(image.dtype)
+    weights = dict(layer.named_parameters())
     gradients = torch.autograd.grad((image * pull).sum(), [features, *weights.values()])
     return dict(zip(["image", "features", *weights], [image.detach(), *gradients], strict=True))
 
 
-def assert_matches_reference(module, features, size):
-    """Image and gradients: no element is off by more than 1e-5 of the largest one."""
-    weights = {name: value.detach() for name, value in module.named_parameters()}
-    actual = forward_and_gradients(lambda f, w: torch.func.functional_call(module, w, (f, size)), features, weights)
-    expected = forward_and_gradients(
-        lambda f, w: reference(f, w, size, module.out_channels, module.kernel_size),
-        features.double(),
-        {name: value.double() for name, value in weights.items()},
-    )
-    assert list(weights) == WEIGHTS
+def assert_matches_definition(layer, features, size):
+    """Image and gradients: no element is off by more than 1e-5 of the largest one of the definition in float64."""
+    actual = image_and_gradients(lambda layer, f: layer(f, size), layer, features)
+    exact = copy.deepcopy(layer).double()
+    expected = image_and_gradients(lambda layer, f: per_pixel(layer, f, size), exact, features.double())
+    assert list(expected) == ["image", "features", *WEIGHTS]
     for name, value in expected.items():
-        assert actual[name].dtype == torch.float32
+        assert (actual[name].dtype, value.dtype) == (torch.float32, torch.float64)
         assert actual[name].shape == value.shape, name
         error = (actual[name].double() - value).abs().max() / value.abs().max()
         assert error < 1e-5, f"{name}: relative error {error:.1e}"
+
+
+def pixel_by_hand(layer, features, size, i, j):
+    """Hu et al. 2019 for one output pixel, in exact fractions and plain numbers."""
+    (height, width), side = features.shape[2:], layer.kernel_size
+    y, x = i * Fraction(height, size[0]), j * Fraction(width, size[1])
+    inverse = math.sqrt(Fraction(height, size[0]) * Fraction(width, size[1]))
+    v = torch.tensor([float(y - math.floor(y)), float(x - math.floor(x)), inverse], dtype=torch.float64)
+    hidden = (layer.position.weight @ v + layer.position.bias).clamp(min=0)
+    kernel = layer.output_gain * (layer.kernel.weight @ hidden + layer.kernel.bias)
+    kernel = kernel.view(layer.out_channels, layer.in_channels, side, side)
+    pixel = torch.zeros(len(features), layer.out_channels, dtype=torch.float64)
+    for dy, dx in product(range(side), repeat=2):
+        row, column = math.floor(y) + dy - side // 2, math.floor(x) + dx - side // 2
+        if 0 <= row < height and 0 <= column < width:
+            pixel += features[:, :, row, column] @ kernel[:, :, dy, dx].T
+    return pixel
+
+
+@pytest.mark.parametrize(("lr_size", "size"), [((4, 6), (11, 9)), ((7, 5), (10, 13)), ((5, 3), (4, 12))])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_the_definition_is_that_of_every_single_pixel(lr_size, size, kernel_size):
+    module = layer(kernel_size=kernel_size).double().requires_grad_(False)
+    module.output_gain = 0.5
+    features = random_features(2, 4, *lr_size).double()
+    image = per_pixel(module, features, size)
+    assert image.shape == (2, 2, *size)
+    for i, j in product(range(size[0]), range(size[1])):
+        torch.testing.assert_close(image[:, :, i, j], pixel_by_hand(module, features, size, i, j))
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=float)
@@ -110,18 +116,18 @@ def test_every_trained_scale_is_exact(scale, form, chunks):
     cells = -(-4 // scale.denominator) * scale.denominator
     lr_size = cells, 2 * cells
     size = int(lr_size[0] * scale), int(lr_size[1] * scale)
-    assert_matches_reference(layer(), random_features(2, 4, *lr_size), size)
+    assert_matches_definition(layer(), random_features(2, 4, *lr_size), size)
 
 
 @pytest.mark.parametrize(("lr_size", "size"), OTHER_SIZES)
 def test_every_other_size_is_exact(lr_size, size, form, chunks):
-    assert_matches_reference(layer(), random_features(2, 4, *lr_size), size)
+    assert_matches_definition(layer(), random_features(2, 4, *lr_size), size)
 
 
 @pytest.mark.parametrize("kernel_size", [1, 5])
 def test_other_kernel_sizes_are_exact(kernel_size, form, chunks):
     module = layer(3, 1, kernel_size=kernel_size)
-    assert_matches_reference(module, random_features(1, 3, 10, 6), (27, 15))
+    assert_matches_definition(module, random_features(1, 3, 10, 6), (27, 15))
 
 
 @pytest.mark.parametrize(
@@ -146,21 +152,18 @@ def test_the_cheapest_form_is_taken(monkeypatch, lr_size, size, taken):
 
 @pytest.mark.parametrize("size", [(81, 54), (79, 53)])
 def test_the_papers_width_is_exact(size):
-    assert_matches_reference(MetaUpscale(output_gain=1.0), random_features(1, 64, 30, 20), size)
+    assert_matches_definition(MetaUpscale(output_gain=1.0), random_features(1, 64, 30, 20), size)
 
 
 def test_autocast_changes_nothing(form):
     module, features = layer(8, 1), random_features(1, 8, 10, 10)
-    weights = {name: value.detach() for name, value in module.named_parameters()}
 
-    def autocasting(features, weights):
+    def autocasting(layer, features):
         with torch.autocast("cpu", torch.bfloat16):
-            return torch.func.functional_call(module, weights, (features, (27, 27)))
+            return layer(features, (27, 27))
 
-    expected = forward_and_gradients(
-        lambda f, w: torch.func.functional_call(module, w, (f, (27, 27))), features, weights
-    )
-    actual = forward_and_gradients(autocasting, features, weights)
+    expected = image_and_gradients(lambda layer, f: layer(f, (27, 27)), module, features)
+    actual = image_and_gradients(autocasting, module, features)
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=0, atol=0)
 
