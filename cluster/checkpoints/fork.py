@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.checkpoints import Kept, RunCheckpoints
+from cluster.checkpoints import RunCheckpoints, SavedCheckpoint
 from cluster.config import JobConfig
 from cluster.store import Store
 from metasr.config import ModelConfig
@@ -46,7 +46,7 @@ class Fork(NamedTuple):
         return cls(found["run"], int(found["step"]))
 
 
-def find(storage: Store, fork: Fork) -> Kept:
+def find(storage: Store, fork: Fork) -> SavedCheckpoint:
     """Return the checkpoint that a run branches off from.
 
     Raises:

@@ -26,7 +26,7 @@ class File(NamedTuple):
     num_bytes: int
 
 
-class Kept(Section):
+class SavedCheckpoint(Section):
     """A checkpoint in the store."""
 
     step: int
@@ -51,9 +51,9 @@ class Ledger(Section):
     """Changes so far: no content of the ledger ever comes again."""
     claim: Claim = UNCLAIMED
     """Who may change it."""
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[SavedCheckpoint, ...] = ()
     """Checkpoints that can be used, the newest first."""
-    loose: tuple[Kept, ...] = ()
+    loose: tuple[SavedCheckpoint, ...] = ()
     """Others of which there may be files: on their way in, or out. They are named so that none is forgotten."""
     finished: dict[str, str] | None = None
     """What came of the run; None until it has ended."""
@@ -64,11 +64,11 @@ class Ledger(Section):
             raise superseded("a newer driver has taken the run over")
         return self.model_copy(update={"claim": (driver_fence, self.claim[1] + 1)})
 
-    def announce(self, new: Kept) -> "Ledger":
+    def announce(self, new: SavedCheckpoint) -> "Ledger":
         """Note that files of a checkpoint are about to be written."""
         return self.model_copy(update={"loose": (*_without(self.loose, new), new)})
 
-    def keep(self, new: Kept, num_newest: int) -> "Ledger":
+    def keep(self, new: SavedCheckpoint, num_newest: int) -> "Ledger":
         """Note that a checkpoint is complete, and let go of those that are neither new nor the best.
 
         Checkpoints of later steps are let go too: the run did not go on from them.
@@ -115,7 +115,7 @@ def superseded(why: str) -> SupersededError:
     return SupersededError("this worker cannot keep a checkpoint", why, "Stop it: the other one goes on with the run")
 
 
-def _without(checkpoints: tuple[Kept, ...], one: Kept) -> tuple[Kept, ...]:
+def _without(checkpoints: tuple[SavedCheckpoint, ...], one: SavedCheckpoint) -> tuple[SavedCheckpoint, ...]:
     return tuple(kept for kept in checkpoints if kept.folder != one.folder)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.checkpoints.ledger import Claim, Kept, Ledger, best_of, comparable, files_of, superseded
+from cluster.checkpoints.ledger import Claim, Ledger, SavedCheckpoint, best_of, comparable, files_of, superseded
 from cluster.store import (
     AlreadyThereError,
     ChangedError,
@@ -61,11 +61,11 @@ class RunCheckpoints:
         ledger = wait_for_store(self._store, claim, tell)
         return RunCheckpoints(self._store, self._run, ledger.claim)
 
-    def entries(self) -> tuple[Kept, ...]:
+    def entries(self) -> tuple[SavedCheckpoint, ...]:
         """Return the checkpoints there are, the newest first."""
         return self._read()[0].kept
 
-    def best(self) -> Kept | None:
+    def best(self) -> SavedCheckpoint | None:
         """Return the checkpoint with the highest score."""
         return best_of(self.entries())
 
@@ -81,7 +81,7 @@ class RunCheckpoints:
         """
         self._change(lambda ledger: self._mine(ledger).model_copy(update={"finished": dict(values)}))
 
-    def publish(self, folder: Path, step: int, score: float | None, *, keep: int) -> Kept:
+    def publish(self, folder: Path, step: int, score: float | None, *, keep: int) -> SavedCheckpoint:
         """Put a checkpoint into the store, whole or not at all; then delete those that are not kept any more.
 
         To publish the same checkpoint again, after an error or a kill, is safe. One of the same step that an earlier
@@ -102,7 +102,7 @@ class RunCheckpoints:
         if MANIFEST not in files:
             raise CheckpointError(f"checkpoint {folder}", f"it has no {MANIFEST}", "Seal it first")
         place = f"step-{step:08}-{self._fence[1] if self._fence else 0}"
-        new = Kept(step=step, score=comparable(score), folder=place, files=files)
+        new = SavedCheckpoint(step=step, score=comparable(score), folder=place, files=files)
         ledger = self._change(lambda ledger: self._mine(ledger).announce(new))
         if new not in ledger.kept:
             for name in files:
@@ -111,7 +111,7 @@ class RunCheckpoints:
         self._delete(ledger.loose)
         return new
 
-    def fetch(self, kept: Kept, folder: Path) -> None:
+    def fetch(self, kept: SavedCheckpoint, folder: Path) -> None:
         """Download a checkpoint into an empty folder, every file verified by the ledger's SHA-256.
 
         Raises:
@@ -127,7 +127,7 @@ class RunCheckpoints:
         load: Callable[[Path], None],
         tell: Callable[[str], None] = log.warning,
         bad: Callable[[str], None] = lambda text: None,
-    ) -> Kept | None:
+    ) -> SavedCheckpoint | None:
         """Load the newest checkpoint that is good, and return it; None if there is none at all.
 
         While the store is away it waits: what cannot be read now may be the newest good one.
@@ -159,7 +159,9 @@ class RunCheckpoints:
             "Restore one from a copy, or delete the run's folder to start from the beginning",
         )
 
-    def fetch_step(self, step: int, load: Callable[[Path], None], tell: Callable[[str], None] = log.warning) -> Kept:
+    def fetch_step(
+        self, step: int, load: Callable[[Path], None], tell: Callable[[str], None] = log.warning
+    ) -> SavedCheckpoint:
         """Load the checkpoint of a step, the one that the first worker found good, and return it.
 
         Raises:
@@ -178,12 +180,12 @@ class RunCheckpoints:
         """Return what does actions again while the store is away."""
         return StoreWait(self._store, tell, meanwhile)
 
-    def _load(self, kept: Kept, load: Callable[[Path], None], tell: Callable[[str], None]) -> None:
+    def _load(self, kept: SavedCheckpoint, load: Callable[[Path], None], tell: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="metasr-checkpoint-") as folder:
             wait_for_store(self._store, lambda: self.fetch(kept, Path(folder)), tell)
             load(Path(folder))
 
-    def _fetch_file(self, kept: Kept, name: str, path: Path) -> None:
+    def _fetch_file(self, kept: SavedCheckpoint, name: str, path: Path) -> None:
         sha256, num_bytes = kept.files[name]
         try:
             content = self._store.get(self._key(kept, name), sha256=sha256, num_bytes=num_bytes)
@@ -193,7 +195,7 @@ class RunCheckpoints:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    def _delete(self, loose: tuple[Kept, ...]) -> None:
+    def _delete(self, loose: tuple[SavedCheckpoint, ...]) -> None:
         """Delete what the ledger calls loose, then its mention."""
         if not loose:
             return
@@ -241,5 +243,5 @@ class RunCheckpoints:
     def _ledger_key(self) -> str:
         return f"{self._run}/{LEDGER}"
 
-    def _key(self, kept: Kept, name: str) -> str:
+    def _key(self, kept: SavedCheckpoint, name: str) -> str:
         return f"{self._run}/{kept.folder}/{name}"

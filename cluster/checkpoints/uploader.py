@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from cluster.checkpoints.ledger import Kept, best_of, comparable
+from cluster.checkpoints.ledger import SavedCheckpoint, best_of, comparable
 from cluster.checkpoints.run import RunCheckpoints
 from cluster.checkpoints.spool import Snapshot, Spool
 from cluster.store import UnavailableError
@@ -42,7 +42,7 @@ class Uploader:
         folder: Path,
         keep: int,
         tell: Callable[[str], None],
-        uploaded: Callable[[Kept, float, int], None] = lambda kept, seconds, waiting: None,
+        uploaded: Callable[[SavedCheckpoint, float, int], None] = lambda kept, seconds, waiting: None,
         make_room: Callable[[int], None] = lambda num_bytes: None,
     ) -> None:
         self._checkpoints, self._keep, self._tell, self._uploaded = checkpoints, keep, tell, uploaded

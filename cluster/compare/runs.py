@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.checkpoints import Kept, RunCheckpoints
+from cluster.checkpoints import RunCheckpoints, SavedCheckpoint
 from cluster.compare.states import Check, Difference, compare_states, state_digest
 from cluster.config import JobConfig
 from cluster.store import open_store
@@ -151,7 +151,7 @@ def _find(reference: str, storage_url: str) -> _Source:
     return _Source(where, {one.step: partial(_fetch, run, one) for one in kept})
 
 
-def _fetch(run: RunCheckpoints, kept: Kept, folder: Path) -> Path:
+def _fetch(run: RunCheckpoints, kept: SavedCheckpoint, folder: Path) -> Path:
     run.fetch(kept, folder)
     return folder
 

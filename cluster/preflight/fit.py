@@ -6,7 +6,7 @@ from cluster.config import JobConfig
 from cluster.preflight.node import NodeFacts, versions
 from cluster.preflight.results import Finding, ok, problem, warning
 from cluster.preflight.services import Data
-from cluster.stream import KEPT_WHOLE_BYTES, most_at_hand
+from cluster.stream import KEPT_WHOLE_BYTES, max_shards_in_memory
 from metasr.models import build_discriminator, build_generator
 
 GB = 1e9
@@ -93,9 +93,9 @@ def worker_bytes(config: JobConfig, data: Data) -> int:
     See `ShardCrops`.
     """
     sizes = sorted((shard.num_bytes for shard in data.index.shards if shard.split == "train"), reverse=True)
-    lanes = config.train.num_virtual_shards
-    own = -(-lanes // config.resources.num_workers)
-    held = most_at_hand(own, lanes, config.data.shuffle_shards)
+    num_virtual_shards = config.train.num_virtual_shards
+    own = -(-num_virtual_shards // config.resources.num_workers)
+    held = max_shards_in_memory(own, num_virtual_shards, config.data.shuffle_shards)
     return PROCESS_BYTES + (sum(sizes) if sum(sizes) <= KEPT_WHOLE_BYTES else sum(sizes[:held]))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from cluster.config import PrepareConfig
 from cluster.prepare.cut import Cut, Spacing, Statistics, cut, widest
-from cluster.prepare.journal import Entry, Journal
-from cluster.prepare.plan import Plan, find, input_sha256, make_plan, recipe_sha256, said_options
+from cluster.prepare.journal import FinishedShard, Journal
+from cluster.prepare.plan import SplitPlan, find, input_sha256, make_plan, recipe_sha256, said_options
 from cluster.prepare.pseudonyms import stored_names
 from cluster.prepare.publish import Publication
 from cluster.runtime.ordered_map import InOrder, in_order
@@ -119,7 +119,7 @@ class _Building:
         self._statistics = Statistics()
         self._spacing_mm: Spacing | None = None
 
-    def resume(self, entries: Sequence[Entry]) -> None:
+    def resume(self, entries: Sequence[FinishedShard]) -> None:
         """Take over the shards that were finished before."""
         for entry in entries:
             self._shards[entry.shard.split].append(entry.shard)
@@ -129,7 +129,7 @@ class _Building:
             done = sum(map(len, self._subjects.values()))
             self._tell(f"{len(entries)} shards with {done} subjects are finished: going on after them")
 
-    def take(self, plan: Plan, split: Split, folder: Path, map_in_order: InOrder) -> bool:
+    def take(self, plan: SplitPlan, split: Split, folder: Path, map_in_order: InOrder) -> bool:
         """Take the subjects of a split, as far as they can be used, and return whether any could.
 
         Where finished shards are those of others, who were chosen because nobody here could be used, nobody is taken.
@@ -163,7 +163,7 @@ class _Building:
 
     def _finish(self, shard: Shard | None) -> None:
         if shard:
-            entry = Entry(shard=shard, statistics=self._statistics, spacing_mm=self._spacing_mm)
+            entry = FinishedShard(shard=shard, statistics=self._statistics, spacing_mm=self._spacing_mm)
             self._journal.write(entry, number=len(self._shards[shard.split]))
             self._shards[shard.split].append(shard)
 

@@ -18,7 +18,7 @@ THREADS = 8
 AT_A_TIME = 4 * THREADS  # entries that are looked at together, and then told of
 
 
-class Entry(Section):
+class FinishedShard(Section):
     """A finished shard, and what the index will say of it and of all before it."""
 
     shard: Shard
@@ -45,7 +45,7 @@ class Journal:
         self._store.put(key, b"")
         self._store.delete(key)
 
-    def read(self, tell: Callable[[str], None], progress: Callable[[str], None]) -> list[Entry]:
+    def read(self, tell: Callable[[str], None], progress: Callable[[str], None]) -> list[FinishedShard]:
         """Return the entries of shards that are in the store as they were written, up to the first that is not.
 
         Args:
@@ -58,11 +58,13 @@ class Journal:
         with ThreadPoolExecutor(THREADS) as pool:
             return [entry for split in ORDER for entry in self._read(split, pool, progress)]
 
-    def write(self, entry: Entry, number: int) -> None:
+    def write(self, entry: FinishedShard, number: int) -> None:
         """Note that a shard, the one of this number in its split, is in the store."""
         self._store.put(self._key(entry.shard.split, number), entry.model_dump_json().encode())
 
-    def _read(self, split: Split, pool: ThreadPoolExecutor, progress: Callable[[str], None]) -> Iterator[Entry]:
+    def _read(
+        self, split: Split, pool: ThreadPoolExecutor, progress: Callable[[str], None]
+    ) -> Iterator[FinishedShard]:
         for start in count(0, AT_A_TIME):
             for entry in pool.map(partial(self._whole, split), range(start, start + AT_A_TIME)):
                 if entry is None:
@@ -70,16 +72,16 @@ class Journal:
                 yield entry
             progress(f"{split}: {start + AT_A_TIME} finished shards are whole")
 
-    def _whole(self, split: Split, number: int) -> Entry | None:
+    def _whole(self, split: Split, number: int) -> FinishedShard | None:
         """Return an entry whose shard is in the store as it was written."""
         entry = self._entry(split, number)
         if entry and self._store.holds(entry.shard.name, entry.shard.sha256, entry.shard.num_bytes):
             return entry
         return None
 
-    def _entry(self, split: Split, number: int) -> Entry | None:
+    def _entry(self, split: Split, number: int) -> FinishedShard | None:
         try:
-            return Entry.model_validate_json(self._store.get(self._key(split, number)))
+            return FinishedShard.model_validate_json(self._store.get(self._key(split, number)))
         except (NotThereError, ValidationError, DamagedError):
             return None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.config import PrepareConfig
-from cluster.prepare.plan import Plan, find, make_plan
+from cluster.prepare.plan import SplitPlan, find, make_plan
 from cluster.prepare.pseudonyms import stored_names
 from cluster.shards import SPLITS, Limit, Split, sample_bytes, shard_bytes
 from metasr.data.photos import photo_shape
@@ -39,7 +39,7 @@ def outline(folder: Path, options: PrepareConfig) -> list[str]:
     return [*lines, BOUNDS]
 
 
-def _outline(plan: Plan, split: Split, options: PrepareConfig) -> list[str]:
+def _outline(plan: SplitPlan, split: Split, options: PrepareConfig) -> list[str]:
     subjects, estimates, refused = plan.subjects(split), [], []
     names = sorted(subject.name for subject in subjects)
     for subject in subjects:

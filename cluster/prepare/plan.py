@@ -20,7 +20,7 @@ MIN_SHARDS = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class SplitPlan:
     """Who validates and who trains, in the order in which they go into shards."""
 
     val: tuple[Subject, ...]
@@ -44,7 +44,7 @@ def find(folder: Path, options: PrepareConfig) -> list[Subject]:
     return find_photos(folder) if options.kind == "photos" else find_subjects(folder, options.modality)
 
 
-def make_plan(subjects: Sequence[Subject], options: PrepareConfig, stored: Names = str) -> Plan:
+def make_plan(subjects: Sequence[Subject], options: PrepareConfig, stored: Names = str) -> SplitPlan:
     """Divide subjects into those who validate and those who train. It follows from the arguments alone.
 
     Each split is in the order of the names that are stored: in that of others, pseudonyms could be told by counting.
@@ -62,7 +62,7 @@ def make_plan(subjects: Sequence[Subject], options: PrepareConfig, stored: Names
     if both := {patient_of(subject.name) for subject in val} & {patient_of(subject.name) for subject in train}:
         reason = "it is in training and in validation"
         raise DataError(f"subject {min(both)}", reason, "Let all of a patient's visits validate, or none")
-    return Plan(val, train)
+    return SplitPlan(val, train)
 
 
 def said_options(options: PrepareConfig, names: Names) -> dict[str, Any]:

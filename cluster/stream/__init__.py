@@ -1,7 +1,7 @@
 """Reading shards: every byte is verified, and nothing in them is executed."""
 
 from cluster.stream.cache import ShardCache, shard_cache
-from cluster.stream.source import KEPT_WHOLE_BYTES, ShardCrops, most_at_hand
+from cluster.stream.source import KEPT_WHOLE_BYTES, ShardCrops, max_shards_in_memory
 from cluster.stream.validation import held_out_slices, slices_of, validation_slices
 from cluster.stream.verified import read_index, read_samples
 
@@ -10,7 +10,7 @@ __all__ = [
     "ShardCache",
     "ShardCrops",
     "held_out_slices",
-    "most_at_hand",
+    "max_shards_in_memory",
     "read_index",
     "read_samples",
     "shard_cache",

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cluster.shards import Index, Shard
 from cluster.store import Store, StoreWait
-from cluster.stream.ahead import Ahead, AtHand
 from cluster.stream.cache import ShardCache
+from cluster.stream.prefetch import PrefetchedShards, PrefetchThreads
 from cluster.stream.verified import CORRUPT, ShardReader
 from metasr.data.order import SampleOrder
 from metasr.errors import DataError, MetaSRError
@@ -41,11 +41,10 @@ class Substituted(NamedTuple):
 class ShardCrops:
     """The training crops of a store, a `metasr.data.crops.CropSource`.
 
-    In memory are, read or being read, the shards of the current window of each lane, and of those that come next as
-    many again, or `num_threads` where that is more: at most `w + max(w, num_threads)` shards, where `w` is
-    `lanes * max(1, order.window // order.lanes)` with the lanes of the part that is streamed; or all shards if they
-    are few. So all threads have something to read while shards that have arrived are checked and used. What is kept,
-    and where, never changes what is yielded.
+    In memory are, read or being read, the shards of the current window of each virtual shard, and of those that come
+    next as many again, or `num_threads` where that is more: `max_shards_in_memory`; or all shards if they are few. So
+    all threads have something to read while shards that have arrived are checked and used. What is kept, and where,
+    never changes what is yielded.
 
     While the store is away the stream waits, however long, and says so once; it goes on when the store is back.
 
@@ -103,19 +102,21 @@ class ShardCrops:
         Raises:
             StoreError: A shard that is needed now cannot be read.
             DataError: A shard that is needed now is not what the index says.
-            ValueError: The part is not made of whole lanes.
+            ValueError: The part is not made of whole virtual shards.
         """
-        lanes, share = order.lanes_of(batch_size, part), order.share(batch_size)
-        with closing(Ahead[_Crops](self._num_threads)) as ahead:
+        virtual_shards, share = order.virtual_shards_of(batch_size, part), order.share(batch_size)
+        with closing(PrefetchThreads[_Crops](self._num_threads)) as threads:
 
             def read(shard: int) -> Future[_Crops]:
-                return ahead.submit(partial(self._read, shard, order.seed, ahead.closed))
+                return threads.submit(partial(self._read, shard, order.seed, threads.closed))
 
-            num_shards = most_at_hand(len(lanes), order.lanes, order.window, self._num_threads)
-            at_hand = AtHand(order, lanes, first_step * share, read, num_shards, keeps_all=self._keeps_all)
+            own, total = len(virtual_shards), order.num_virtual_shards
+            most = max_shards_in_memory(own, total, order.window, self._num_threads)
+            first = first_step * share
+            shards = PrefetchedShards(order, virtual_shards, first, read, most, keeps_all=self._keeps_all)
             while True:
-                taken = (crop for lane in lanes for crop in at_hand.take(lane, share))
-                yield self._gather(taken, len(lanes) * share)
+                taken = (crop for number in virtual_shards for crop in shards.take(number, share))
+                yield self._gather(taken, own * share)
 
     def _gather(self, taken: Iterator[tuple[Future[_Crops], int]], number: int) -> Tensor:
         """Copy crops into a batch, which then keeps no shard in memory."""
@@ -183,14 +184,14 @@ class ShardCrops:
         return crops
 
 
-def most_at_hand(own: int, lanes: int, window: int, num_threads: int = NUM_THREADS) -> int:
-    """Return how many shards a stream holds at most, see `ShardCrops`.
+def max_shards_in_memory(own: int, num_virtual_shards: int, window: int, num_threads: int = NUM_THREADS) -> int:
+    """Return how many shards a stream holds at most: two windows, or more where threads had nothing to read.
 
     Args:
-        own: Lanes that it reads.
-        lanes: All lanes.
-        window: Shards that are mixed with each other, over all lanes.
+        own: Virtual shards that it reads.
+        num_virtual_shards: All virtual shards.
+        window: Shards that are mixed with each other, over all virtual shards.
         num_threads: Shards that are read at the same time.
     """
-    now = own * max(1, window // lanes)
+    now = own * max(1, window // num_virtual_shards)
     return now + max(now, num_threads)

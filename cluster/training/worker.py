@@ -20,7 +20,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from torch import Tensor, nn
 
-from cluster.checkpoints import Kept, RunCheckpoints, SupersededError, Uploader
+from cluster.checkpoints import RunCheckpoints, SavedCheckpoint, SupersededError, Uploader
 from cluster.config import JobConfig
 from cluster.runtime.code_version import code_version
 from cluster.store import Store, UnavailableError, open_store, wait_for_store
@@ -206,7 +206,7 @@ class RayContext:
         self._uploader = Uploader(self._checkpoints, spool, keep, log.warning, self._log_upload, make_room)
         self._uploader.drain()
 
-    def _log_upload(self, kept: Kept, seconds: float, waiting: int) -> None:
+    def _log_upload(self, kept: SavedCheckpoint, seconds: float, waiting: int) -> None:
         values = {"seconds": seconds, "bytes": float(kept.num_bytes), "pending": float(waiting)}
         self.log("uploaded", kept.step, values)
 

@@ -24,14 +24,14 @@ class CropSource(Protocol):
         Args:
             order: Which sample comes when.
             first_step: Steps before it were done already.
-            batch_size: Samples of a step, over all workers: equally many of each lane of the order.
-            part: This worker's samples within the batch: whole lanes.
+            batch_size: Samples of a step, over all workers: equally many of each virtual shard of the order.
+            part: This worker's samples within the batch: whole virtual shards.
 
         Yields:
             `[B, C, side, side]`, floating point.
 
         Raises:
-            ValueError: The lanes do not divide the batch, or the part does not begin and end with a lane.
+            ValueError: The virtual shards do not divide the batch, or the part is not made of whole ones.
         """
 
 
@@ -52,7 +52,7 @@ class MemoryCrops:
 
     def stream(self, order: SampleOrder, *, first_step: int, batch_size: int, part: slice) -> Iterator[Tensor]:
         """Yield a worker's part of each step's crops, see `CropSource`."""
-        lanes, share = order.lanes_of(batch_size, part), order.share(batch_size)
+        virtual_shards, share = order.virtual_shards_of(batch_size, part), order.share(batch_size)
         for step in count(first_step):
-            samples = np.concatenate([order.samples(lane, step * share, share) for lane in lanes])
+            samples = np.concatenate([order.samples(number, step * share, share) for number in virtual_shards])
             yield self._crops[torch.from_numpy(samples).to(self._crops.device)]

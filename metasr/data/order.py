@@ -14,27 +14,28 @@ from numpy.typing import NDArray
 class SampleOrder:
     """Every sample once an epoch, epoch after epoch, each in an order of its own.
 
-    Samples lie in shards, too many to have all of them at hand. An epoch lays the shards end to end in random order
-    and cuts that row into one segment for each lane. A lane goes through its segment a few shards at a time (a
-    window) and mixes the samples of those: whoever knows the position in the run knows which few shards are needed
-    now and next. A step takes equally many samples of every lane, one lane after the other.
+    Samples lie in shards, too many to have all of them at hand. The run is made of virtual shards: streams of
+    samples, each of which gives every step equally many, one virtual shard after the other. An epoch lays the shards
+    end to end in random order and cuts that row into one segment for each virtual shard, which goes through it a few
+    shards at a time (a window) and mixes the samples of those. So the position in the run says which few shards are
+    needed now and next.
 
-    How many workers there are decides nothing: a worker takes the lanes of its part of the batch, and reads only
-    their shards. Segments differ in length by one sample at most, and every epoch gives a lane the segment after the
-    one it had, so that after as many epochs as there are lanes all have gone equally far. With one lane and one
-    window for all shards, an epoch is one random permutation.
+    How many workers there are decides nothing: a worker takes the virtual shards of its part of the batch, and reads
+    only the shards in their segments. Segments differ in length by one sample at most, and every epoch gives a
+    virtual shard the segment after the one it had, so that after as many epochs as there are virtual shards all have
+    gone equally far. With one virtual shard and one window for all shards, an epoch is one random permutation.
 
     Attributes:
         shard_sizes: Samples in each shard. Samples are numbered through all shards.
-        window: Shards that are mixed, over all lanes, at least 1; a lane mixes at least one.
+        window: Shards that are mixed, over all virtual shards, at least 1; each mixes at least one.
         seed: Decides the order.
-        lanes: Streams that together are the run, at least 1.
+        num_virtual_shards: Streams that together are the run, at least 1.
     """
 
     shard_sizes: tuple[int, ...]
     window: int
     seed: int
-    lanes: int = 1
+    num_virtual_shards: int = 1
 
     def __len__(self) -> int:
         """Return the samples of an epoch."""
@@ -44,49 +45,52 @@ class SampleOrder:
         """Return the samples of a step, `[batch_size]`, counted from 0.
 
         Raises:
-            ValueError: The lanes cannot have equal shares of the batch.
+            ValueError: The virtual shards cannot have equal shares of the batch.
         """
         share = self.share(batch_size)
-        return np.concatenate([self.samples(lane, step * share, share) for lane in range(self.lanes)])
+        parts = [self.samples(number, step * share, share) for number in range(self.num_virtual_shards)]
+        return np.concatenate(parts)
 
     def share(self, batch_size: int) -> int:
-        """Return how many samples of a batch come from each lane.
+        """Return how many samples of a batch come from each virtual shard.
 
         Raises:
             ValueError: They cannot be equally many.
         """
-        if batch_size % self.lanes:
-            raise ValueError(f"a batch of {batch_size} cannot be shared equally by {self.lanes} lanes")
-        return batch_size // self.lanes
+        if batch_size % self.num_virtual_shards:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be shared equally by {self.num_virtual_shards} virtual shards"
+            )
+        return batch_size // self.num_virtual_shards
 
-    def lanes_of(self, batch_size: int, part: slice) -> range:
-        """Return the lanes that make up a part of the batch.
+    def virtual_shards_of(self, batch_size: int, part: slice) -> range:
+        """Return the virtual shards that make up a part of the batch.
 
         Raises:
-            ValueError: The part does not begin and end with a lane.
+            ValueError: The part does not begin and end with a virtual shard.
         """
         share, places = self.share(batch_size), range(batch_size)[part]
         if places.step != 1 or not places or places.start % share or places.stop % share:
-            raise ValueError(f"{part} of a batch of {batch_size} is not made of whole lanes of {share}")
+            raise ValueError(f"{part} of a batch of {batch_size} is not made of whole virtual shards of {share}")
         return range(places.start // share, places.stop // share)
 
-    def samples(self, lane: int, first: int, number: int) -> NDArray[np.int64]:
-        """Return which samples a lane gives at its positions `first` to `first + number - 1`, counted from 0."""
+    def samples(self, virtual_shard: int, first: int, number: int) -> NDArray[np.int64]:
+        """Return which samples a virtual shard gives, `number` of them from its position `first` on, from 0."""
         found = np.empty(number, np.int64)
-        for window in self.windows(lane, first):
+        for window in self.windows(virtual_shard, first):
             low, high = max(window.start, first), min(window.stop, first + number)
             found[low - first : high - first] = _mixed_again(self, window)[low - window.start : high - window.start]
             if high == first + number:
                 return found
         raise AssertionError  # windows have no end
 
-    def windows(self, lane: int, first: int) -> "Iterator[Window]":
-        """Yield the windows of a lane, from the one that holds its position `first` on, without end."""
-        # All segments of all epochs in a row, in which the cut before number k is at floor(k * samples / lanes).
-        # A lane begins with the segment of its own number.
-        place = first + lane * len(self) // self.lanes
-        for segment in count(((place + 1) * self.lanes - 1) // len(self)):
-            for window in _windows(self, lane, segment - lane):
+    def windows(self, virtual_shard: int, first: int) -> "Iterator[Window]":
+        """Yield the windows of a virtual shard, from the one that holds its position `first` on, without end."""
+        # All segments of all epochs in a row: the cut before number k is at floor(k * samples / virtual shards), and
+        # a virtual shard begins with the segment of its own number.
+        place = first + virtual_shard * len(self) // self.num_virtual_shards
+        for segment in count(((place + 1) * self.num_virtual_shards - 1) // len(self)):
+            for window in _windows(self, virtual_shard, segment - virtual_shard):
                 if window.stop > first:
                     yield window
 
@@ -99,7 +103,7 @@ class SampleOrder:
 
 
 class Piece(NamedTuple):
-    """The samples of a shard that a lane gives: all, or those from `start` to `stop` when they are shuffled."""
+    """The samples of a shard that are of a virtual shard: all, or `start` to `stop` of them in shuffled order."""
 
     shard: int
     start: int
@@ -107,7 +111,7 @@ class Piece(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Pieces of shards that are mixed, and the positions in their lane that their samples take.
+    """Pieces of shards that are mixed, and the positions in their virtual shard that their samples take.
 
     Attributes:
         epoch: Counted from 0.
@@ -130,14 +134,15 @@ class Window(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _windows(order: SampleOrder, lane: int, epoch: int) -> tuple[Window, ...]:
-    """Return the windows of a lane's segment in an epoch."""
-    num_samples, segment = len(order), lane + epoch
-    start, stop = segment * num_samples // order.lanes, (segment + 1) * num_samples // order.lanes
-    position = start - lane * num_samples // order.lanes
-    rounds = segment // order.lanes * num_samples
+def _windows(order: SampleOrder, virtual_shard: int, epoch: int) -> tuple[Window, ...]:
+    """Return the windows of a virtual shard's segment in an epoch."""
+    num_samples, segment = len(order), virtual_shard + epoch
+    total = order.num_virtual_shards
+    start, stop = segment * num_samples // total, (segment + 1) * num_samples // total
+    position = start - virtual_shard * num_samples // total
+    rounds = segment // total * num_samples
     pieces = _pieces(order, epoch, start - rounds, stop - rounds)
-    windows, place, size = [], start - rounds, max(1, order.window // order.lanes)
+    windows, place, size = [], start - rounds, max(1, order.window // total)
     for i in range(0, len(pieces), size):
         mixed = pieces[i : i + size]
         length = sum(piece.stop - piece.start for piece in mixed)
@@ -167,5 +172,5 @@ def _members(order: SampleOrder, epoch: int, piece: Piece) -> NDArray[np.int64]:
     size = order.shard_sizes[piece.shard]
     if piece == (piece.shard, 0, size):
         return np.arange(size)
-    # Lanes that share a shard share it by lot: its samples are neighbours in a body.
+    # Virtual shards that share a shard share it by lot: its samples are neighbours in a body.
     return np.random.default_rng([order.seed, 4, epoch, piece.shard]).permutation(size)[piece.start : piece.stop]

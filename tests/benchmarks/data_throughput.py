@@ -204,7 +204,7 @@ def stream(
     """Our stream: an epoch of verified crops in the order of training, from the store, with little in memory."""
     crops = ShardCrops(store, index, cache, keep_bytes=0, num_threads=NUM_THREADS)
     config = ExperimentConfig.model_validate({"train": {"batch_size": BATCH}})
-    order = SampleOrder(crops.shard_sizes, 2, 0, lanes=2)
+    order = SampleOrder(crops.shard_sizes, 2, 0, num_virtual_shards=2)
     whole = slice(0, BATCH)
     batches = crops.stream(order, first_step=0, batch_size=BATCH, part=whole)
     for step, batch in enumerate(islice(batches, epochs * len(order) // BATCH)):

@@ -13,7 +13,7 @@ from cluster.config import PrepareConfig
 from cluster.prepare import prepare
 from cluster.prepare.build import REPLACED
 from cluster.prepare.cut import Statistics
-from cluster.prepare.journal import Entry, Journal
+from cluster.prepare.journal import FinishedShard, Journal
 from cluster.prepare.plan import find, make_plan
 from cluster.shards import Shard
 from cluster.store import open_store
@@ -193,7 +193,7 @@ def test_of_many_finished_shards_those_count_that_come_before_the_first_that_is_
             num_bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        entries.append(Entry(shard=shard, statistics=Statistics(), spacing_mm=None))
+        entries.append(FinishedShard(shard=shard, statistics=Statistics(), spacing_mm=None))
         store.put(shard.name, data)
         journal.write(entries[-1], number)
     assert journal.read(told.append, progress.append) == entries

@@ -17,7 +17,7 @@ from cluster.config import StorageConfig
 from cluster.shards import INDEX
 from cluster.store import FolderStore, open_store
 from cluster.stream import ShardCrops, held_out_slices, read_index, shard_cache, validation_slices
-from cluster.stream.ahead import Ahead
+from cluster.stream.prefetch import PrefetchThreads
 from metasr.data.crops import MemoryCrops
 from metasr.data.order import SampleOrder
 from tests.cluster.plain_shards import write_index, write_shard
@@ -125,11 +125,13 @@ def names_in_order(index, order, number):
 
 @pytest.mark.parametrize("kept", [IN_MEMORY, BY_WINDOW], ids=["in memory", "by window"])
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 8])
-@pytest.mark.parametrize(("batch", "lanes"), [(4, 1), (24, 4), (64, 1), (64, 64)])
-def test_the_stream_is_that_of_the_same_crops_in_memory(folder, index, memory, window, batch, lanes, kept):
+@pytest.mark.parametrize(("batch", "num_virtual_shards"), [(4, 1), (24, 4), (64, 1), (64, 64)])
+def test_the_stream_is_that_of_the_same_crops_in_memory(
+    folder, index, memory, window, batch, num_virtual_shards, kept
+):
     source = ShardCrops(open_store(str(folder)), index, **kept)
     assert source.shard_sizes == SIZES
-    order = SampleOrder(source.shard_sizes, window, seed=1, lanes=lanes)
+    order = SampleOrder(source.shard_sizes, window, seed=1, num_virtual_shards=num_virtual_shards)
     whole = {"batch_size": batch, "part": slice(0, batch)}
     found = islice(source.stream(order, first_step=0, **whole), 20)
     expected = islice(memory.stream(order, first_step=0, **whole), 20)
@@ -140,11 +142,11 @@ def test_the_stream_is_that_of_the_same_crops_in_memory(folder, index, memory, w
 
 @pytest.mark.parametrize("num_threads", [1, 4])
 @pytest.mark.parametrize(("batch", "window"), [(8, 4), (8, 12), (64, 4), (288, 12)])
-def test_lanes_may_go_through_many_windows_in_a_step(many, batch, window, num_threads):
+def test_virtual_shards_may_go_through_many_windows_in_a_step(many, batch, window, num_threads):
     folder, memory = many
     store = FolderStore(folder)
     source = ShardCrops(store, read_index(store), **BY_WINDOW, num_threads=num_threads)
-    order = SampleOrder(source.shard_sizes, window, seed=3, lanes=4)
+    order = SampleOrder(source.shard_sizes, window, seed=3, num_virtual_shards=4)
     whole = {"first_step": 1, "batch_size": batch, "part": slice(0, batch)}
     found, expected = source.stream(order, **whole), memory.stream(order, **whole)
     for step, (ours, theirs) in enumerate(islice(zip(found, expected, strict=True), 30)):
@@ -155,7 +157,7 @@ def test_lanes_may_go_through_many_windows_in_a_step(many, batch, window, num_th
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch(folder, index, memory, window, workers):
     source = ShardCrops(open_store(str(folder)), index, **BY_WINDOW)
-    order = SampleOrder(source.shard_sizes, window, seed=2, lanes=4)
+    order = SampleOrder(source.shard_sizes, window, seed=2, num_virtual_shards=4)
     parts = [slice(8 * rank // workers, 8 * (rank + 1) // workers) for rank in range(workers)]
     for first in range(8):
         wanted = next(memory.stream(order, first_step=first, batch_size=8, part=slice(0, 8)))
@@ -204,35 +206,37 @@ def test_by_default_buckets_are_cached_and_folders_are_not(folder):
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 4])
-@pytest.mark.parametrize(("window", "lanes", "own"), [(1, 1, 1), (6, 1, 1), (1, 2, 1), (4, 2, 1), (4, 2, 2)])
+@pytest.mark.parametrize(
+    ("window", "num_virtual_shards", "own"), [(1, 1, 1), (6, 1, 1), (1, 2, 1), (4, 2, 1), (4, 2, 2)]
+)
 @pytest.mark.parametrize("batch", [2, 8, 24])
-def test_no_more_shards_are_in_memory_than_is_promised(many, window, lanes, own, batch, num_threads):
+def test_no_more_shards_are_in_memory_than_is_promised(many, window, num_virtual_shards, own, batch, num_threads):
     store = WatchedStore(many[0])
     source = ShardCrops(store, read_index(FolderStore(many[0])), **BY_WINDOW, num_threads=num_threads)
-    order = SampleOrder(source.shard_sizes, window, seed=0, lanes=lanes)
-    stream = source.stream(order, first_step=0, batch_size=batch, part=slice(0, own * batch // lanes))
-    for _ in range(4 * lanes * len(order) // batch):
+    order = SampleOrder(source.shard_sizes, window, seed=0, num_virtual_shards=num_virtual_shards)
+    stream = source.stream(order, first_step=0, batch_size=batch, part=slice(0, own * batch // num_virtual_shards))
+    for _ in range(4 * num_virtual_shards * len(order) // batch):
         next(stream)
-    now = own * max(1, window // lanes)
+    now = own * max(1, window // num_virtual_shards)
     assert store.most_alive <= now + max(now, num_threads) < len(source.shard_sizes)
     assert len(store.asked) > len(source.shard_sizes)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_all_workers_together_read_each_shard_once_an_epoch_and_again_where_lanes_meet(many, workers):
-    num_shards, epochs, lanes, num_threads = 18, 6, 4, 4
+def test_all_workers_together_read_each_shard_once_an_epoch_and_again_where_virtual_shards_meet(many, workers):
+    num_shards, epochs, num_virtual_shards, num_threads = 18, 6, 4, 4
     names = [f"train-{number:06d}.tar" for number in range(num_shards)]
     asked = []
     for rank in range(workers):
         store = WatchedStore(many[0])
         source = ShardCrops(store, read_index(store), **BY_WINDOW, num_threads=num_threads)
-        order = SampleOrder(source.shard_sizes, window=4, seed=0, lanes=lanes)
+        order = SampleOrder(source.shard_sizes, window=4, seed=0, num_virtual_shards=num_virtual_shards)
         part = slice(8 * rank // workers, 8 * (rank + 1) // workers)
         list(islice(source.stream(order, first_step=0, batch_size=8, part=part), epochs * len(order) // 8))
         asked += [name for name in store.asked if name != INDEX]
-    ahead = lanes + workers * num_threads  # shards of an epoch that is not part of the count
+    ahead = num_virtual_shards + workers * num_threads  # shards of an epoch that is not part of the count
     assert set(asked) == set(names)
-    assert len(asked) <= epochs * (num_shards + lanes - 1) + ahead
+    assert len(asked) <= epochs * (num_shards + num_virtual_shards - 1) + ahead
 
 
 def test_a_small_set_is_read_once_and_then_never_waited_for(folder, index):
@@ -328,11 +332,11 @@ def test_closing_a_stream_ends_its_threads(folder, index):
 
 def test_tasks_that_wait_when_it_is_closed_are_not_begun():
     begun, gate = threading.Event(), threading.Event()
-    ahead = Ahead(num_threads=1)
-    first = ahead.submit(lambda: begun.set() or gate.wait(DEADLINE_S))
-    second = ahead.submit(lambda: "too late")
+    threads = PrefetchThreads(num_threads=1)
+    first = threads.submit(lambda: begun.set() or gate.wait(DEADLINE_S))
+    second = threads.submit(lambda: "too late")
     assert begun.wait(DEADLINE_S)
-    ahead.close()
+    threads.close()
     gate.set()
     assert first.result(DEADLINE_S)
     assert not second.running()

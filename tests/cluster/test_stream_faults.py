@@ -29,7 +29,7 @@ IN_MEMORY, BY_WINDOW = {"keep_bytes": 1e9}, {"keep_bytes": 0}
 KEPT = pytest.mark.parametrize("kept", [IN_MEMORY, BY_WINDOW], ids=["in memory", "by window"])
 QUICK = RetryPolicy(attempts=4, first_pause_s=0.001, max_pause_s=0.002, connect_s=5, stall_s=10, deadline_s=60)
 TWICE = RetryPolicy(attempts=2, first_pause_s=0.001, max_pause_s=0.002, connect_s=5, stall_s=10, deadline_s=60)
-BATCH, LANES = 4, 4
+BATCH, NUM_VIRTUAL_SHARDS = 4, 4
 DEADLINE_S = 120
 
 
@@ -80,7 +80,7 @@ def source_of(store, folder, cache=None, **options):
 
 def batches(source, steps=20, rank=0, workers=1):
     """What a worker gets in the first steps."""
-    order = SampleOrder(SIZES, 2, seed=1, lanes=LANES)
+    order = SampleOrder(SIZES, 2, seed=1, num_virtual_shards=NUM_VIRTUAL_SHARDS)
     part = slice(BATCH * rank // workers, BATCH * (rank + 1) // workers)
     return torch.stack(list(islice(source.stream(order, first_step=0, batch_size=BATCH, part=part), steps)))
 

@@ -68,7 +68,7 @@ def test_the_shards_ahead_are_those_of_the_samples_ahead(first):
 
 def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch():
     crops = torch.arange(10.0).view(10, 1, 1, 1)
-    order = SampleOrder((10,), 1, seed=0, lanes=2)
+    order = SampleOrder((10,), 1, seed=0, num_virtual_shards=2)
     source = MemoryCrops(crops)
     whole = list(islice(source.stream(order, first_step=0, batch_size=4, part=slice(0, 4)), 10))
     later = next(source.stream(order, first_step=5, batch_size=4, part=slice(0, 4)))
@@ -78,68 +78,71 @@ def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch():
     assert sorted(torch.cat(whole[:5]).flatten().tolist()) == sorted([*range(10)] * 2)
 
 
-# Lanes
+# Virtual shards
 
 
-LANES = pytest.mark.parametrize("lanes", [1, 2, 3, 8, 64])
+NUM_VIRTUAL_SHARDS = pytest.mark.parametrize("num_virtual_shards", [1, 2, 3, 8, 64])
 
 
-def lane_epochs(order, number):
-    """What each lane gives in each of the first epochs, `[epoch][lane]`, from how long its segments must be."""
-    cuts = [k * len(order) // order.lanes for k in range(order.lanes + number + 1)]
+def segments_by_epoch(order, number):
+    """What virtual shards give in the first epochs, `[epoch][virtual shard]`, by how long their segments must be."""
+    total = order.num_virtual_shards
+    cuts = [k * len(order) // total for k in range(total + number + 1)]
     return [
         [
-            order.samples(lane, cuts[lane + epoch] - cuts[lane], cuts[lane + epoch + 1] - cuts[lane + epoch])
-            for lane in range(order.lanes)
+            order.samples(one, cuts[one + epoch] - cuts[one], cuts[one + epoch + 1] - cuts[one + epoch])
+            for one in range(total)
         ]
         for epoch in range(number)
     ]
 
 
-@LANES
+@NUM_VIRTUAL_SHARDS
 @pytest.mark.parametrize("window", [1, 4, 100])
 @pytest.mark.parametrize("sizes", [SIZES, (3,), (1, 1), (40,) * 10], ids=["uneven", "tiny", "two", "many"])
-def test_all_lanes_together_give_every_sample_once_an_epoch(sizes, window, lanes):
-    for segments in lane_epochs(SampleOrder(sizes, window, seed=0, lanes=lanes), lanes + 2):
+def test_all_virtual_shards_together_give_every_sample_once_an_epoch(sizes, window, num_virtual_shards):
+    order = SampleOrder(sizes, window, seed=0, num_virtual_shards=num_virtual_shards)
+    for segments in segments_by_epoch(order, num_virtual_shards + 2):
         assert max(map(len, segments)) - min(map(len, segments)) <= 1
         assert sorted(np.concatenate(segments).tolist()) == [*range(sum(sizes))]
 
 
-@pytest.mark.parametrize("lanes", [2, 3, 8])
-def test_after_as_many_epochs_as_there_are_lanes_all_have_gone_equally_far(lanes):
-    order = SampleOrder(SIZES, 2, seed=0, lanes=lanes)
-    gone = [sum(len(epoch[lane]) for epoch in lane_epochs(order, lanes)) for lane in range(lanes)]
-    assert gone == [len(order)] * lanes
+@pytest.mark.parametrize("num_virtual_shards", [2, 3, 8])
+def test_after_as_many_epochs_as_there_are_virtual_shards_all_have_gone_equally_far(num_virtual_shards):
+    order = SampleOrder(SIZES, 2, seed=0, num_virtual_shards=num_virtual_shards)
+    epochs = segments_by_epoch(order, num_virtual_shards)
+    gone = [sum(len(epoch[one]) for epoch in epochs) for one in range(num_virtual_shards)]
+    assert gone == [len(order)] * num_virtual_shards
 
 
-@LANES
-def test_a_step_takes_equally_many_samples_of_every_lane_one_lane_after_the_other(lanes):
-    order = SampleOrder(SIZES, 3, seed=4, lanes=lanes)
+@NUM_VIRTUAL_SHARDS
+def test_a_step_takes_equally_many_samples_of_every_virtual_shard_one_after_the_other(num_virtual_shards):
+    order = SampleOrder(SIZES, 3, seed=4, num_virtual_shards=num_virtual_shards)
     for step in (0, 1, 17):
-        expected = [order.samples(lane, 3 * step, 3) for lane in range(lanes)]
-        np.testing.assert_array_equal(order.step(step, 3 * lanes), np.concatenate(expected))
+        expected = [order.samples(one, 3 * step, 3) for one in range(num_virtual_shards)]
+        np.testing.assert_array_equal(order.step(step, 3 * num_virtual_shards), np.concatenate(expected))
 
 
-def test_a_lane_touches_its_share_of_the_shards_and_no_more():
-    order = SampleOrder((20,) * 32, 16, seed=0, lanes=8)
-    for segments in lane_epochs(order, 10):
+def test_a_virtual_shard_touches_its_share_of_the_shards_and_no_more():
+    order = SampleOrder((20,) * 32, 16, seed=0, num_virtual_shards=8)
+    for segments in segments_by_epoch(order, 10):
         touched = [{shard_of(sample, order.shard_sizes) for sample in segment} for segment in segments]
         assert [len(shards) for shards in touched] == [4] * 8
         assert len(set.union(*touched)) == 32
 
 
-def test_a_lane_mixes_as_many_shards_as_its_share_of_the_window():
-    order = SampleOrder((20,) * 32, 16, seed=0, lanes=8)
+def test_a_virtual_shard_mixes_as_many_shards_as_its_share_of_the_window():
+    order = SampleOrder((20,) * 32, 16, seed=0, num_virtual_shards=8)
     windows = list(islice(order.windows(3, 0), 20))
     assert {len(window.shards) for window in windows} == {2}
     assert [window.stop for window in windows[:-1]] == [window.start for window in windows[1:]]
-    alone = SampleOrder((20,) * 32, 1, seed=0, lanes=8)
+    alone = SampleOrder((20,) * 32, 1, seed=0, num_virtual_shards=8)
     assert {len(window.shards) for window in islice(alone.windows(3, 0), 20)} == {1}
 
 
-def test_lanes_that_share_a_shard_share_it_by_lot():
-    order = SampleOrder((800,), 8, seed=0, lanes=8)
-    for segment in lane_epochs(order, 1)[0]:
+def test_virtual_shards_that_share_a_shard_share_it_by_lot():
+    order = SampleOrder((800,), 8, seed=0, num_virtual_shards=8)
+    for segment in segments_by_epoch(order, 1)[0]:
         assert np.mean(segment) == pytest.approx(399.5, abs=100)
         assert np.ptp(segment) > 600
 
@@ -147,7 +150,7 @@ def test_lanes_that_share_a_shard_share_it_by_lot():
 @pytest.mark.parametrize(
     ("batch", "part"), [(10, slice(0, 5)), (8, slice(0, 3)), (8, slice(1, 4)), (8, slice(4, 4)), (8, slice(0, 8, 2))]
 )
-def test_a_part_that_is_not_made_of_whole_lanes_is_refused(batch, part):
-    order = SampleOrder(SIZES, 2, seed=0, lanes=4)
-    with pytest.raises(ValueError, match="lanes"):
+def test_a_part_that_is_not_made_of_whole_virtual_shards_is_refused(batch, part):
+    order = SampleOrder(SIZES, 2, seed=0, num_virtual_shards=4)
+    with pytest.raises(ValueError, match="virtual shards"):
         next(MemoryCrops(torch.zeros(37, 1, 1, 1)).stream(order, first_step=0, batch_size=batch, part=part))

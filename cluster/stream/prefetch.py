@@ -1,4 +1,4 @@
-"""What is read ahead of need: which shards, and the threads that do it."""
+"""Prefetching: which shards are read before they are needed, and the threads that do it."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ _START = attrgetter("start")
 _Task = tuple[Future[T], Callable[[], T]]
 
 
-class AtHand(Generic[T]):
-    """The shards that the lanes need now, and those that they need next, read or being read.
+class PrefetchedShards(Generic[T]):
+    """The shards whose samples come now, and those whose samples come next, read or being read.
 
     Args:
         order: Which sample comes when.
-        lanes: Those that are taken from.
-        first: Where in its lane each begins.
+        virtual_shards: Those that are taken from.
+        first: Position at which each of them begins.
         read: Begins to read a shard.
         num_shards: How many, those that are needed first; at least as many as the current windows can have.
         keeps_all: Whether shards stay when their window has passed.
@@ -34,33 +34,35 @@ class AtHand(Generic[T]):
     def __init__(
         self,
         order: SampleOrder,
-        lanes: range,
+        virtual_shards: range,
         first: int,
         read: Callable[[int], Future[T]],
         num_shards: int,
         *,
         keeps_all: bool,
     ) -> None:
-        self._lanes = {lane: _Lane(order, lane, first) for lane in lanes}
+        self._positions = {number: _Position(order, number, first) for number in virtual_shards}
         self._read, self._num_shards, self._keeps_all = read, num_shards, keeps_all
         self._held: dict[int, Future[T]] = {}
         self._hold()
 
-    def take(self, lane: int, number: int) -> Iterator[tuple[Future[T], int]]:
-        """Yield for the next samples of a lane the shard of each, and which of the shard's samples it is.
+    def take(self, virtual_shard: int, number: int) -> Iterator[tuple[Future[T], int]]:
+        """Yield for the next samples of a virtual shard the shard of each, and which of the shard's samples it is.
 
         Nobody may keep a shard when the next one is asked for: that is what bounds the memory.
         """
         for _ in range(number):
-            while (place := next(self._lanes[lane].left, None)) is None:
-                self._lanes[lane].go_on()
+            while (place := next(self._positions[virtual_shard].left, None)) is None:
+                self._positions[virtual_shard].go_on()
                 self._hold()
             shard, sample = place
             yield self._held[shard], sample
 
     def _hold(self) -> None:
-        lanes = self._lanes.values()
-        windows = chain((lane.current for lane in lanes), merge(*(lane.ahead() for lane in lanes), key=_START))
+        positions = self._positions.values()
+        windows = chain(
+            (one.current for one in positions), merge(*(one.next_windows() for one in positions), key=_START)
+        )
         shards = (shard for window in windows for shard in window.shards)
         needed = dict.fromkeys(islice(shards, self._num_shards))
         if not self._keeps_all:
@@ -71,16 +73,16 @@ class AtHand(Generic[T]):
                 self._held[shard] = self._read(shard)
 
 
-class _Lane:
-    """Where a lane is.
+class _Position:
+    """Where a virtual shard is.
 
     Attributes:
         current: The window in use.
         left: Of the samples of the current window those that were not taken yet: shard, and number in the shard.
     """
 
-    def __init__(self, order: SampleOrder, lane: int, first: int) -> None:
-        self._order, self._lane = order, lane
+    def __init__(self, order: SampleOrder, virtual_shard: int, first: int) -> None:
+        self._order, self._virtual_shard = order, virtual_shard
         self._ends = np.cumsum(order.shard_sizes)
         self._enter(first)
 
@@ -88,19 +90,19 @@ class _Lane:
         """Enter the next window."""
         self._enter(self.current.stop)
 
-    def ahead(self) -> Iterator[Window]:
+    def next_windows(self) -> Iterator[Window]:
         """Yield the windows that follow, without end."""
-        return self._order.windows(self._lane, self.current.stop)
+        return self._order.windows(self._virtual_shard, self.current.stop)
 
     def _enter(self, place: int) -> None:
-        self.current = next(self._order.windows(self._lane, place))
+        self.current = next(self._order.windows(self._virtual_shard, place))
         samples = self._order.mixed(self.current)[place - self.current.start :]
         shards = np.searchsorted(self._ends, samples, side="right")
         numbers = samples - (self._ends - self._order.shard_sizes)[shards]
         self.left = zip(shards.tolist(), numbers.tolist(), strict=True)
 
 
-class Ahead(Generic[T]):
+class PrefetchThreads(Generic[T]):
     """A few threads that take tasks in order, and never keep a process from ending.
 
     Python waits for the threads of a ThreadPoolExecutor, and for all its tasks, before it exits; not for these.
