@@ -47,11 +47,11 @@ def main(arguments: Sequence[str]) -> int:
 
     from cluster.sweep.budget import Limits
     from cluster.sweep.outcome import as_flags
-    from cluster.sweep.space import Plan
+    from cluster.sweep.space import SweepPlan
     from cluster.sweep.sweep import preview, sweep
 
     limits = Limits(known.max_time, known.max_cost, known.price_per_hour)
-    plan = Plan.read(known.sweep, SWEEPS, known.recipe, RECIPES, flag_layer(SweepConfig, known))
+    plan = SweepPlan.read(known.sweep, SWEEPS, known.recipe, RECIPES, flag_layer(SweepConfig, known))
     if known.dry_run:
         say("\n".join(preview(plan, limits)))
         return 0

@@ -1,20 +1,17 @@
-"""The ledger of a sweep: its record in the store, kept by one driver at a time."""
+"""The ledger of a sweep: all its trials in the store, kept by one driver at a time."""
 
 from contextlib import suppress
 
-from pydantic import ValidationError
-
 from cluster.checkpoints import SupersededError
 from cluster.store import AlreadyThereError, ChangedError, NotThereError, Store, Version
-from cluster.sweep.record import SweepRecord, Trial
+from cluster.sweep.record import SweepRecord, Trial, from_document, to_document
 from metasr.config import Section
-from metasr.errors import StoreError
 
 LEDGER = "trials.json"
 
 
-class Kept(Section):
-    """What `trials.json` says. No content of it ever comes again."""
+class StoredTrials(Section):
+    """The content of `trials.json`. The revision makes each content unique."""
 
     revision: int
     """Changes so far."""
@@ -23,26 +20,26 @@ class Kept(Section):
     record: SweepRecord
 
 
-class Ledger:
-    """Remembers trials, in the store before anybody acts on it. It changes by compare-and-set alone.
+class TrialLedger:
+    """Stores trials by compare-and-set, each before anything acts on it.
 
     Args:
         store: Where runs keep their checkpoints.
         folder: Of the sweep, in the store.
-        fence: `Lease.fence` of this driver: who had a lower one can change it no more.
-        fresh: The sweep, if there is nothing of it yet.
+        fence: `Lease.fence` of this driver: drivers with a lower one can no more write.
+        new_record: Of the sweep, if the store has none yet.
 
     Attributes:
         record: What is in the store.
     """
 
-    def __init__(self, store: Store, folder: str, fence: int, fresh: SweepRecord) -> None:
+    def __init__(self, store: Store, folder: str, fence: int, new_record: SweepRecord) -> None:
         self._store, self._key, self._fence = store, f"{folder}/{LEDGER}", fence
-        self.record = fresh
+        self.record = new_record
         self._change(None)
 
     def put(self, trial: Trial) -> None:
-        """Remember a trial, in place of the one of its number.
+        """Store a trial, in place of the one with its number.
 
         Raises:
             SupersededError: Another driver has taken the sweep over.
@@ -52,42 +49,36 @@ class Ledger:
 
     def _change(self, trial: Trial | None) -> None:
         while True:
-            kept, version = read_ledger(self._store, self._key)
-            if kept is not None and kept.fence > self._fence:
+            stored, version = read_ledger(self._store, self._key)
+            if stored is not None and stored.fence > self._fence:
                 raise SupersededError("this sweep has stopped here", "another driver has taken it over")
-            record = kept.record if kept else self.record
+            record = stored.record if stored else self.record
             if trial is not None:
-                others = (known for known in record.trials if known.number != trial.number)
+                others = (other for other in record.trials if other.number != trial.number)
                 trials = sorted((*others, trial), key=lambda one: one.number)
                 record = record.model_copy(update={"trials": tuple(trials)})
-            new = Kept(revision=kept.revision + 1 if kept else 1, fence=self._fence, record=record)
+            new = StoredTrials(revision=stored.revision + 1 if stored else 1, fence=self._fence, record=record)
             with suppress(AlreadyThereError, ChangedError):  # by another, or by us and the answer was lost
                 self._write(new, version)
                 self.record = record
                 return
 
-    def _write(self, kept: Kept, version: Version | None) -> None:
-        content = (kept.model_dump_json(indent=1) + "\n").encode()
+    def _write(self, trials: StoredTrials, version: Version | None) -> None:
+        content = to_document(trials).encode()
         if version is None:
             self._store.put_new(self._key, content)
         else:
             self._store.replace(self._key, content, version)
 
 
-def read_ledger(store: Store, key: str) -> tuple[Kept | None, Version | None]:
-    """Return what a ledger says; nothing where there is none.
+def read_ledger(store: Store, key: str) -> tuple[StoredTrials | None, Version | None]:
+    """Return the content of a ledger and its version; None where there is no ledger.
 
     Raises:
-        StoreError: It is damaged.
+        StoreError: It is damaged, or has a later format.
     """
     try:
         content, version = store.get_with_version(key)
-        return Kept.model_validate_json(content), version
+        return from_document(StoredTrials, content, f"{key} in {store.url}"), version
     except NotThereError:
         return None, None
-    except ValidationError:
-        raise StoreError(
-            f"the trials {key!r} in {store.url}",
-            "they are damaged, or were written by another version",
-            "Restore the file from a copy, or delete it: trials that are trained are not trained again",
-        ) from None

@@ -15,7 +15,7 @@ from cluster.recipes import flatten
 from cluster.store import open_store
 from cluster.stream import read_index, shard_cache, validation_slices
 from cluster.sweep.record import SweepRecord, Trial
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from cluster.training.driver import OUTCOME, register_trial
 from metasr.data.degrade import Degradation
 from metasr.errors import ConfigError, MetaSRError, StoreError
@@ -29,7 +29,7 @@ Tell = Callable[[str], None]
 
 
 def conclude(
-    plan: Plan, record: SweepRecord, data_digest: str, log: RunLog, tell: Tell, output: Path | None
+    plan: SweepPlan, record: SweepRecord, data_digest: str, log: RunLog, tell: Tell, output: Path | None
 ) -> SweepRecord:
     """Register the best trial, keep the record and its page, and tell what came of the sweep.
 
@@ -118,7 +118,7 @@ def _pictures(config: JobConfig, trial: Trial, data_digest: str, tell: Tell) -> 
     return {f"x{one.scale}": png_bytes(comparison_panel([one])) for one in found.comparisons}
 
 
-def _with_ids(plan: Plan, record: SweepRecord, tell: Tell) -> SweepRecord:
+def _with_ids(plan: SweepPlan, record: SweepRecord, tell: Tell) -> SweepRecord:
     try:
         ids = ids_of_children(plan.config.tracking, record.name)
     except StoreError as error:
@@ -128,7 +128,7 @@ def _with_ids(plan: Plan, record: SweepRecord, tell: Tell) -> SweepRecord:
     return record.model_copy(update={"trials": tuple(trials)})
 
 
-def _mark_failed(plan: Plan, record: SweepRecord, trial: Trial) -> None:
+def _mark_failed(plan: SweepPlan, record: SweepRecord, trial: Trial) -> None:
     """Say so in MLflow too, where a trial's process could not: it died, or came to nothing before it had a run."""
     try:
         params = flatten(plan.trial(trial.settings).config)

@@ -15,7 +15,7 @@ from cluster.store import Store
 from cluster.store.lease import Lease
 from cluster.sweep.record import Trial
 from cluster.sweep.search import METRIC, Search
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import FORK, MEMBER, WAITED_S
 from cluster.sweep.watcher import Watcher
 from metasr.errors import CheckpointError, ConfigError, MetaSRError, StoreError
@@ -41,7 +41,7 @@ class Population(PopulationBasedTraining):
         storage: Where runs keep their checkpoints.
     """
 
-    def __init__(self, plan: Plan, watcher: Watcher, storage: Store) -> None:
+    def __init__(self, plan: SweepPlan, watcher: Watcher, storage: Store) -> None:
         search, train = plan.config.search, plan.config.train
         super().__init__(
             "step",
@@ -116,7 +116,7 @@ class Population(PopulationBasedTraining):
         return None
 
 
-def new_members(plan: Plan, search: Search, number: int) -> list[dict[str, Any]]:
+def new_members(plan: SweepPlan, search: Search, number: int) -> list[dict[str, Any]]:
     """Return settings for members that a population lacks.
 
     Args:
@@ -156,7 +156,7 @@ def _config_of(member: Trial) -> dict[str, Any]:
     return {**member.settings, FORK: member.fork}
 
 
-def _fit_together(plan: Plan, settings: Settings) -> bool:
+def _fit_together(plan: SweepPlan, settings: Settings) -> bool:
     try:
         plan.trial(settings)
     except ConfigError:

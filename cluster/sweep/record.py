@@ -1,63 +1,68 @@
-"""What is known of a sweep: its trials, what each was given, and what came of it. A JSON document."""
+"""The record of a sweep: its trials, the settings and the results of each. A JSON document."""
 
+import json
 from collections import Counter
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from cluster.checkpoints.fork import Fork
 from metasr.config import Section
+from metasr.errors import StoreError
 
 Status = Literal["waiting", "running", "finished", "stopped early", "replaced", "failed"]
 RANKED: tuple[Status, ...] = ("finished", "stopped early", "replaced")
 SAME_FAILURES = 3
+FORMAT = 1
+"""Of `sweep.json` and `trials.json`. A document without a format has format 1."""
+Document = TypeVar("Document", bound=Section)
 
 
 class Point(Section):
-    """What one validation of a trial found."""
+    """The result of one validation of a trial."""
 
     step: int
     """Updates done."""
     objective: float
     """See `SweepRecord.objective`; higher is better."""
     metrics: dict[str, float]
-    """The run's `val_...` metrics, and `selection_score`, by which the run chooses the checkpoint that it keeps."""
+    """The run's `val_...` metrics, and `selection_score`, by which the run chooses its best checkpoint."""
 
 
 class Trial(Section):
     """One training run of a sweep."""
 
     number: int
-    """From 0 on, in the order in which they were started."""
+    """From 0, in the order of first starts."""
     settings: dict[str, Any]
-    """What the searcher chose, by dotted name."""
+    """Chosen by the searcher, by dotted name."""
     run_name: str
     """Of the run, in the store and in MLflow."""
     fork: Fork | None = None
-    """What its run branched off from: a checkpoint of another trial; None for random weights."""
+    """The checkpoint of another trial from which its run started; None for random weights."""
     run_id: str = ""
-    """Of the run in MLflow; empty where MLflow has not said it yet."""
+    """Of the run in MLflow; empty while it is unknown."""
     status: Status = "waiting"
-    """waiting: to be started, or to go on from its newest checkpoint; replaced: stopped early, and another trial took
-    its place in the population."""
+    """waiting: to be started, or to be resumed from its newest checkpoint; replaced: stopped early for a fork
+    of a better member of the population."""
     reason: str = ""
-    """Why it failed, was stopped early or replaced; empty otherwise."""
+    """Why it failed, was stopped early or was replaced; empty otherwise."""
     history: tuple[Point, ...] = ()
-    """Its validations, by step."""
+    """Its validations, in the order of steps."""
     seconds: float = 0.0
-    """How long it ran, over all its starts."""
+    """Time that it ran, over all its starts."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of it is left to do."""
+        """Whether it is over, and is not to be resumed."""
         return self.status in (*RANKED, "failed")
 
     @property
     def steps_done(self) -> int:
-        """Updates that it did itself, up to its newest validation."""
+        """Updates since its fork, or since random weights, up to its newest validation."""
         return self.history[-1].step - (self.fork.step if self.fork else 0) if self.history else 0
 
     @property
     def best(self) -> Point | None:
-        """The validation whose generator the run keeps as its best; None before the first."""
+        """The validation of the best checkpoint, which the run keeps; None before the first."""
         return max(
             self.history, key=lambda point: point.metrics.get("selection_score", point.objective), default=None
         )
@@ -77,17 +82,17 @@ class SweepRecord(Section):
     """A sweep."""
 
     name: str
-    """The same for the same space, searcher, settings and data."""
+    """Follows from the space, the searcher, the settings and the data."""
     recipe: str
     """Name of the recipe whose settings are searched."""
     objective: str
     """The formula, in words."""
     scales: tuple[str, ...]
-    """Scales that the objective looks at, such as `1.5` and `1x4`."""
+    """Over which the objective is taken, such as `1.5` and `1x4`."""
     space: dict[str, str]
-    """For each setting that is searched, by dotted name, where: such as `loguniform 0.0001 to 0.01`."""
+    """The domain of each searched setting, by dotted name: such as `loguniform 0.0001 to 0.01`."""
     trials: tuple[Trial, ...] = ()
-    """By number."""
+    """In the order of their numbers."""
 
     @property
     def num_ended(self) -> int:
@@ -96,7 +101,7 @@ class SweepRecord(Section):
 
     @property
     def common_failure(self) -> str:
-        """Why trials fail whatever their settings: none has come to a validation, several ended so. Else empty."""
+        """Why all trials fail, whatever their settings: several did so, and none was validated. Empty otherwise."""
         if any(trial.history for trial in self.trials):
             return ""
         reasons = Counter(trial.reason for trial in self.trials if trial.status == "failed")
@@ -104,12 +109,12 @@ class SweepRecord(Section):
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the highest `best_objective` of those that did not fail; None if there is none."""
+        """The first of `ranking`; None if it is empty."""
         return self.ranking[0] if self.ranking else None
 
     @property
     def ranking(self) -> tuple[Trial, ...]:
-        """Trials that ended without failing and were looked at, the best first."""
+        """Trials that ended without failing and were validated, the best first."""
         scored = [
             (trial.best_objective, trial)
             for trial in self.trials
@@ -118,10 +123,46 @@ class SweepRecord(Section):
         return tuple(trial for _, trial in sorted(scored, key=lambda pair: pair[0], reverse=True))
 
     def to_json(self) -> str:
-        """Return it as the text of `sweep.json`."""
-        return self.model_dump_json(indent=1) + "\n"
+        """Return the text of `sweep.json`."""
+        return to_document(self)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Return what `to_json` wrote."""
-        return cls.model_validate_json(text)
+        """Return the record that `to_json` wrote.
+
+        Raises:
+            StoreError: The text is damaged, or has a later format.
+        """
+        return from_document(cls, text, "sweep.json")
+
+
+def to_document(content: Section) -> str:
+    """Return content as JSON text with its format."""
+    return json.dumps({"format": FORMAT, **content.model_dump(mode="json")}, indent=1) + "\n"
+
+
+def from_document(kind: type[Document], text: str | bytes, name: str) -> Document:
+    """Return the content of a text of `to_document`.
+
+    Args:
+        kind: What the text holds.
+        text: The JSON text.
+        name: Of the document, for errors.
+
+    Raises:
+        StoreError: The text is damaged, or has a later format.
+    """
+    try:
+        values = dict(json.loads(text))
+        found = values.pop("format", 1)
+        if found == FORMAT:
+            return kind.model_validate(values)
+    except (TypeError, ValueError):
+        raise StoreError(
+            name,
+            "it is damaged",
+            "Restore the file from a copy, or delete it: trials that have been trained are not trained again",
+        ) from None
+    raise StoreError(
+        name, f"it has format {found}, and this version of metasr reads format {FORMAT}", "Update metasr"
+    )

@@ -13,7 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from cluster.config import SweepConfig
 from cluster.sweep.record import SweepRecord, Trial
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import AGAIN
 
 METRIC = {"metric": "objective", "mode": "max"}
@@ -35,7 +35,7 @@ class Search(OptunaSearch):
         num_first: How many trials come first, as they were.
     """
 
-    def __init__(self, plan: Plan, record: SweepRecord) -> None:
+    def __init__(self, plan: SweepPlan, record: SweepRecord) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         search = plan.config.search
         seed = int(np.random.SeedSequence([search.seed, len(record.trials)]).generate_state(1)[0])
@@ -87,7 +87,7 @@ class Search(OptunaSearch):
         self.add_evaluated_point(trial.settings, None if is_bad else trial.best_objective, pruned=is_bad)
 
 
-def num_left(plan: Plan, record: SweepRecord) -> int:
+def num_left(plan: SweepPlan, record: SweepRecord) -> int:
     """Return how many trials are left to do: as many as were asked for, and as the space has settings for."""
     wanted = max(0, plan.config.search.trials - record.num_ended)
     settings, ended = plan.all_settings(), [trial.settings for trial in record.trials if trial.has_ended]

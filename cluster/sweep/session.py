@@ -20,12 +20,12 @@ from cluster.runtime.connection import connected
 from cluster.store import open_store
 from cluster.store.lease import Lease
 from cluster.sweep.budget import Limits, at_once, cpus_wanted, fitting, outlook
-from cluster.sweep.ledger import Ledger
+from cluster.sweep.ledger import TrialLedger
 from cluster.sweep.objective import Objective
 from cluster.sweep.population import Population, new_members
 from cluster.sweep.search import Search, num_left, scheduler
-from cluster.sweep.space import Plan
-from cluster.sweep.trial import MEMBER, TrialRun, Work
+from cluster.sweep.space import SweepPlan
+from cluster.sweep.trial import MEMBER, SweepContext, TrialRun
 from cluster.sweep.watcher import Watcher
 from cluster.training.group import LOOK_AGAIN_S, Stop
 from cluster.training.mailbox import Mail, mail
@@ -52,7 +52,7 @@ class Session:
         stop: Hears signals.
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger, watcher: Watcher, lease: Lease, stop: Stop) -> None:
+    def __init__(self, plan: SweepPlan, ledger: TrialLedger, watcher: Watcher, lease: Lease, stop: Stop) -> None:
         self._plan, self._ledger, self._watcher, self._lease, self._stop = plan, ledger, watcher, lease, stop
         self._config, self._search = plan.config, Search(plan, ledger.record)
 
@@ -87,7 +87,7 @@ class Session:
         """Return Tune for the trials that are left. What it keeps in `storage` is never read: the ledger counts."""
         config, record = self._config, self._ledger.record
         objective = Objective(record.scales, config.search.metric, config.search.floor)
-        work = Work(record.name, self._plan, objective, identity.data_digest, box.actor)
+        work = SweepContext(record.name, self._plan, objective, identity.data_digest, box.actor)
         # Beside this driver, where the spools of its runs belong. A trial itself waits more than it computes.
         here = {f"node:{ray.util.get_node_ip_address()}": NEXT_TO_NOTHING}
         space, tune_config = self._population() if config.search.scheduler == "pbt" else self._searched(concurrent)

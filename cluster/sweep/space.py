@@ -104,7 +104,7 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What is searched around: layers of settings, among which a trial has its place.
 
     Attributes:
@@ -122,7 +122,7 @@ class Plan:
     flags: Layer
 
     @classmethod
-    def read(cls, sweep: str, sweeps: Path, recipe: str, recipes: Path, flags: Layer) -> "Plan":
+    def read(cls, sweep: str, sweeps: Path, recipe: str, recipes: Path, flags: Layer) -> "SweepPlan":
         """Read a sweep's file, and check that the corners of its space are valid configs.
 
         Args:

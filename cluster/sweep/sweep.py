@@ -17,13 +17,13 @@ from cluster.runtime.code_version import code_version
 from cluster.store import open_store
 from cluster.store.lease import Lease
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, fitting, outlook, this_machine
-from cluster.sweep.ledger import LEDGER, Ledger, read_ledger
+from cluster.sweep.ledger import LEDGER, TrialLedger, read_ledger
 from cluster.sweep.objective import Objective
 from cluster.sweep.outcome import conclude
 from cluster.sweep.record import SweepRecord, Trial
 from cluster.sweep.search import num_left
 from cluster.sweep.session import Session
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from cluster.sweep.watcher import Watcher
 from cluster.training.driver import identify
 from cluster.training.group import Stop
@@ -52,7 +52,7 @@ class Swept:
     records_not_sent: int = 0
 
 
-def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None) -> Swept:
+def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = None) -> Swept:
     """Run the trials of a sweep, or go on with them, and register the best generator of all.
 
     The same plan on the same data is the same sweep: trials that ended are not trained again, others go on.
@@ -73,7 +73,7 @@ def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None)
     tell(f"objective: {fresh.objective}")
     folder = f"{FOLDER}/{fresh.name}"
     with Lease.acquire(storage, folder, tell) as lease, _log(config, fresh, identity) as log:
-        ledger, stop = Ledger(storage, folder, lease.fence, fresh), Stop(tell)
+        ledger, stop = TrialLedger(storage, folder, lease.fence, fresh), Stop(tell)
         requeue(ledger)
         watcher = Watcher(plan, ledger, storage, identity.data_digest, log, tell)
         log.drain(RECORDS_S)  # so that trials find the run that they belong to
@@ -102,7 +102,7 @@ def sweep(plan: Plan, tell: Tell, *, limits: Limits, output: Path | None = None)
             raise
 
 
-def preview(plan: Plan, limits: Limits) -> list[str]:
+def preview(plan: SweepPlan, limits: Limits) -> list[str]:
     """Return lines on what a sweep would do. Nothing is written, and no Ray is started.
 
     Raises:
@@ -121,7 +121,7 @@ def preview(plan: Plan, limits: Limits) -> list[str]:
     ]
 
 
-def _fresh(plan: Plan, identity: RunIdentity, tell: Tell = lambda line: None) -> SweepRecord:
+def _fresh(plan: SweepPlan, identity: RunIdentity, tell: Tell = lambda line: None) -> SweepRecord:
     config = plan.config
     scales = tuple(map(str, config.eval.scales))
     space = {name: str(domain) for name, domain in plan.space.items()}
@@ -135,7 +135,7 @@ def _fresh(plan: Plan, identity: RunIdentity, tell: Tell = lambda line: None) ->
     )
 
 
-def sweep_name(plan: Plan, data_digest: str, tell: Tell = lambda line: None) -> str:
+def sweep_name(plan: SweepPlan, data_digest: str, tell: Tell = lambda line: None) -> str:
     """Return a name that is the same for the same search of the same experiment on the same data, and no other.
 
     A sweep that version 0.1.0 has begun keeps its name.
@@ -146,7 +146,7 @@ def sweep_name(plan: Plan, data_digest: str, tell: Tell = lambda line: None) -> 
     return stored_name(open_store(plan.config.storage.url), name, former, f"{FOLDER}/{{}}/{LEDGER}", tell)
 
 
-def _named(plan: Plan, around: str, search: dict[str, Any]) -> str:
+def _named(plan: SweepPlan, around: str, search: dict[str, Any]) -> str:
     space = {name: [domain.kind, list(domain.values)] for name, domain in sorted(plan.space.items())}
     text = json.dumps([around, space, search], sort_keys=True)
     return f"sweep-{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
@@ -159,7 +159,7 @@ def _log(config: SweepConfig, record: SweepRecord, identity: RunIdentity) -> Run
     return RunLog(config.tracking, record.name, params, tags)
 
 
-def requeue(ledger: Ledger) -> None:
+def requeue(ledger: TrialLedger) -> None:
     """Have trials go on that a driver before left, or that ended because of what may be otherwise now.
 
     That is a limit, which may be higher, and what all trials failed by, which may be mended.
@@ -174,7 +174,7 @@ def requeue(ledger: Ledger) -> None:
         ledger.put(trial.model_copy(update={"status": "waiting", "reason": ""}))
 
 
-def _stop_waiting(ledger: Ledger, why: str) -> None:
+def _stop_waiting(ledger: TrialLedger, why: str) -> None:
     """Have trials that did not get their turn before a limit was reached compete with what they had found."""
     for trial in ledger.record.trials:
         if trial.status == "waiting":

@@ -22,7 +22,7 @@ from cluster.store import Store, UnavailableError, open_store
 from cluster.store.lease import RunTakenError
 from cluster.sweep.objective import Objective
 from cluster.sweep.record import Point
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from cluster.training.driver import InSweep, train
 from cluster.training.group import Stop
 from cluster.training.naming import stored_run_name
@@ -43,7 +43,7 @@ Outcome = Literal["finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
-class Work:
+class SweepContext:
     """What the driver of a sweep sends to every trial.
 
     Attributes:
@@ -55,7 +55,7 @@ class Work:
     """
 
     sweep: str
-    plan: Plan
+    plan: SweepPlan
     objective: Objective
     data_digest: str
     box: ActorHandle
@@ -86,7 +86,7 @@ class TrialRun(tune.Trainable):
     it had found until then.
     """
 
-    def setup(self, config: Mapping[str, Any], work: Work) -> None:
+    def setup(self, config: Mapping[str, Any], work: SweepContext) -> None:
         """Take the settings that the searcher chose; training starts with the first step."""
         self._work, self._settings, self._fork = work, work.plan.tidy(config), config.get(FORK)
         self._member = {MEMBER: config[MEMBER]} if MEMBER in config else {}

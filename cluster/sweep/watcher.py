@@ -11,9 +11,9 @@ from cluster.checkpoints.fork import Fork
 from cluster.outbox.run_log import RunLog
 from cluster.store import Store, wait_for_store
 from cluster.sweep.budget import COST_UP, TIME_UP
-from cluster.sweep.ledger import Ledger
+from cluster.sweep.ledger import TrialLedger
 from cluster.sweep.record import Point, Trial
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import MEMBER, WAITED_S
 from cluster.training.naming import stored_run_name
 from metasr.errors import ConfigError
@@ -37,7 +37,13 @@ class Watcher(Callback):
     """
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, store: Store, data_digest: str, log: RunLog, tell: Callable[[str], None]
+        self,
+        plan: SweepPlan,
+        ledger: TrialLedger,
+        store: Store,
+        data_digest: str,
+        log: RunLog,
+        tell: Callable[[str], None],
     ) -> None:
         self.why_halted = ""
         self._plan, self._ledger, self._store, self._data_digest = plan, ledger, store, data_digest

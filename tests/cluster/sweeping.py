@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 
-from cluster.sweep.ledger import LEDGER, Kept
+from cluster.sweep.ledger import LEDGER, StoredTrials
+from cluster.sweep.record import from_document
 from tests.cluster.training import ROOT, TINY, flags, line_with, places
 
 STEPS = 60
@@ -57,4 +58,4 @@ def sweep_to_end(home, store_url, space, settings, *more):
 def ledger_of(home):
     """What the store says of the one sweep."""
     (ledger,) = (home / "runs" / "sweeps").glob(f"*/{LEDGER}")
-    return Kept.model_validate_json(ledger.read_bytes()).record
+    return from_document(StoredTrials, ledger.read_bytes(), LEDGER).record

@@ -1,6 +1,7 @@
 """What a sweep knows and decides without Ray: the objective, the ledger, what is left to do, what it may cost."""
 
 import itertools
+import json
 import math
 import threading
 from types import SimpleNamespace
@@ -13,17 +14,17 @@ from cluster.checkpoints.fork import Fork
 from cluster.config import ResourcesConfig, SearchConfig, SweepConfig
 from cluster.recipes import Layer
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, at_once, fitting, outlook
-from cluster.sweep.ledger import Ledger
+from cluster.sweep.ledger import LEDGER, TrialLedger, read_ledger
 from cluster.sweep.objective import Objective
 from cluster.sweep.outcome import as_flags, table
 from cluster.sweep.population import newest_from
 from cluster.sweep.record import Point, SweepRecord, Trial
 from cluster.sweep.search import Search, num_left, scheduler
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import COLLAPSED
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
-from metasr.errors import ConfigError
+from metasr.errors import ConfigError, StoreError
 from metasr.training.collapse import WON_INTERVALS, Collapse
 from tests.cluster.sealed import make_sealed
 
@@ -83,20 +84,47 @@ def test_a_trial_is_judged_by_the_checkpoint_that_its_run_keeps():
 
 
 def test_a_ledger_is_kept_by_the_newest_driver_alone(store):
-    first = Ledger(store, "sweeps/s", 1, record_of())
+    first = TrialLedger(store, "sweeps/s", 1, record_of())
     first.put(trial(0, "running"))
-    second = Ledger(store, "sweeps/s", 2, record_of())
+    second = TrialLedger(store, "sweeps/s", 2, record_of())
     assert second.record.trials == (trial(0, "running"),)
     second.put(trial(0))
     with pytest.raises(SupersededError):
         first.put(trial(0, "failed"))
-    assert Ledger(store, "sweeps/s", 3, record_of()).record.trials == (trial(0),)
+    assert TrialLedger(store, "sweeps/s", 3, record_of()).record.trials == (trial(0),)
+
+
+def test_documents_say_their_format_and_one_without_is_of_the_first(store):
+    TrialLedger(store, "sweeps/s", 1, record_of(trial(0)))
+    key = f"sweeps/s/{LEDGER}"
+    for text in (store.get(key), record_of(trial(0)).to_json()):
+        assert json.loads(text)["format"] == 1
+    first = {name: value for name, value in json.loads(store.get(key)).items() if name != "format"}
+    store.put(key, json.dumps(first).encode())
+    assert read_ledger(store, key)[0].record == record_of(trial(0))
+
+
+def test_a_document_of_a_later_format_is_refused_by_name_and_stays_as_it_is(store):
+    key, later = f"sweeps/s/{LEDGER}", b'{"format": 2, "trials": []}'
+    store.put(key, later)
+    with pytest.raises(StoreError, match=rf"{key} .*it has format 2, .* reads format 1. Update metasr"):
+        TrialLedger(store, "sweeps/s", 1, record_of())
+    assert store.get(key) == later
+    with pytest.raises(StoreError, match=r"sweep\.json: it has format 2"):
+        SweepRecord.from_json(later)
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b"{}"])
+def test_a_damaged_ledger_is_one_line_with_what_to_do(store, text):
+    store.put(f"sweeps/s/{LEDGER}", text)
+    with pytest.raises(StoreError, match=f"sweeps/s/{LEDGER} .*it is damaged. Restore the file from a copy"):
+        TrialLedger(store, "sweeps/s", 1, record_of())
 
 
 @pytest.fixture
 def plan(tmp_path):
     (tmp_path / "s.yaml").write_text("space: {optim.generator_lr: {loguniform: [1e-4, 1e-2]}}\ntrain: {steps: 90}")
-    return Plan.read(str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("command line", {}))
+    return SweepPlan.read(str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("command line", {}))
 
 
 def suggestions(search, number):
@@ -121,7 +149,7 @@ CHOICES = {"optim.generator_lr": "{choice: [0.001, 0.002, 0.003]}", "train.batch
 def test_no_settings_are_tried_twice_and_a_space_that_is_used_up_ends_the_search(tmp_path, searcher):
     text = f"space: {{{', '.join(f'{name}: {domain}' for name, domain in CHOICES.items())}}}\n"
     (tmp_path / "s.yaml").write_text(text + f"search: {{searcher: {searcher}}}")
-    plan = Plan.read(str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("command line", {}))
+    plan = SweepPlan.read(str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("command line", {}))
     had = dict(zip(CHOICES, (0.002, 5), strict=True))
     waiting = trial(1, "waiting", (), **(had | {"train.batch_size": 4}))
     record = record_of(trial(0, **had), waiting)

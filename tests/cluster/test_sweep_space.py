@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.recipes import Layer
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
 from metasr.errors import ConfigError
@@ -13,7 +13,7 @@ from metasr.errors import ConfigError
 def read(tmp_path):
     def from_text(text, flags=None, recipe="smoke"):
         (tmp_path / "s.yaml").write_text(text)
-        return Plan.read(
+        return SweepPlan.read(
             str(tmp_path / "s.yaml"),
             SWEEPS,
             recipe,
@@ -92,7 +92,7 @@ def test_a_flag_for_a_setting_that_is_searched_is_an_error(read):
 
 @pytest.mark.parametrize(("sweep", "recipe"), [("loss-weights", "brats"), ("scale-range", "default")])
 def test_the_sweeps_that_come_along_are_valid_for_their_recipes(sweep, recipe):
-    plan = Plan.read(sweep, SWEEPS, recipe, RECIPES, Layer("command line", {"data.url": "d"}))
+    plan = SweepPlan.read(sweep, SWEEPS, recipe, RECIPES, Layer("command line", {"data.url": "d"}))
     assert plan.config.search.trials == 16
     assert plan.config.train.checkpoint_every_steps < plan.config.train.steps
 

@@ -15,8 +15,8 @@ from cluster.store.lease import Lease
 from cluster.stream import read_index
 from cluster.sweep import trial as trial_module
 from cluster.sweep.objective import Objective
-from cluster.sweep.space import Plan
-from cluster.sweep.trial import TrialRun, Work
+from cluster.sweep.space import SweepPlan
+from cluster.sweep.trial import SweepContext, TrialRun
 from cluster.training.naming import run_name
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
@@ -45,10 +45,10 @@ class Run:
         values = {
             name: value if isinstance(value, list | int | float) else str(value) for name, value in given.items()
         }
-        plan = Plan.read(str(home / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("test", values | one))
+        plan = SweepPlan.read(str(home / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("test", values | one))
         digest = read_index(open_store(store_url)).digest()
         box = SimpleNamespace(wish=SimpleNamespace(remote=lambda: Wish.NONE))
-        self.work = Work("sweep-1", plan, Objective(("1.5", "2.0")), digest, box)
+        self.work = SweepContext("sweep-1", plan, Objective(("1.5", "2.0")), digest, box)
         self.name = run_name(plan.trial({RATE: 0.001}).config, "smoke", digest)
         self.storage, self._home, self._log = open_store(storage_url), home, ""
 

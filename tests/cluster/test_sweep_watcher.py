@@ -7,9 +7,9 @@ import pytest
 from cluster.recipes import Layer
 from cluster.store import open_store
 from cluster.sweep import watcher as watcher_module
-from cluster.sweep.ledger import Ledger
+from cluster.sweep.ledger import TrialLedger
 from cluster.sweep.record import Point, SweepRecord
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from cluster.sweep.sweep import requeue
 from cluster.sweep.trial import WAITED_S
 from cluster.sweep.watcher import Watcher
@@ -22,7 +22,7 @@ RATE, WORKERS = "optim.generator_lr", 2
 @pytest.fixture
 def plan(tmp_path):
     (tmp_path / "s.yaml").write_text(f"space: {{{RATE}: {{loguniform: [1e-4, 1e-2]}}}}\ntrain: {{steps: 90}}")
-    return Plan.read(
+    return SweepPlan.read(
         str(tmp_path / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("flags", {"resources.num_workers": WORKERS})
     )
 
@@ -34,7 +34,7 @@ def driver(plan, tmp_path):
     record = SweepRecord(name="sweep-1", recipe="smoke", objective="o", scales=("2",), space={RATE: "some"})
 
     def take_over():
-        ledger = Ledger(store, "sweeps/sweep-1", next(fences), record)
+        ledger = TrialLedger(store, "sweeps/sweep-1", next(fences), record)
         requeue(ledger)
         log = SimpleNamespace(metrics=lambda step, values: None)
         return Watcher(plan, ledger, store, "d" * 64, log, said.append), said
