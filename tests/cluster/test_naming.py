@@ -8,7 +8,7 @@ import pytest
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig, SweepConfig
 from cluster.recipes import Layer, leaves, recipe_layer, resolve
-from cluster.sweep.space import Plan
+from cluster.sweep.space import SweepPlan
 from cluster.sweep.sweep import sweep_name
 from cluster.training import naming
 from cluster.training.naming import deciding, former_run_name, left_out_values, run_name, stored_run_name
@@ -239,7 +239,7 @@ def test_settings_of_a_search_count_where_they_differ_and_numbers_of_trials_do_n
 
 def test_a_sweep_of_version_0_1_0_goes_on_under_its_name(store):
     given = {"storage.url": store.url, "search.seed": 5, "data.url": "data"}
-    plan = Plan.read("scale-range", SWEEPS, "default", RECIPES, Layer("test", given))
+    plan = SweepPlan.read("scale-range", SWEEPS, "default", RECIPES, Layer("test", given))
     name = sweep_name(plan, DATA)
     former = "sweep-scale-range-41ba4f7303"
     assert name != former
