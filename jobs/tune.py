@@ -1,4 +1,4 @@
-"""metasr tune: search the settings of a recipe with Ray Tune, and register the best trial's generator."""
+"""metasr tune: search the settings of a recipe with Ray Tune, and register the generator of the best trial."""
 
 import math
 from argparse import ArgumentTypeError
@@ -10,11 +10,11 @@ from jobs.cli import RECIPES, Parser, add_settings, flag_layer, run, say
 from metasr.errors import ConfigError
 
 SWEEPS = Path(__file__).parent / "sweeps"
-DESCRIPTION = """Search settings of a recipe: each trial is a training run like those of `metasr train`, several at a
-time, those that are behind are stopped early, and the best generator of all becomes the challenger.
+DESCRIPTION = """Search the settings of a recipe. Each trial is a training run like those of `metasr train`.
+Several run at a time, poor ones are stopped early, and the best generator of all becomes the challenger.
 
-The same command again continues where it stopped: trials that ended are not trained again, others go on from their
-checkpoints. More --trials, or another --max-time, continue it too. With RAY_ADDRESS set it runs on that cluster.
+The same command again continues where it stopped: ended trials are not trained again, others resume from their
+checkpoints. More --trials or another --max-time continue it too. With RAY_ADDRESS set it runs on that cluster.
 
   metasr tune --sweep loss-weights --recipe brats --data.url ~/data/t1ce --dry-run
   metasr tune --sweep loss-weights --recipe brats --data.url ~/data/t1ce --trials 16 -o sweep
@@ -33,17 +33,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--concurrent", dest="setting:search.concurrent", metavar="N", help="the same as --search.concurrent"
     )
-    parser.add_argument("--max-time", type=_positive, default=math.inf, metavar="H", help="stop after so many hours")
+    parser.add_argument("--max-time", type=_positive, default=math.inf, metavar="H", help="stop after H hours")
     parser.add_argument(
-        "--max-cost", type=_positive, default=math.inf, metavar="X", help="stop when all trials have cost so much"
+        "--max-cost", type=_positive, default=math.inf, metavar="X", help="stop when all trials together have cost X"
     )
     parser.add_argument("--price-per-hour", type=_positive, metavar="P", help="price of one worker for an hour")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write the page and sweep.json here too")
-    parser.add_argument("--dry-run", action="store_true", help="say what the sweep would do and take, and stop")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="also write the page and sweep.json into this folder"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what the sweep would do and cost, and exit")
     add_settings(parser, SweepConfig)
     known = parser.parse_known(arguments)
     if math.isfinite(known.max_cost) and known.price_per_hour is None:
-        raise ConfigError("--max-cost", "nobody knows what a worker costs", "Give --price-per-hour too")
+        raise ConfigError("--max-cost", "the price of a worker is not known", "Give --price-per-hour too")
 
     from cluster.sweep.budget import Limits
     from cluster.sweep.outcome import as_flags
@@ -58,13 +60,13 @@ def main(arguments: Sequence[str]) -> int:
     swept = sweep(plan, say, limits=limits, output=known.output)
     record = swept.record
     if swept.records_not_sent:
-        say(f"MLflow has not got {swept.records_not_sent} records yet: `metasr sync` sends them")
+        say(f"{swept.records_not_sent} records have not reached MLflow yet: `metasr sync` sends them")
     if swept.stopped_by:
         ended = sum(trial.has_ended for trial in record.trials)
         say(f"sweep {record.name} stopped, {ended} trials have ended: run the same command again to continue")
         return 128 + swept.stopped_by
     if record.best is None:
-        say(f"sweep {record.name} has no trial that did not fail: nothing was registered")
+        say(f"no trial of sweep {record.name} succeeded: nothing was registered")
         return 1
     say(f"sweep {record.name}: trial {record.best.number} is the challenger of {plan.config.tracking.model}")
     say(f"its settings: {as_flags(record.best)}")

@@ -1,1 +1,1 @@
-"""Sweeps: trials that search the settings of a recipe, each a training run like any other."""
+"""Sweeps: hyperparameter search over the settings of a recipe. Each trial is a training run."""

@@ -1,4 +1,4 @@
-"""How many trials run at once, what a sweep may take and cost, and when that is spent."""
+"""The limits of a sweep: how many trials run at once, and how much time and money they may take."""
 
 import math
 import os
@@ -18,12 +18,12 @@ TIME_UP, COST_UP = "the time of the sweep was up", "the money for the sweep was 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a sweep may take.
+    """Limits of time and cost.
 
     Attributes:
-        hours: Of this command; infinite without a limit.
-        cost: Of all trials, in the currency of `price`; infinite without a limit.
-        price: Of one worker for an hour; None if nobody knows.
+        hours: Time limit of this command; infinite if there is none.
+        cost: Limit for all trials together, in the currency of `price`; infinite if there is none.
+        price: Of one worker for an hour; None if it is unknown.
     """
 
     hours: float = math.inf
@@ -34,8 +34,8 @@ class Limits:
         """Return which limit was reached; empty if none was.
 
         Args:
-            seconds: Since the command was started.
-            worker_seconds: That all trials took, times their workers.
+            seconds: Since the start of the command.
+            worker_seconds: Time of all trials, times their workers.
         """
         if seconds >= self.hours * HOUR_S:
             return TIME_UP
@@ -43,18 +43,18 @@ class Limits:
 
 
 def cpus_wanted(config: SweepConfig) -> int:
-    """Return how many CPU cores a Ray that is started here is to offer, at least."""
-    return math.ceil(max(1, _together(config)) * config.resources.cpus)
+    """Return how many CPU cores a local Ray needs, at least."""
+    return math.ceil(max(1, _concurrency(config)) * config.resources.cpus)
 
 
 def this_machine(config: SweepConfig) -> list[dict[str, float]]:
-    """Return what a Ray that is started here offers."""
+    """Return the resources of a local Ray, as a list of one node."""
     cpus = max(os.cpu_count() or 1, cpus_wanted(config))
     return [{"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}]
 
 
 def fitting(config: SweepConfig, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return how many trials fit on nodes at once: a group of workers is placed as a whole, or waits.
+    """Return how many trials fit on nodes at once. The workers of a trial are placed together or not at all.
 
     Args:
         config: Of the sweep.
@@ -64,7 +64,7 @@ def fitting(config: SweepConfig, nodes: Sequence[Mapping[str, float]]) -> int:
 
 
 def at_once(config: SweepConfig, fit: int) -> int:
-    """Return how many trials are to run at once, at least one.
+    """Return how many trials to run at once, at least one.
 
     Raises:
         ConfigError: Not even one fits.
@@ -81,33 +81,33 @@ def at_once(config: SweepConfig, fit: int) -> int:
             f"each takes {_needs(config)}",
             "Lower --trials, resources.cpus_per_worker or gpus_per_worker, or add nodes",
         )
-    return min(fit, _together(config) or fit, config.search.trials)
+    return min(fit, _concurrency(config) or fit, config.search.trials)
 
 
-def _together(config: SweepConfig) -> int:
-    """Return how many trials are to run at once; 0 for as many as fit."""
+def _concurrency(config: SweepConfig) -> int:
+    """Return how many trials the config asks to run at once; 0 for as many as fit."""
     return config.search.trials if config.search.scheduler == "pbt" else config.search.concurrent
 
 
-def outlook(config: SweepConfig, record: SweepRecord, fit: int, limits: Limits) -> list[str]:
-    """Return lines on what a sweep may take, from above: no trial is stopped early, all limits are used up."""
+def forecast(config: SweepConfig, record: SweepRecord, fit: int, limits: Limits) -> list[str]:
+    """Return lines with upper bounds of time and cost: no trial is stopped early, and limits are used up."""
     search, steps = config.search, config.train.steps
     left = max(0, search.trials - record.num_ended)
     done = sum(trial.history[-1].step for trial in record.trials if not trial.has_ended and trial.history)
     lines = [
-        f"room: {fit} trials of {_needs(config)} fit at once, {at_once(config, fit)} run at a time",
+        f"capacity: {fit} trials of {_needs(config)} fit at once, {at_once(config, fit)} run at a time",
         f"work: at most {left} trials of {steps} steps ({record.num_ended} have ended)",
     ]
     hours, why = math.inf, ""
     if pace_s := _seconds_a_step(record):
         hours = (left * steps - done) * pace_s * config.resources.num_workers / HOUR_S
-        why = f"{pace_s:.3g} s a step, as in the trials so far"
+        why = f"{pace_s:.3g} s per step, the mean of the trials so far"
     slots = at_once(config, fit) * config.resources.num_workers
     if limits.hours * slots < hours:
         hours, why = limits.hours * slots, f"--max-time for {slots} workers"
     if math.isinf(hours):
         lines.append(
-            "time: not known before a trial has run: trials, steps and how many run at once decide it, --max-time "
+            "time: unknown until a trial has run: it depends on trials, steps and how many run at once; --max-time "
             "bounds it, and `metasr estimate` measures a few steps of one"
         )
     else:
@@ -116,8 +116,8 @@ def outlook(config: SweepConfig, record: SweepRecord, fit: int, limits: Limits) 
         cost = min(hours * limits.price, limits.cost)
         most = f"at most {cost:.2f}"
         if math.isinf(cost):
-            most = "not known before a trial has run: trials, steps and workers decide it, and --max-cost bounds it"
-        lines.append(f"cost: {most}, at {limits.price:g} an hour of a worker")
+            most = "unknown until a trial has run: it depends on trials, steps and workers; --max-cost bounds it"
+        lines.append(f"cost: {most}, at {limits.price:g} per worker hour")
     return lines
 
 
@@ -128,6 +128,6 @@ def _needs(config: SweepConfig) -> str:
 
 
 def _seconds_a_step(record: SweepRecord) -> float:
-    """Return how long a step took on average over the trials so far; 0 if there was none."""
+    """Return the mean time of a step over the trials so far; 0 if there was none."""
     timed = [(trial.seconds, trial.steps_done) for trial in record.trials if trial.steps_done and trial.seconds]
     return sum(seconds for seconds, _ in timed) / sum(steps for _, steps in timed) if timed else 0.0

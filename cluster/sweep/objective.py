@@ -1,4 +1,4 @@
-"""What makes one trial better than another: numbers of a validation, over scales that are the same for all trials."""
+"""The objective of a sweep: one number from a validation, at scales that are the same for all trials."""
 
 import math
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from cluster.sweep.record import Point
 class Objective:
     """The mean gain over bicubic at fixed scales, or the gain at the worst scale where that is below a floor.
 
-    A trial that is above the floor at all scales is thereby better than any that is not: one that was trained on a
-    narrow range of scales cannot win by what it gains there.
+    So a trial above the floor at all scales is better than any that is not, and one trained on a narrow range of
+    scales cannot win by its gains there.
 
     Attributes:
         scales: Such as `1.5` and `1x4`.
-        metric: Of which the gain is taken: ssim, or psnr in dB.
-        floor: The least gain at the worst scale.
+        metric: Whose gain is taken: ssim, or psnr in dB.
+        floor: Minimum of the gain at the worst scale.
     """
 
     scales: tuple[str, ...]
@@ -34,14 +34,14 @@ class Objective:
         )
 
     def __call__(self, metrics: Mapping[str, float]) -> float:
-        """Return the objective of a validation's metrics; NaN if one is missing."""
+        """Return the objective for the metrics of a validation; NaN if one is missing."""
         gains = [self._gain(metrics, scale) for scale in self.scales]
         if any(map(math.isnan, gains)):
             return math.nan
         return fmean(gains) if min(gains) >= self.floor else min(gains)
 
     def point(self, step: int, values: Mapping[str, float]) -> Point | None:
-        """Return what a validation found; None if it has no number for the objective."""
+        """Return the result of a validation; None if its objective is not a number."""
         metrics = {
             name: value
             for name, value in values.items()

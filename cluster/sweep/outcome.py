@@ -1,4 +1,4 @@
-"""The end of a sweep: the best trial is registered, and the record becomes a table, a page and artifacts."""
+"""The end of a sweep: register the best trial; write the table, the page and the artifacts."""
 
 import json
 import shlex
@@ -31,21 +31,21 @@ Tell = Callable[[str], None]
 def conclude(
     plan: SweepPlan, record: SweepRecord, data_digest: str, log: RunLog, tell: Tell, output: Path | None
 ) -> SweepRecord:
-    """Register the best trial, keep the record and its page, and tell what came of the sweep.
+    """Register the best trial, write the record and its page, and report the result.
 
     Args:
         plan: Of the sweep.
-        record: What is known of it.
+        record: Of the sweep.
         data_digest: SHA-256 of the index of its data.
         log: Of the sweep's run in MLflow.
-        tell: Called with lines.
-        output: Folder for the page and the record too.
+        tell: Called with lines of output.
+        output: Folder for the page and the record, besides MLflow.
 
     Returns:
-        The record, with the ids of runs in MLflow.
+        The record, with the ids of the runs in MLflow.
 
     Raises:
-        MetaSRError: The best trial has no good checkpoint, or another driver is at work on it.
+        MetaSRError: The best trial has no usable checkpoint, or another driver is training it.
     """
     from cluster.sweep.page import write_page  # imports matplotlib, which no trial and no dry run needs
 
@@ -73,7 +73,7 @@ def conclude(
 
 
 def table(record: SweepRecord) -> list[str]:
-    """Return lines with a trial each: those that can be compared, the best first, then the others."""
+    """Return a line for each trial: the ranked ones, the best first, then the others."""
     ranked = record.ranking
     others = [trial for trial in record.trials if trial not in ranked]
     rows = [["trial", "objective", "step", "status", *record.space, "reason"]]
@@ -87,7 +87,7 @@ def table(record: SweepRecord) -> list[str]:
 
 
 def as_flags(trial: Trial) -> str:
-    """Return a trial's settings, and what it branched off from, as arguments of `metasr train`."""
+    """Return the settings of a trial, and its fork, as arguments of `metasr train`."""
     flags = [
         part
         for name, value in trial.settings.items()
@@ -97,7 +97,7 @@ def as_flags(trial: Trial) -> str:
 
 
 def _pictures(config: JobConfig, trial: Trial, data_digest: str, tell: Tell) -> dict[str, bytes]:
-    """Return what the best generator makes of a validation slice at every scale, as PNG."""
+    """Return pictures of a validation slice at every scale, upscaled by the best generator, as PNG."""
     data, storage = open_store(config.data.url), open_store(config.storage.url)
     checkpoints = RunCheckpoints(storage, trial.run_name)
     kept = checkpoints.best()
@@ -113,7 +113,7 @@ def _pictures(config: JobConfig, trial: Trial, data_digest: str, tell: Tell) -> 
         degradation = Degradation(config.data.degradation, config.data.noise)
         found = evaluate(generator, slices, config.eval.scales, degradation)
     except MetaSRError as error:
-        tell(f"the page goes without pictures: {error}")
+        tell(f"the page has no pictures: {error}")
         return {}
     return {f"x{one.scale}": png_bytes(comparison_panel([one])) for one in found.comparisons}
 
@@ -122,14 +122,14 @@ def _with_ids(plan: SweepPlan, record: SweepRecord, tell: Tell) -> SweepRecord:
     try:
         ids = ids_of_children(plan.config.tracking, record.name)
     except StoreError as error:
-        tell(f"the page goes without links to MLflow: {error}")
+        tell(f"the record has no run ids of MLflow: {error}")
         return record
     trials = (trial.model_copy(update={"run_id": ids.get(trial.run_name, "")}) for trial in record.trials)
     return record.model_copy(update={"trials": tuple(trials)})
 
 
 def _mark_failed(plan: SweepPlan, record: SweepRecord, trial: Trial) -> None:
-    """Say so in MLflow too, where a trial's process could not: it died, or came to nothing before it had a run."""
+    """Mark a trial as failed in MLflow, as its process may have died, or failed before its run was made there."""
     try:
         params = flatten(plan.trial(trial.settings).config)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""A sweep as one HTML page: which settings won, how sure that is, and what it looks like.
+"""A sweep as one HTML page: the best settings, how certain that is, and pictures.
 
 The page is a Jinja template (MLflow brings Jinja along), because there text is escaped unless told otherwise:
 names, reasons and settings come from people and from errors. Nothing in it is loaded from elsewhere, and its own
@@ -24,7 +24,7 @@ def write_page(folder: Path, record: SweepRecord, pictures: Mapping[str, bytes])
 
     Args:
         folder: Made if it is not there.
-        record: The sweep, also while it goes on.
+        record: Of a sweep, which need not be finished.
         pictures: PNG files of the best trial, by what they show.
 
     Returns:
@@ -61,7 +61,7 @@ def _render(record: SweepRecord, pictures: Mapping[str, bytes]) -> str:
 
 
 def _searched(settings: Sequence[Setting], best: Standing | None) -> list[dict[str, str]]:
-    """Return a row per setting: where it was searched, what the best trial has, and whether that is at the edge."""
+    """Return a row for each setting: its domain, the best value, and a warning if that is at the edge."""
     chosen = best.trial.settings if best else {}
     return [
         {
@@ -75,7 +75,7 @@ def _searched(settings: Sequence[Setting], best: Standing | None) -> list[dict[s
 
 
 def _charts(settings: Sequence[Setting], standings: Sequence[Standing]) -> dict[str, Any]:
-    """Return what can be drawn; None instead of a chart that would be empty."""
+    """Return the charts; None instead of one that would be empty."""
     said = f"{findings.counts(standings)}. {findings.headline(standings)}"
     has_curves = any(standing.trial.history for standing in standings)
     measured = [standing for standing in standings if standing.trade_off]
@@ -105,7 +105,7 @@ def _charts(settings: Sequence[Setting], standings: Sequence[Standing]) -> dict[
 
 
 def _pictures(pictures: Mapping[str, bytes], best: Standing | None) -> list[dict[str, str]]:
-    """Return the pictures as parts of the page."""
+    """Return the pictures as data URLs, with names and text alternatives."""
     whose = f"trial {best.trial.number}" if best else "the best trial"
     return [
         {

@@ -1,4 +1,4 @@
-"""What a sweep found, in sentences and rows."""
+"""The findings of a sweep, as sentences and table rows."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ METHODS = "bicubic", "model"
 
 
 def headline(standings: Sequence[Standing]) -> str:
-    """Return who won, by how much."""
+    """Return the best trial, and its lead."""
     ranked = [standing for standing in standings if standing.place]
     if not ranked:
         ended = any(standing.trial.has_ended for standing in standings)
@@ -45,7 +45,7 @@ def at_edge(setting: Setting, value: object) -> str:
 
 
 def trend(setting: Setting, standings: Sequence[Standing]) -> str:
-    """Return how the objective goes with a setting: a rank correlation, or the median of each choice."""
+    """Return how the objective depends on a setting: a rank correlation, or the median of each choice."""
     placed = [
         (setting.position(standing.trial.settings.get(setting.name)), standing.objective)
         for standing in standings
@@ -56,7 +56,7 @@ def trend(setting: Setting, standings: Sequence[Standing]) -> str:
         return _medians(setting.axis.choices, pairs)
     places, objectives = [place for place, _ in pairs], [objective for _, objective in pairs]
     if len(pairs) < FEWEST_FOR_TREND or len(set(places)) < 2 or len(set(objectives)) < 2:
-        return "Too few trials to speak of a trend."
+        return "Too few trials for a trend."
     correlation = float(spearmanr(places, objectives).statistic)
     chance = 1.96 / math.sqrt(len(pairs) - 1)
     said = f"(rank correlation {number_text(correlation, 2)}, {len(pairs)} trials; chance alone gives ±{chance:.2f})"
@@ -83,4 +83,4 @@ def _medians(choices: Sequence[str], pairs: Sequence[tuple[float, float]]) -> st
     groups = {choice: [one for place, one in pairs if place == at] for at, choice in enumerate(choices)}
     medians = sorted(((median(group), choice, len(group)) for choice, group in groups.items() if group), reverse=True)
     said = "; ".join(f"{choice}: {number_text(middle)} ({count})" for middle, choice, count in medians)
-    return f"Median objective (trials): {said}." if said else "Too few trials to speak of a trend."
+    return f"Median objective (trials): {said}." if said else "Too few trials for a trend."

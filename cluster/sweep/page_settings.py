@@ -52,7 +52,7 @@ def settings_of(record: SweepRecord) -> list[Setting]:
 
 
 def value_text(value: object) -> str:
-    """Return the value of a setting as a person writes it."""
+    """Return the value of a setting as text."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)

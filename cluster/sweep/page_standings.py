@@ -1,4 +1,4 @@
-"""The trials of a sweep in the order of a report, and how each looks in it."""
+"""The trials of a sweep in the order of the page, with the rank and the symbol of each."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ FAINTEST = 0.4
 
 @dataclass(frozen=True)
 class Standing:
-    """A trial and its place.
+    """A trial and its rank.
 
     Attributes:
         trial: The trial.
@@ -37,7 +37,7 @@ class Standing:
 
     @property
     def key(self) -> str:
-        """What marks it on charts and in the table."""
+        """Its identifier in the table, and its CSS class on charts."""
         return f"trial-{self.trial.number}"
 
     @property
@@ -59,18 +59,18 @@ class Standing:
 
     @property
     def symbol(self) -> str:
-        """What stands for how it ended."""
+        """The symbol of its status."""
         return BEST_SYMBOL if self.is_best else SYMBOLS[self.trial.status]
 
     @property
     def tip(self) -> str:
-        """What a pointer is told that rests on it."""
+        """The text that a browser shows where a pointer rests on it."""
         ending = f": {self.trial.reason}" if self.trial.reason else ""
         return f"trial {self.trial.number}, objective {number_text(self.objective)}, {self.trial.status}{ending}"
 
 
 def standings_of(record: SweepRecord) -> list[Standing]:
-    """Return all trials: those that have a place, the best first, then the others by number."""
+    """Return all trials: the ranked ones, the best first, then the others by number."""
     ranked = record.ranking
     others = [trial for trial in record.trials if trial not in ranked]
     weaker = (1 - FAINTEST) / max(len(ranked) - 1, 1)
@@ -81,7 +81,7 @@ def standings_of(record: SweepRecord) -> list[Standing]:
 
 
 def pareto_front(standings: Sequence[Standing]) -> list[Standing]:
-    """Return the trials whose perceptual and PSNR gain no other trial beats in both, by perceptual gain."""
+    """Return the trials that no other beats in both perceptual and PSNR gain, by perceptual gain."""
     measured = [(standing.trade_off, standing) for standing in standings if standing.trade_off]
     front: list[Standing] = []
     highest = -math.inf
@@ -93,9 +93,9 @@ def pareto_front(standings: Sequence[Standing]) -> list[Standing]:
 
 
 def low_end(values: Sequence[float]) -> float:
-    """Return where a chart of these values can begin: at the lowest that does not lie far below all others.
+    """Return the lower end for a chart of these values: the lowest that is no outlier.
 
-    Far is three times the range of the middle half (Tukey's outer fence).
+    An outlier lies more than three interquartile ranges below the first quartile (Tukey's outer fence).
     """
     if len(values) < 5:
         return min(values, default=0.0)
@@ -104,7 +104,7 @@ def low_end(values: Sequence[float]) -> float:
 
 
 def number_text(value: float | None, digits: int = 4) -> str:
-    """Return a number that was measured, with a true minus; a dash where there is none."""
+    """Return a measured number with a true minus; a dash for None and NaN."""
     return NONE if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 

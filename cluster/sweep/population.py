@@ -1,4 +1,4 @@
-"""Population based training: trials that are behind are replaced by branches of those that are ahead."""
+"""Population based training (PBT): poor members are replaced by forks of good ones."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ from cluster.checkpoints.fork import Fork, branch_off
 from cluster.store import Store
 from cluster.store.lease import Lease
 from cluster.sweep.record import Trial
-from cluster.sweep.search import METRIC, Search
+from cluster.sweep.search import METRIC, MODE, Search
 from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import FORK, MEMBER, WAITED_S
 from cluster.sweep.watcher import Watcher
@@ -22,22 +22,22 @@ from metasr.errors import CheckpointError, ConfigError, MetaSRError, StoreError
 
 log = logging.getLogger(__name__)
 
-TRIES, TRIES_TO_COPY = 20, 3
-UPLOADED_S, LOOK_AGAIN_S = 20.0, 0.2
+MAX_DRAWS, MAX_FORK_TRIES = 20, 3
+UPLOAD_S, POLL_S = 20.0, 0.2
 Settings = Mapping[str, Any]
 
 
 class Population(PopulationBasedTraining):
-    """Ray Tune's population based training (Jaderberg 2017), of trials that are runs.
+    """Ray Tune's population based training (Jaderberg et al., 2017), where each member is a run.
 
-    The settings of a run never change. Where Tune would have a trial go on with the weights of another and other
-    settings, that trial ends here as replaced, and a new one takes its place: a branch of the other's run.
+    The settings of a run never change. To exploit, Tune would give a trial the weights of a better one, and to
+    explore, other settings. Here that trial ends as replaced, and a fork of the better run takes its place.
 
-    Tune is given `{MEMBER: number}` for each trial of the population, and the ledger says what that is.
+    Tune is given `{MEMBER: number}` for each member; the ledger has its settings.
 
     Args:
         plan: Of the sweep.
-        watcher: Keeps the ledger.
+        watcher: Updates the ledger.
         storage: Where runs keep their checkpoints.
     """
 
@@ -49,13 +49,14 @@ class Population(PopulationBasedTraining):
             quantile_fraction=search.pbt_quantile,
             hyperparam_mutations={name: domain.mutation() for name, domain in plan.space.items()},
             log_config=False,
-            **METRIC,
+            metric=METRIC,
+            mode=MODE,
         )
         self._plan, self._watcher, self._storage = plan, watcher, storage
         self._next: dict[str, Any] = {}
 
     def on_trial_add(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """Tell Tune what a member is, and how far it has come."""
+        """Give Tune the settings of a member, and its progress."""
         member = self._watcher.trials[trial.config[MEMBER]]
         trial.config.update(_config_of(member))
         super().on_trial_add(tune_controller, trial)
@@ -65,32 +66,32 @@ class Population(PopulationBasedTraining):
             state.last_score = member.best_objective
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Replace a trial that is behind. There is room for all: nobody has to make way for another."""
-        if self._watcher.why_halted or WAITED_S in result:
+        """Replace a poor member. All members fit at once, so that none is ever paused for another."""
+        if self._watcher.stop_reason or WAITED_S in result:
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if decision == TrialScheduler.PAUSE else decision
 
     def _exploit(self, tune_controller: TuneController, trial: TuneTrial, trial_to_clone: TuneTrial) -> None:
-        ahead = self._watcher.trials[trial_to_clone.config[MEMBER]]
-        settings = self._explored(trial, trial_to_clone)
-        new = self._branch_of(ahead, settings) if settings is not None else None
+        parent = self._watcher.trials[trial_to_clone.config[MEMBER]]
+        settings = self._explore(trial, trial_to_clone)
+        new = self._fork_of(parent, settings) if settings is not None else None
         if new is None:
-            return  # the trial goes on as it is
-        self._watcher.replace(trial, ahead, new)
+            return  # the trial continues as it is
+        self._watcher.replace(trial, parent, new)
         self._next = {MEMBER: new.number, **_config_of(new)}
         super()._exploit(tune_controller, trial, trial_to_clone)
 
     def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict[str, Any], dict[str, Any]]:
         return self._next, {}
 
-    def _branch_of(self, ahead: Trial, settings: dict[str, Any]) -> Trial | None:
-        """Return a new trial whose run has the checkpoint that it branches off from; None if it could not be had.
+    def _fork_of(self, parent: Trial, settings: dict[str, Any]) -> Trial | None:
+        """Return a new trial that starts from a checkpoint of its parent; None if none can be copied.
 
-        It is copied at once: the other run goes on, and does not keep it for long.
+        The checkpoint is copied at once: the parent goes on training, and soon deletes it.
         """
-        for _ in range(TRIES_TO_COPY):
-            fork = newest_from(self._storage, ahead.run_name, ahead.history[-1].step)
+        for _ in range(MAX_FORK_TRIES):
+            fork = newest_from(self._storage, parent.run_name, parent.history[-1].step)
             if fork is None:
                 return None
             new = self._watcher.new(settings, fork)
@@ -100,63 +101,63 @@ class Population(PopulationBasedTraining):
                     branch_off(self._storage, fork, checkpoints, self._plan.config)
                 return new
             except (ConfigError, CheckpointError):
-                continue  # the other run has deleted it in the meantime, and has a newer one
+                continue  # the parent has deleted it in the meantime, and has a newer one
             except MetaSRError:
                 return None
         return None
 
-    def _explored(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> dict[str, Any] | None:
-        """Return settings near to those of the other trial that nobody had yet; None if there seem to be none."""
-        known = [one.settings for one in self._watcher.trials]
-        for _ in range(TRIES):
+    def _explore(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> dict[str, Any] | None:
+        """Return perturbed settings of the other trial that no trial has had; None if none were found."""
+        used = [one.settings for one in self._watcher.trials]
+        for _ in range(MAX_DRAWS):
             config, _ = super()._get_new_config(trial, trial_to_clone)
             settings = self._plan.tidy(config)
-            if settings not in known and _fit_together(self._plan, settings):
+            if settings not in used and _is_valid(self._plan, settings):
                 return settings
         return None
 
 
 def new_members(plan: SweepPlan, search: Search, number: int) -> list[dict[str, Any]]:
-    """Return settings for members that a population lacks.
+    """Return the settings of the members that are missing in a population.
 
     Args:
         plan: Of the sweep.
-        search: Chooses them, after those that it has to try first.
-        number: How many members the whole population has left.
+        search: Draws them, after the unfinished trials.
+        number: How many members the population is to have, besides those that have ended.
     """
     chosen = [search.suggest(f"member-{place}") for place in range(number)]
-    return [plan.tidy(one) for one in chosen[search.num_first :] if isinstance(one, dict)]
+    return [plan.tidy(one) for one in chosen[search.num_unfinished :] if isinstance(one, dict)]
 
 
-def newest_from(storage: Store, run_name: str, step: int, *, patience_s: float = UPLOADED_S) -> Fork | None:
-    """Return where to branch off from a run that has just validated a step: there, or as soon after it as can be.
+def newest_from(storage: Store, run_name: str, step: int, *, timeout_s: float = UPLOAD_S) -> Fork | None:
+    """Return the first checkpoint of a run at or after a step, to fork from it.
 
-    Its checkpoint may still be on its way up. Where it does not come, an older one will do.
+    The checkpoint may still be uploading. After the timeout the newest one is taken.
 
     Args:
         storage: Of the run.
         run_name: Of the run.
-        step: That it has reached.
-        patience_s: How long to wait for its checkpoint.
+        step: Which the run has validated.
+        timeout_s: How long to wait for the checkpoint.
     """
-    until = time.monotonic() + patience_s
+    until = time.monotonic() + timeout_s
     while True:
         try:
             steps = [kept.step for kept in RunCheckpoints(storage, run_name).entries()]
         except StoreError:
-            return None  # the trial goes on as it is
+            return None
         if reached := [one for one in steps if one >= step]:
             return Fork(run_name, min(reached))
         if time.monotonic() >= until:
             return Fork(run_name, max(steps)) if steps else None
-        time.sleep(LOOK_AGAIN_S)
+        time.sleep(POLL_S)
 
 
 def _config_of(member: Trial) -> dict[str, Any]:
     return {**member.settings, FORK: member.fork}
 
 
-def _fit_together(plan: SweepPlan, settings: Settings) -> bool:
+def _is_valid(plan: SweepPlan, settings: Settings) -> bool:
     try:
         plan.trial(settings)
     except ConfigError:

@@ -1,7 +1,7 @@
-"""Who chooses settings and who stops trials: Ray Tune's searchers and schedulers, told what earlier drivers found."""
+"""Ray Tune's searchers and schedulers, with the results of earlier drivers."""
 
 import itertools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import optuna
@@ -14,25 +14,25 @@ from ray.tune.search.optuna import OptunaSearch
 from cluster.config import SweepConfig
 from cluster.sweep.record import SweepRecord, Trial
 from cluster.sweep.space import SweepPlan
-from cluster.sweep.trial import AGAIN
+from cluster.sweep.trial import REPEATED
 
-METRIC = {"metric": "objective", "mode": "max"}
-TRIES = 20
+METRIC, MODE = "objective", "max"
+MAX_DRAWS = 20
 
 
 class Search(OptunaSearch):
-    """Optuna's searcher, which repeats nothing, and can be told to suggest no more.
+    """Optuna's searcher, which never repeats settings, and can be stopped.
 
-    Trials that were not ended come first, as they were; those that were teach it. With other trials behind it, it
-    has another seed: the same would choose the same settings again.
+    Unfinished trials are suggested first, unchanged; ended ones become observations. The seed follows from the number
+    of trials as well: the same seed would draw the same settings again.
 
     Args:
         plan: Of the sweep.
-        record: What is known of it.
+        record: Of the sweep so far.
 
     Attributes:
-        is_halted: Whether it suggests no more.
-        num_first: How many trials come first, as they were.
+        is_stopped: Whether it suggests no more.
+        num_unfinished: How many unfinished trials it suggests first.
     """
 
     def __init__(self, plan: SweepPlan, record: SweepRecord) -> None:
@@ -45,50 +45,56 @@ class Search(OptunaSearch):
             {name: domain.distribution() for name, domain in plan.space.items()},
             points_to_evaluate=[trial.settings for trial in unfinished],
             sampler=samplers[search.searcher](seed=seed),
-            **METRIC,
+            metric=METRIC,
+            mode=MODE,
         )
-        self.is_halted, self.num_first = False, len(unfinished)
-        self._plan, self._taken = plan, [trial.settings for trial in record.trials if trial.has_ended]
+        self.is_stopped, self.num_unfinished = False, len(unfinished)
+        self._plan, self._used = plan, [trial.settings for trial in record.trials if trial.has_ended]
         for trial in record.trials:
             if trial.has_ended:
-                self._learn(trial)
+                self._observe(trial)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return settings for a trial that no other has had; None to be asked again."""
-        if self.is_halted:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
+        """Return settings that no trial has had, FINISHED if there are none, or None to be asked again."""
+        if self.is_stopped:
             return Searcher.FINISHED
-        for _ in range(TRIES):
+        for _ in range(MAX_DRAWS):
             if settings := self._drawn(trial_id):
                 return settings
         left = self._plan.all_settings()
         if left is None:
             return None
-        unused = next((settings for settings in left if settings not in self._taken), None)
+        unused = next((settings for settings in left if settings not in self._used), None)
         if unused is None:
             return Searcher.FINISHED
-        self._ot_study.enqueue_trial(unused)
+        self._study.enqueue_trial(unused)
         return self._drawn(trial_id)
 
+    @property
+    def _study(self) -> optuna.Study:
+        return cast(optuna.Study, self._ot_study)  # which Tune leaves unannotated
+
     def _drawn(self, trial_id: str) -> dict[str, Any] | None:
-        """Return what Optuna draws; None if a trial has had it: the same settings are the same run."""
-        drawn: dict[str, Any] = super().suggest(trial_id)
+        """Return what Optuna draws; None if a trial has had it, as the same settings are the same run."""
+        drawn = cast(dict[str, Any], super().suggest(trial_id))  # the space is fixed, so that there are settings
         settings = self._plan.tidy(drawn)
-        if settings in self._taken:
-            self._ot_study.tell(self._ot_trials.pop(trial_id), state=optuna.trial.TrialState.FAIL)
+        if settings in self._used:
+            self._study.tell(self._ot_trials.pop(trial_id), state=optuna.trial.TrialState.FAIL)
             return None
-        self._taken.append(settings)
+        self._used.append(settings)
         return drawn
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: it learns from ends alone. A trial that is started again tells its validations again."""
+        """Do nothing: only final results count. A restarted trial reports its validations again."""
 
-    def _learn(self, trial: Trial) -> None:
+    def _observe(self, trial: Trial) -> None:
         is_bad = trial.status == "failed" or trial.best_objective is None
-        self.add_evaluated_point(trial.settings, None if is_bad else trial.best_objective, pruned=is_bad)
+        value = None if is_bad else trial.best_objective
+        self.add_evaluated_point(trial.settings, value, pruned=is_bad)  # type: ignore[arg-type]  # None if pruned
 
 
 def num_left(plan: SweepPlan, record: SweepRecord) -> int:
-    """Return how many trials are left to do: as many as were asked for, and as the space has settings for."""
+    """Return how many trials are left, at most as many as the space has unused settings."""
     wanted = max(0, plan.config.search.trials - record.num_ended)
     settings, ended = plan.all_settings(), [trial.settings for trial in record.trials if trial.has_ended]
     if settings is None:
@@ -96,38 +102,40 @@ def num_left(plan: SweepPlan, record: SweepRecord) -> int:
     return len(list(itertools.islice((one for one in settings if one not in ended), wanted)))
 
 
-class _Past(NamedTuple):
-    """All that a scheduler asks of a trial that ended before."""
+class _EndedTrial(NamedTuple):
+    """What ASHA reads of a trial."""
 
     trial_id: str
 
 
 class Asha(ASHAScheduler):
-    """Stops a trial that is behind others when it comes to a rung, once: what it tells again was decided before."""
+    """Ray Tune's ASHA, which decides once at each rung: repeated results of a restarted trial stop nothing."""
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Return whether a trial goes on."""
+        """Return whether a trial continues."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if result.get(AGAIN) else decision
+        return TrialScheduler.CONTINUE if result.get(REPEATED) else decision
 
 
 def scheduler(config: SweepConfig, record: SweepRecord) -> TrialScheduler:
-    """Return who stops trials early; it knows how far trials that ended before had come."""
+    """Return the scheduler that stops trials early, with the results of trials that have ended."""
     if config.search.scheduler != "asha":
-        return FIFOScheduler()
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
     steps = config.train.steps
     asha = Asha(
         "step",
         max_t=steps,
         grace_period=max(1, round(config.search.asha_grace * steps)),
         reduction_factor=config.search.asha_reduction,
-        **METRIC,
+        metric=METRIC,
+        mode=MODE,
     )
+    no_controller = cast(TuneController, None)  # ASHA does not use it
     for trial in record.trials:
         if trial.has_ended:
-            past = _Past(f"earlier-{trial.number}")
-            asha.on_trial_add(None, past)
+            past = cast(TuneTrial, _EndedTrial(f"earlier-{trial.number}"))
+            asha.on_trial_add(no_controller, past)
             for length, point in enumerate(trial.history, start=1):
                 so_far = trial.model_copy(update={"history": trial.history[:length]})
-                asha.on_trial_result(None, past, {"step": point.step, "objective": so_far.best_objective})
+                asha.on_trial_result(no_controller, past, {"step": point.step, "objective": so_far.best_objective})
     return asha

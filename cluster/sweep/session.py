@@ -1,4 +1,4 @@
-"""Ray Tune, while a driver runs the trials of a sweep."""
+"""Ray Tune: one session in which a driver runs the trials of a sweep."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from cluster.checkpoints import SupersededError
 from cluster.runtime.connection import connected
 from cluster.store import open_store
 from cluster.store.lease import Lease
-from cluster.sweep.budget import Limits, at_once, cpus_wanted, fitting, outlook
+from cluster.sweep.budget import Limits, at_once, cpus_wanted, fitting, forecast
 from cluster.sweep.ledger import TrialLedger
 from cluster.sweep.objective import Objective
 from cluster.sweep.population import Population, new_members
@@ -35,21 +35,21 @@ from metasr.identity import RunIdentity
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow has the curves
-    "RAY_AIR_NEW_OUTPUT": "0",  # or Tune prints tables, also where it is to be silent
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no objective
+    "RAY_AIR_NEW_OUTPUT": "0",  # else Tune prints tables in spite of verbose=0
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # failed trials have no objective
 }
-NEXT_TO_NOTHING = 0.0001
+TINY_SHARE = 0.0001
 
 
 class Session:
-    """Trials, from the start of Ray to its end. What was stopped goes on in another session.
+    """Runs trials, from the start of Ray to its end. A later session resumes those that were stopped.
 
     Args:
         plan: Of the sweep.
-        ledger: What is known of it.
-        watcher: Sees the trials, and changes the ledger.
-        lease: Of the sweep: who loses it stops.
-        stop: Hears signals.
+        ledger: Of its trials.
+        watcher: Observes the trials, and updates the ledger.
+        lease: Of the sweep: a driver that loses it stops.
+        stop: Stop requests by signals.
     """
 
     def __init__(self, plan: SweepPlan, ledger: TrialLedger, watcher: Watcher, lease: Lease, stop: Stop) -> None:
@@ -57,12 +57,12 @@ class Session:
         self._config, self._search = plan.config, Search(plan, ledger.record)
 
     def run(self, identity: RunIdentity, limits: Limits, began: float, tell: Callable[[str], None]) -> None:
-        """Run trials until there are no more, or `stop` was asked for, or a limit is reached.
+        """Run trials until none is left, a stop is requested, or a limit is reached.
 
         Args:
-            identity: What trials are made from.
-            limits: When to stop.
-            began: When the command began, by the monotonic clock.
+            identity: Of code and data.
+            limits: Of time and cost.
+            began: When the command was started, by the monotonic clock.
             tell: Called with lines of progress.
 
         Raises:
@@ -70,12 +70,12 @@ class Session:
         """
         for name, value in TUNE_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher tells of trials that fail
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher reports trials that fail
         with ExitStack() as stack:
             stack.enter_context(connected(cpus=cpus_wanted(self._config)))
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             fit = fitting(self._config, nodes)
-            for line in outlook(self._config, self._ledger.record, fit, limits):
+            for line in forecast(self._config, self._ledger.record, fit, limits):
                 tell(line)
             box = stack.enter_context(mail(lambda event: None))
             stack.enter_context(self._stop.heard(box.ask))
@@ -84,15 +84,16 @@ class Session:
             self._wait(fitted, box, limits, began, tell)
 
     def _tuner(self, identity: RunIdentity, box: Mail, concurrent: int, storage: str) -> Tuner:
-        """Return Tune for the trials that are left. What it keeps in `storage` is never read: the ledger counts."""
+        """Return Tune for the trials that are left. Its `storage` is never read: the ledger has everything."""
         config, record = self._config, self._ledger.record
         objective = Objective(record.scales, config.search.metric, config.search.floor)
-        work = SweepContext(record.name, self._plan, objective, identity.data_digest, box.actor)
-        # Beside this driver, where the spools of its runs belong. A trial itself waits more than it computes.
-        here = {f"node:{ray.util.get_node_ip_address()}": NEXT_TO_NOTHING}
+        context = SweepContext(record.name, self._plan, objective, identity.data_digest, box.actor)
+        # Trials run on this node, where the spools of their runs are. They take no CPU: their workers compute.
+        address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        here = {f"node:{address}": TINY_SHARE}
         space, tune_config = self._population() if config.search.scheduler == "pbt" else self._searched(concurrent)
         return Tuner(
-            tune.with_resources(tune.with_parameters(TrialRun, work=work), PlacementGroupFactory([here])),
+            tune.with_resources(tune.with_parameters(TrialRun, context=context), PlacementGroupFactory([here])),
             param_space=space,
             tune_config=tune_config,
             run_config=RunConfig(
@@ -106,7 +107,7 @@ class Session:
         )
 
     def _searched(self, concurrent: int) -> tuple[dict[str, Any], TuneConfig]:
-        """Return what Tune needs for trials that are chosen one after the other."""
+        """Return the space and the settings of Tune for trials that a searcher draws one by one."""
         return {}, TuneConfig(
             search_alg=self._search,
             scheduler=scheduler(self._config, self._ledger.record),
@@ -115,12 +116,14 @@ class Session:
         )
 
     def _population(self) -> tuple[dict[str, Any], TuneConfig]:
-        """Return what Tune needs for trials that train at once, after all of them are in the ledger."""
+        """Add the missing members to the ledger, and return the space and the settings of Tune for all of them."""
         for settings in new_members(self._plan, self._search, num_left(self._plan, self._ledger.record)):
-            self._watcher.enlist(settings)
+            self._watcher.add(settings)
         members = [trial.number for trial in self._watcher.trials if not trial.has_ended]
         storage = open_store(self._config.storage.url)
-        warnings.filterwarnings("ignore", "Consider boosting PBT", UserWarning)  # with one actor for several runs
+        warnings.filterwarnings(
+            "ignore", "Consider boosting PBT", UserWarning
+        )  # an actor trains several runs, one after the other
         return {MEMBER: tune.grid_search(members)}, TuneConfig(
             scheduler=Population(self._plan, self._watcher, storage)
         )
@@ -128,16 +131,16 @@ class Session:
     def _wait(
         self, fitted: Future[object], box: Mail, limits: Limits, began: float, tell: Callable[[str], None]
     ) -> None:
-        watcher, hopeless = self._watcher, ""
+        watcher, failure = self._watcher, ""
         while not wait([fitted], LOOK_AGAIN_S).done:
             if self._lease.lost.is_set():
                 raise SupersededError("this sweep has stopped here", "another driver has taken it over")
             stopped = f"stopped by {self._stop.name}" if self._stop.signal else ""
-            hopeless = hopeless or watcher.hopeless
+            failure = failure or watcher.common_failure
             reached = limits.reached(time.monotonic() - began, watcher.worker_seconds)
-            if not watcher.why_halted and (why := stopped or hopeless or reached):
-                watcher.why_halted, self._search.is_halted = why, True
-                tell(f"{why}: trials keep a checkpoint and end")
+            if not watcher.stop_reason and (why := stopped or failure or reached):
+                watcher.stop_reason, self._search.is_stopped = why, True
+                tell(f"{why}: trials save a checkpoint and stop")
                 box.ask(Wish.STOP)
         try:
             fitted.result()
@@ -146,12 +149,12 @@ class Session:
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise TrainingError("the sweep failed", reason, "Run the same command again to continue") from error
-        if why := hopeless or watcher.hopeless:
-            raise TrainingError("the sweep has stopped", why, "Mend that, and run the same command again")
+        if why := failure or watcher.common_failure:
+            raise TrainingError("the sweep has stopped", why, "Fix that, and run the same command again")
 
 
 def _in_thread(fit: Callable[[], object]) -> "Future[object]":
-    """Run Tune in a thread of its own: in the main thread it takes Ctrl-C for itself, and ends trials at once."""
+    """Run Tune in its own thread: in the main thread it would handle Ctrl-C itself, and kill the trials."""
     outcome: Future[object] = Future()
 
     def run() -> None:

@@ -1,11 +1,11 @@
-"""What a sweep searches: for each setting, by its dotted name, where its values come from."""
+"""The search space of a sweep: for each setting, by its dotted name, the domain of its values."""
 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from cluster.config import JobConfig, SweepConfig
 from cluster.recipes import Layer, Resolved, leaves, nearest, recipe_layer, resolve
@@ -37,13 +37,13 @@ FORMS = "{uniform: [low, high]}, {loguniform: [low, high]}, {quniform: [low, hig
 
 @dataclass(frozen=True)
 class Domain:
-    """Where the values of a setting come from.
+    """The values that a setting may have.
 
     Attributes:
-        kind: uniform, loguniform (uniform in the logarithm), quniform (in steps) between two numbers, which both are
-            possible; or a choice.
-        values: Low, high and, with quniform, the step; or what to choose from.
-        is_whole: Only whole numbers are possible.
+        kind: uniform, loguniform (uniform in the logarithm), quniform (in steps) between two numbers, both included;
+            or a choice.
+        values: Low, high and, with quniform, the step; or the choices.
+        is_whole: Whether only whole numbers are possible.
     """
 
     kind: Kind
@@ -52,7 +52,7 @@ class Domain:
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """The values at the edge: low and high, or all choices."""
+        """The extreme values: low and high, or all choices."""
         return self.values if self.kind == "choice" else self.values[:2]
 
     def __str__(self) -> str:
@@ -62,14 +62,14 @@ class Domain:
         return f"{self.kind} {low:g} to {high:g}" + (f" in steps of {step[0]:g}" if step else "")
 
     def tidy(self, value: Any) -> Any:
-        """Return a value as a person types it, with a few digits, so that a trial can be repeated by hand."""
+        """Return a value rounded to a few digits, so that a person can type it to repeat a trial."""
         if self.kind == "choice":
             return value
         return min(max(value if self.is_whole else float(f"{value:.{DIGITS}g}"), self.values[0]), self.values[1])
 
     @property
     def all_values(self) -> Sequence[Any] | None:
-        """All values that there are; None if they are too many to name."""
+        """All values; None if the domain is continuous."""
         if self.kind == "choice":
             return self.values
         low, high, *step = self.values
@@ -78,7 +78,7 @@ class Domain:
         return range(low, high + 1) if self.is_whole else None
 
     def distribution(self) -> "BaseDistribution":
-        """Return it as Optuna knows it."""
+        """Return the domain as a distribution of Optuna."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.kind == "choice":
@@ -90,7 +90,7 @@ class Domain:
         return FloatDistribution(low, high, log=is_log, step=step[0] if step else None)
 
     def mutation(self) -> "list[Any] | tune.search.sample.Domain":
-        """Return it as population based training knows it: steps and choices, or where numbers are drawn from."""
+        """Return the domain as Ray Tune's PBT takes it: a list of values, or a domain to sample from."""
         from ray import tune
 
         if self.kind in ("choice", "quniform"):
@@ -98,21 +98,23 @@ class Domain:
         low, high = self.values
         if self.is_whole:
             draw = tune.lograndint if self.kind == "loguniform" else tune.randint
-            return draw(low, high + 1)
+            whole: tune.search.sample.Domain = draw(low, high + 1)
+            return whole
         draw = tune.loguniform if self.kind == "loguniform" else tune.uniform
-        return draw(low, high)
+        domain: tune.search.sample.Domain = draw(low, high)
+        return domain
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What is searched around: layers of settings, among which a trial has its place.
+    """A search space and the settings around it, in layers: recipe < sweep file < trial < command line.
 
     Attributes:
         name: Of the sweep's file.
         recipe: Name of the recipe.
-        below: Layers that a trial's settings win over: of the recipe, and of the sweep's file.
-        space: By dotted name.
-        flags: The layer that wins over all.
+        below: Layers with a lower priority than a trial's settings: the recipe and the sweep's file.
+        space: Domains by dotted name.
+        flags: The layer with the highest priority.
     """
 
     name: str
@@ -123,7 +125,7 @@ class SweepPlan:
 
     @classmethod
     def read(cls, sweep: str, sweeps: Path, recipe: str, recipes: Path, flags: Layer) -> "SweepPlan":
-        """Read a sweep's file, and check that the corners of its space are valid configs.
+        """Read the file of a sweep, and check that the corners of its space are valid configs.
 
         Args:
             sweep: Name of a file in `sweeps`, or the path of a YAML file: `space:`, and settings as in a recipe.
@@ -133,7 +135,7 @@ class SweepPlan:
             flags: Settings of the command line.
 
         Raises:
-            ConfigError: A name is unknown, or a value that the space has is not allowed.
+            ConfigError: A name is unknown, or a value in the space is not allowed.
         """
         file = recipe_layer(sweep, sweeps, kind="sweep")
         space, settings = {}, {}
@@ -149,17 +151,17 @@ class SweepPlan:
 
     @property
     def config(self) -> SweepConfig:
-        """The settings that all trials share, and how to search; those that are searched are at their first."""
+        """The settings that all trials share, and the search; searched settings have their first value."""
         return resolve(SweepConfig, [*self.below, Layer(TRIAL, self.first), self.flags]).config
 
     @property
     def first(self) -> dict[str, Any]:
-        """A corner of the space."""
+        """The first corner of the space."""
         return {name: domain.ends[0] for name, domain in self.space.items()}
 
     @property
     def sample(self) -> Resolved[JobConfig]:
-        """A config of the space: one that needs the perceptual network, if any does."""
+        """A config from the space: one with perceptual loss, if there is any."""
         corners = list(map(self.trial, self._corners()))
         return next((corner for corner in corners if corner.config.loss.perceptual), corners[0])
 
@@ -167,17 +169,17 @@ class SweepPlan:
         """Return the config of a trial.
 
         Raises:
-            ConfigError: The settings do not fit together.
+            ConfigError: The settings contradict each other.
         """
         layers = (*self.below, Layer(TRIAL, settings), self.flags)
         return resolve(JobConfig, [Layer(layer.source, _of_job(layer.values)) for layer in layers])
 
     def tidy(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values that a searcher chose as a trial takes them."""
+        """Return the settings of a trial for the values that a searcher chose."""
         return {name: domain.tidy(values[name]) for name, domain in self.space.items()}
 
     def all_settings(self) -> Iterator[dict[str, Any]] | None:
-        """Return all settings that a trial may have; None if they are too many to name."""
+        """Return all settings that a trial may have; None if the space is continuous."""
         values = [domain.all_values for domain in self.space.values()]
         finite = [one for one in values if one is not None]
         if len(finite) < len(values):
@@ -195,7 +197,7 @@ class SweepPlan:
         if networks and self.config.search.scheduler == "pbt":
             raise ConfigError(
                 f"{networks[0]} in the space of {self.name}",
-                "a trial of a population goes on with the weights of another: the network is the same for all",
+                "a fork starts from the weights of another trial: the network is the same for all",
                 "Take it out of the sweep's space, or set search.scheduler to asha",
             )
         for settings in self._corners():
@@ -205,7 +207,7 @@ class SweepPlan:
                 raise ConfigError(f"sweep {self.name}: {error.what}", error.why, "Change its space") from None
 
     def _corners(self) -> Iterator[dict[str, Any]]:
-        """Return settings at the edge of the space: of each alone, the others at their first, then together."""
+        """Return extreme settings: of each setting alone, the others at their first, then of all together."""
         alone = ({**self.first, name: value} for name, domain in self.space.items() for value in domain.ends)
         together = itertools.product(*(domain.ends for domain in self.space.values()))
         named = (dict(zip(self.space, values, strict=True)) for values in itertools.islice(together, MAX_CORNERS))
@@ -213,7 +215,7 @@ class SweepPlan:
 
 
 def _domains(space: Mapping[str, Any], source: str) -> dict[str, Domain]:
-    """Return the domains of a space that is given as `<setting>.<kind>: values`."""
+    """Return the domains of a space, which is given as `<setting>.<kind>: values`."""
     fields = dict(leaves(JobConfig))
     domains: dict[str, Domain] = {}
     for key, values in space.items():
@@ -236,12 +238,16 @@ def _domains(space: Mapping[str, Any], source: str) -> dict[str, Domain]:
     return domains
 
 
-def _domain(kind: str, values: Any, of: type[Any] | None) -> Domain:
-    """Return a domain of values of a type; ValueError says what is wrong with it."""
+def _domain(kind: str, values: Any, of: object) -> Domain:
+    """Return a domain for a setting of a type.
+
+    Raises:
+        ValueError: With what is wrong with the kind or the values.
+    """
     if kind not in get_args(Kind):
-        raise ValueError(f"there is no {kind}")
+        raise ValueError(f"unknown domain {kind!r}")
     if not isinstance(values, list) or not values:
-        raise ValueError(f"{kind} {values!r} is no list of values")
+        raise ValueError(f"{kind} {values!r} is not a list of values")
     if kind == "choice":
         if any(isinstance(value, list | dict) for value in values) or len(set(map(str, values))) < len(values):
             raise ValueError(f"choice {values} is not a list of different single values")
@@ -255,17 +261,17 @@ def _domain(kind: str, values: Any, of: type[Any] | None) -> Domain:
     if kind == "loguniform" and low <= 0:
         raise ValueError(f"loguniform needs numbers above 0, not {low:g}")
     if step and (step[0] <= 0 or abs((high - low) / step[0] - round((high - low) / step[0])) > 1e-9):
-        raise ValueError(f"from {low:g} to {high:g} is no whole number of steps of {step[0]:g}")
-    return Domain(kind, tuple(numbers), of is int and all(isinstance(number, int) for number in numbers))
+        raise ValueError(f"from {low:g} to {high:g} is not a whole number of steps of {step[0]:g}")
+    return Domain(cast(Kind, kind), tuple(numbers), of is int and all(isinstance(number, int) for number in numbers))
 
 
-def _number(value: Any, of: type[Any] | None) -> float:
-    """Return a number, also one such as 1e-4, which YAML takes for a text."""
+def _number(value: Any, of: object) -> float:
+    """Return a number, also from a text such as 1e-4, which YAML does not read as a number."""
     if isinstance(value, bool):
-        raise ValueError(f"{value} is no number")
+        raise ValueError(f"{value} is not a number")
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{value} is no finite number")
+        raise ValueError(f"{value} is not a finite number")
     return int(number) if of is int and number.is_integer() else number
 
 

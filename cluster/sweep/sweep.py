@@ -1,4 +1,4 @@
-"""A sweep from its driver: trials that are training runs, one driver at a time, and the best one registered."""
+"""A sweep from its driver: run the trials, one driver at a time, and register the best one."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from cluster.recipes import flatten
 from cluster.runtime.code_version import code_version
 from cluster.store import open_store
 from cluster.store.lease import Lease
-from cluster.sweep.budget import COST_UP, TIME_UP, Limits, fitting, outlook, this_machine
+from cluster.sweep.budget import COST_UP, TIME_UP, Limits, fitting, forecast, this_machine
 from cluster.sweep.ledger import LEDGER, TrialLedger, read_ledger
 from cluster.sweep.objective import Objective
 from cluster.sweep.outcome import conclude
@@ -39,12 +39,12 @@ SEARCH_0_1 = "searcher scheduler seed metric floor asha_grace asha_reduction pbt
 
 @dataclass(frozen=True)
 class Swept:
-    """What came of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
-        record: All that is known of it.
-        stopped_by: Number of the signal that stopped it before its end; 0 if it is finished.
-        records_not_sent: What MLflow has not got yet.
+        record: Of the sweep.
+        stopped_by: Number of the signal that stopped it; 0 if it is finished.
+        records_not_sent: How many records have not reached MLflow.
     """
 
     record: SweepRecord
@@ -53,14 +53,14 @@ class Swept:
 
 
 def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = None) -> Swept:
-    """Run the trials of a sweep, or go on with them, and register the best generator of all.
+    """Run or resume the trials of a sweep, and register the best generator of all.
 
-    The same plan on the same data is the same sweep: trials that ended are not trained again, others go on.
+    The same plan on the same data is the same sweep: ended trials are not trained again, others are resumed.
 
     Args:
-        plan: What is searched.
+        plan: Of the sweep.
         tell: Called with lines of progress.
-        limits: When to stop.
+        limits: Of time and cost.
         output: Folder for the page and the record, besides MLflow.
 
     Raises:
@@ -68,23 +68,23 @@ def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = 
     """
     began, config, identity = time.monotonic(), plan.config, identify(plan.sample.config, plan.recipe)
     require(config, tell)
-    storage, fresh = open_store(config.storage.url), _fresh(plan, identity, tell)
-    tell(f"sweep {fresh.name}, code {identity.code_version[:12]}")
-    tell(f"objective: {fresh.objective}")
-    folder = f"{FOLDER}/{fresh.name}"
-    with Lease.acquire(storage, folder, tell) as lease, _log(config, fresh, identity) as log:
-        ledger, stop = TrialLedger(storage, folder, lease.fence, fresh), Stop(tell)
+    storage, new = open_store(config.storage.url), _new_record(plan, identity, tell)
+    tell(f"sweep {new.name}, code {identity.code_version[:12]}")
+    tell(f"objective: {new.objective}")
+    folder = f"{FOLDER}/{new.name}"
+    with Lease.acquire(storage, folder, tell) as lease, _log(config, new, identity) as log:
+        ledger, stop = TrialLedger(storage, folder, lease.fence, new), Stop(tell)
         requeue(ledger)
         watcher = Watcher(plan, ledger, storage, identity.data_digest, log, tell)
-        log.drain(RECORDS_S)  # so that trials find the run that they belong to
+        log.drain(RECORDS_S)  # so that trials find their parent run in MLflow
         try:
             why = ""
             if num_left(plan, ledger.record):
                 if why := limits.reached(0.0, watcher.worker_seconds):
-                    tell(f"{why}: no trial goes on")
+                    tell(f"{why}: no trial is resumed")
                 else:
                     Session(plan, ledger, watcher, lease, stop).run(identity, limits, began, tell)
-                    why = watcher.why_halted
+                    why = watcher.stop_reason
             if stop.signal:
                 log.status("KILLED")
                 return Swept(ledger.record, stop.signal, log.drain(RECORDS_S))
@@ -103,25 +103,25 @@ def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = 
 
 
 def preview(plan: SweepPlan, limits: Limits) -> list[str]:
-    """Return lines on what a sweep would do. Nothing is written, and no Ray is started.
+    """Return lines on what a sweep would do. It writes nothing and starts no Ray.
 
     Raises:
         MetaSRError: The settings or the data cannot be used, or the storage cannot be read.
     """
     config, identity = plan.config, identify(plan.sample.config, plan.recipe)
-    fresh = _fresh(plan, identity)
-    kept, _ = read_ledger(open_store(config.storage.url), f"{FOLDER}/{fresh.name}/{LEDGER}")
-    record = kept.record if kept else fresh
+    new = _new_record(plan, identity)
+    stored, _ = read_ledger(open_store(config.storage.url), f"{FOLDER}/{new.name}/{LEDGER}")
+    record = stored.record if stored else new
     return [
-        f"sweep {fresh.name}, code {code_version()[:12]}",
-        f"objective: {fresh.objective}",
-        *(f"searched: {name}  {domain}" for name, domain in fresh.space.items()),
-        *outlook(config, record, fitting(config, this_machine(config)), limits),
-        "nothing was written, and room was looked for on this machine alone",
+        f"sweep {new.name}, code {code_version()[:12]}",
+        f"objective: {new.objective}",
+        *(f"searched: {name}  {domain}" for name, domain in new.space.items()),
+        *forecast(config, record, fitting(config, this_machine(config)), limits),
+        "nothing was written; the capacity is that of this machine alone",
     ]
 
 
-def _fresh(plan: SweepPlan, identity: RunIdentity, tell: Tell = lambda line: None) -> SweepRecord:
+def _new_record(plan: SweepPlan, identity: RunIdentity, tell: Tell = lambda line: None) -> SweepRecord:
     config = plan.config
     scales = tuple(map(str, config.eval.scales))
     space = {name: str(domain) for name, domain in plan.space.items()}
@@ -160,9 +160,9 @@ def _log(config: SweepConfig, record: SweepRecord, identity: RunIdentity) -> Run
 
 
 def requeue(ledger: TrialLedger) -> None:
-    """Have trials go on that a driver before left, or that ended because of what may be otherwise now.
+    """Set trials to waiting that an earlier driver left running, or whose end may have been removed as a cause.
 
-    That is a limit, which may be higher, and what all trials failed by, which may be mended.
+    Such causes are a limit, which may be higher, and a failure common to all trials, which may be fixed.
     """
     all_failed = bool(ledger.record.common_failure)
 
@@ -175,7 +175,7 @@ def requeue(ledger: TrialLedger) -> None:
 
 
 def _stop_waiting(ledger: TrialLedger, why: str) -> None:
-    """Have trials that did not get their turn before a limit was reached compete with what they had found."""
+    """End trials that still wait when a limit is reached, so that they are ranked by what they have found."""
     for trial in ledger.record.trials:
         if trial.status == "waiting":
             ledger.put(trial.model_copy(update={"status": "stopped early", "reason": why}))

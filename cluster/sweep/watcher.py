@@ -1,4 +1,4 @@
-"""What the driver of a sweep sees of its trials: kept in the ledger, told to a person and to MLflow."""
+"""Observes the trials of a sweep: into the ledger, to the person and to MLflow."""
 
 import time
 from collections.abc import Callable
@@ -18,22 +18,22 @@ from cluster.sweep.trial import MEMBER, WAITED_S
 from cluster.training.naming import stored_run_name
 from metasr.errors import ConfigError
 
-NOTE_S = 60.0
+SAVE_EVERY_S = 60.0
 
 
 class Watcher(Callback):
-    """Ray Tune tells it of every trial.
+    """Callback of Ray Tune for all trials.
 
     Args:
         plan: Of the sweep.
-        ledger: Where trials are kept.
+        ledger: Of the trials.
         store: Of the ledger.
         data_digest: SHA-256 of the data's index.
         log: Of the sweep's run in MLflow.
         tell: Called with lines of progress.
 
     Attributes:
-        why_halted: Why trials were asked to stop; empty if they were not.
+        stop_reason: Why trials were requested to stop; empty if they were not.
     """
 
     def __init__(
@@ -45,67 +45,67 @@ class Watcher(Callback):
         log: RunLog,
         tell: Callable[[str], None],
     ) -> None:
-        self.why_halted = ""
+        self.stop_reason = ""
         self._plan, self._ledger, self._store, self._data_digest = plan, ledger, store, data_digest
         self._log, self._tell = log, tell
         self._steps = plan.config.train.steps
         self._numbers: dict[str, int] = {}
         self._before_s: dict[int, float] = {}
         self._began: dict[int, float] = {}
-        self._noted = time.monotonic()
+        self._saved = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Give a trial its number, or find the one that it goes on with."""
+        """Give a trial a number, or that of the trial which it resumes."""
         known = self._trial(trial)
         self._before_s[known.number], self._began[known.number] = known.seconds, time.monotonic()
-        self._keep(known.model_copy(update={"status": "running", "reason": ""}))
-        said = ", ".join(f"{name} {value}" for name, value in known.settings.items())
-        verb = "goes on" if known.history else f"starts from {known.fork}" if known.fork else "starts"
-        self._tell(f"trial {known.number} {verb}: {said}")
+        self._save(known.model_copy(update={"status": "running", "reason": ""}))
+        settings = ", ".join(f"{name} {value}" for name, value in known.settings.items())
+        verb = "resumes" if known.history else f"starts from {known.fork}" if known.fork else "starts"
+        self._tell(f"trial {known.number} {verb}: {settings}")
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Keep what a validation found; time without workers does not count."""
+        """Store the result of a validation; time without workers does not count."""
         if WAITED_S in result:
             self._began[self._trial(trial).number] += result[WAITED_S]
         if "point" not in result:
             return
-        # The result for which a trial of a population is replaced comes after the one that takes its place.
+        # A result that had a population member replaced arrives after the number of the new trial was set.
         number = result.get(MEMBER, self._numbers[trial.trial_id])
         known, point = self.trials[number], Point.model_validate_json(result["point"])
         is_new = point not in known.history
         history = {one.step: one for one in (*known.history, point)}
         by_step = tuple(history[step] for step in sorted(history))
-        self._keep(known.model_copy(update={"history": by_step, "seconds": self._seconds(known.number)}))
+        self._save(known.model_copy(update={"history": by_step, "seconds": self._seconds(known.number)}))
         if is_new:
             self._tell(f"trial {known.number}  step {point.step}/{self._steps}  objective {point.objective:+.4f}")
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Keep once a minute how long trials have run: it has to be paid for, also where this driver dies."""
-        if time.monotonic() < self._noted + NOTE_S:
+        """Store once a minute how long trials have run: that time costs money even if this driver dies."""
+        if time.monotonic() < self._saved + SAVE_EVERY_S:
             return
-        self._noted = time.monotonic()
+        self._saved = time.monotonic()
         for known in self.trials:
             if known.status == "running" and known.number in self._began:
-                self._keep(known.model_copy(update={"seconds": self._seconds(known.number)}))
+                self._save(known.model_copy(update={"seconds": self._seconds(known.number)}))
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Say that a trial whose process died is started again."""
+        """Report that the process of a trial died and is restarted."""
         known = self._trial(trial)
-        self._keep(known.model_copy(update={"seconds": self._seconds(known.number)}))
-        self._tell(f"trial {known.number}: its process died, it is started again")
+        self._save(known.model_copy(update={"seconds": self._seconds(known.number)}))
+        self._tell(f"trial {known.number}: its process died; restarting it")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Note a trial whose process died too often."""
-        self._end(self._trial(trial), "failed", "its process died again and again: Ray's logs have the reason")
+        """Record a trial whose process died too often."""
+        self._end(self._trial(trial), "failed", "its process died too often: see Ray's logs for the reason")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Note how a trial ended."""
+        """Record how a trial ended."""
         known, outcome = self._trial(trial), trial.last_result.get("outcome")
         if outcome == "stopped":
-            is_over = self.why_halted in (TIME_UP, COST_UP)
-            self._end(known, "stopped early" if is_over else "waiting", self.why_halted)
+            is_over = self.stop_reason in (TIME_UP, COST_UP)
+            self._end(known, "stopped early" if is_over else "waiting", self.stop_reason)
         elif outcome is None:
             at = f"at step {known.history[-1].step}" if known.history else "before its first validation"
             self._end(known, "stopped early", f"{self._plan.config.search.scheduler}: behind others {at}")
@@ -113,64 +113,66 @@ class Watcher(Callback):
             self._end(known, outcome, trial.last_result["reason"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune writes its callbacks down, to be read by nobody, see `Session`."""
+        """Return nothing: Tune saves its callbacks, and nothing restores them. See `Session`."""
         return {}
 
     @property
     def worker_seconds(self) -> float:
-        """Seconds that all trials took so far, times their workers."""
+        """Time of all trials so far in seconds, times their workers."""
         seconds = sum(
             self._seconds(trial.number) if trial.status == "running" else trial.seconds for trial in self.trials
         )
         return seconds * self._plan.config.resources.num_workers
 
     @property
-    def hopeless(self) -> str:
-        """Why it is useless to go on; empty if it is not."""
+    def common_failure(self) -> str:
+        """Why all trials fail, whatever their settings; empty if they do not."""
         reason = self._ledger.record.common_failure
         return f"all trials fail in the same way: {reason}" if reason else ""
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Those of the ledger, by number."""
+        """Trials of the ledger, by number."""
         return self._ledger.record.trials
 
-    def enlist(self, settings: dict[str, Any]) -> None:
-        """Note a trial that is to be started."""
-        self._keep(self.new(settings))
+    def add(self, settings: dict[str, Any]) -> None:
+        """Add a trial that is to be started to the ledger."""
+        self._save(self.new(settings))
 
-    def replace(self, trial: TuneTrial, ahead: Trial, new: Trial) -> None:
-        """Note that a trial ends, and that another takes its place.
+    def replace(self, trial: TuneTrial, parent: Trial, new: Trial) -> None:
+        """Record that a member of a population ends, and that a fork of another takes its place.
 
         Args:
             trial: The one that ends.
-            ahead: The one that the new one branches off from.
+            parent: The one that the new one was forked from.
             new: See `new`.
         """
         at = f" at step {new.fork.step}" if new.fork else ""
         self._end(
-            self._trial(trial), "replaced", f"pbt: trial {new.number} takes its place, from trial {ahead.number}{at}"
+            self._trial(trial),
+            "replaced",
+            f"pbt: replaced by trial {new.number}, a fork of trial {parent.number}{at}",
         )
-        self._keep(new)
+        self._save(new)
         self._numbers[trial.trial_id] = new.number
 
     def new(self, settings: dict[str, Any], fork: Fork | None = None) -> Trial:
-        """Return what the next trial would be.
+        """Return the next trial, which is not yet in the ledger.
 
         Args:
-            settings: Of it.
-            fork: What its run branches off from.
+            settings: Of the trial.
+            fork: The checkpoint that its run starts from, if not from random weights.
         """
         number = len(self.trials)
         try:
             what = self._plan.trial(settings).config, self._plan.recipe, self._data_digest, str(fork) if fork else ""
             name = wait_for_store(self._store, lambda: stored_run_name(*what), self._tell)
-        except ConfigError:  # the trial will say so itself
+        except ConfigError:  # the trial will report it
             name = f"{self._ledger.record.name}-trial-{number}"
         return Trial(number=number, settings=settings, run_name=name, fork=fork)
 
     def _known(self, trial: TuneTrial) -> Trial:
-        """Return the trial of an actor: as it was, one that waits with these settings, or a new one."""
+        """Return the trial of an actor: its known one, one that waits with the same settings, or a new one."""
         number = self._numbers.get(trial.trial_id, trial.config.get(MEMBER))
         if number is not None:
             return self.trials[number]
@@ -181,23 +183,23 @@ class Watcher(Callback):
         return self.new(settings)
 
     def _trial(self, trial: TuneTrial) -> Trial:
-        """Return the trial of an actor, in the ledger from now on: its process may die before it has started."""
+        """Return the trial of an actor, and add it to the ledger: its process may die before it has started."""
         known = self._known(trial)
         if trial.trial_id not in self._numbers:
             self._numbers[trial.trial_id], self._before_s[known.number] = known.number, known.seconds
-            self._keep(known)
+            self._save(known)
         return known
 
     def _seconds(self, number: int) -> float:
         now = time.monotonic()
         return self._before_s.get(number, 0.0) + now - self._began.get(number, now)
 
-    def _keep(self, trial: Trial) -> None:
+    def _save(self, trial: Trial) -> None:
         wait_for_store(self._store, lambda: self._ledger.put(trial), self._tell)
 
     def _end(self, trial: Trial, status: Any, reason: str) -> None:
         ended = trial.model_copy(update={"status": status, "reason": reason, "seconds": self._seconds(trial.number)})
-        self._keep(ended)
+        self._save(ended)
         found = "" if ended.best_objective is None else f", objective {ended.best_objective:+.4f}"
         self._tell(f"trial {ended.number} {status}{found}{f': {reason}' if reason else ''}")
         record = self._ledger.record

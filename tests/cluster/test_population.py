@@ -39,15 +39,15 @@ def trials(killed_and_continued):
     return ledger_of(killed_and_continued[0]).trials
 
 
-def test_a_trial_that_is_behind_is_replaced_by_a_branch_of_the_one_ahead(trials):
+def test_a_trial_that_is_behind_is_replaced_by_a_fork_of_a_better_one(trials):
     idle, good = sorted(trials[:2], key=lambda trial: trial.settings["optim.generator_lr"])
-    branch = trials[2]
+    forked = trials[2]
     assert idle.status == "replaced"
-    assert idle.reason == (f"pbt: trial 2 takes its place, from trial {good.number} at step {branch.fork.step}")
-    assert branch.fork.run_name == good.run_name
-    assert 0 < branch.fork.step < STEPS
-    assert all(point.step > branch.fork.step for point in branch.history)
-    assert branch.settings not in (good.settings, idle.settings)
+    assert idle.reason == (f"pbt: replaced by trial 2, a fork of trial {good.number} at step {forked.fork.step}")
+    assert forked.fork.run_name == good.run_name
+    assert 0 < forked.fork.step < STEPS
+    assert all(point.step > forked.fork.step for point in forked.history)
+    assert forked.settings not in (good.settings, idle.settings)
 
 
 def test_a_killed_driver_goes_on_with_the_population_it_had(killed_and_continued, trials):
@@ -71,13 +71,13 @@ def test_every_trial_is_a_run_of_its_own_in_mlflow(killed_and_continued, trials)
         assert run.info.status in (("FINISHED",) if trial.status == "finished" else ("KILLED", "FINISHED"))
 
 
-def test_a_branch_can_be_trained_by_hand_from_what_the_sweep_says_of_it(killed_and_continued, trials, store_url):
+def test_a_fork_can_be_trained_by_hand_from_what_the_sweep_says_of_it(killed_and_continued, trials, store_url):
     home, _ = killed_and_continued
-    branch = next(trial for trial in trials if trial.fork and trial.status == "finished")
-    assert RunCheckpoints(open_store(str(home / "runs")), branch.run_name).finished()["step"] == str(STEPS)
+    forked = next(trial for trial in trials if trial.fork and trial.status == "finished")
+    assert RunCheckpoints(open_store(str(home / "runs")), forked.run_name).finished()["step"] == str(STEPS)
     short = {"train.steps": STEPS, "train.checkpoint_every_steps": 20, "train.pixel_only_steps": STEPS}
     given = flags({"data.url": store_url, **places(home), **TINY, **short, "resources.num_workers": 1})
     command = [sys.executable, ROOT / "jobs" / "train.py", "--recipe", home / "tiny.yaml", *given]
-    done = subprocess.run([*command, *as_flags(branch).split(), "--dry-run"], capture_output=True, text=True)
-    assert f"run {branch.run_name}," in done.stdout, done.stderr
+    done = subprocess.run([*command, *as_flags(forked).split(), "--dry-run"], capture_output=True, text=True)
+    assert f"run {forked.run_name}," in done.stdout, done.stderr
     assert f"finished at step {STEPS}" in done.stdout

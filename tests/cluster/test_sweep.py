@@ -55,7 +55,7 @@ def test_trials_that_ended_are_not_done_again_and_the_others_are(killed_and_cont
     assert ended
     for number in ended:
         assert f"trial {number} starts" not in output
-        assert f"trial {number} goes on" not in output
+        assert f"trial {number} resumes" not in output
     assert all(trial.has_ended for trial in trials.values())
     assert len(trials) == 4
 

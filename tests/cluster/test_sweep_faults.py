@@ -141,8 +141,8 @@ def test_a_trial_whose_own_process_is_killed_is_started_again_and_goes_on(faulty
     trial = ledger_of(home).trials[KILLED_ACTOR]
     assert (trial.status, trial.reason) == ("finished", "")
     assert [point.step for point in trial.history] == list(range(EVERY, STEPS + 1, EVERY))
-    assert f"trial {KILLED_ACTOR}: its process died, it is started again" in output
-    assert f"trial {KILLED_ACTOR} goes on" in output
+    assert f"trial {KILLED_ACTOR}: its process died; restarting it" in output
+    assert f"trial {KILLED_ACTOR} resumes" in output
     assert f"trial {KILLED_ACTOR} starts" not in output
     started, *went_on = resumed_at(home, KILLED_ACTOR)
     assert started == 0
@@ -221,7 +221,7 @@ def check_went_on(home, before, after, place):
     _, output, later, newer = after
     assert [trial.run_name for trial in later.trials] == [trial.run_name for trial in earlier.trials]
     for trial in earlier.trials:
-        assert f"trial {trial.number} goes on" in output
+        assert f"trial {trial.number} resumes" in output
         assert f"trial {trial.number} starts" not in output
         assert resumed_at(home, trial.number)[place] == kept[trial.number] > 0
         assert later.trials[trial.number].seconds > trial.seconds
@@ -232,7 +232,7 @@ def check_stopped(part, reason):
     """Assert that a limit ended a part of the sweep, in order."""
     code, output, record, _ = part
     assert code == 0, output
-    assert f"{reason}: trials keep a checkpoint and end" in output
+    assert f"{reason}: trials save a checkpoint and stop" in output
     assert [(trial.status, trial.reason) for trial in record.trials] == [("stopped early", reason)] * 2
     assert f"trial {record.best.number} is the challenger" in output
     assert "Traceback" not in output
@@ -273,7 +273,7 @@ def test_where_the_money_was_spent_before_no_trial_goes_on_and_the_best_stays_th
     _, parts = limited
     code, output, record, kept = parts["again"]
     assert code == 0, output
-    assert f"{COST_UP}: no trial goes on" in output
+    assert f"{COST_UP}: no trial resumes" in output
     assert f"trial {record.best.number} is the challenger" in output
     assert (record, kept) == parts["cost"][2:]
 
@@ -311,7 +311,7 @@ def mended(tmp_path_factory, store_url):
 def test_where_all_trials_fail_in_the_same_way_the_sweep_ends_and_says_so(mended):
     _, (code, output, record), _ = mended
     assert code == 1
-    assert "Mend that, and run the same command again" in output
+    assert "Fix that, and run the same command again" in output
     assert [trial.status for trial in record.trials] == ["failed"] * 3
     assert record.common_failure in output
     assert "Traceback" not in output
@@ -329,6 +329,6 @@ def test_a_trial_whose_process_dies_more_often_than_allowed_has_failed(mended):
     home, _, (_, output, record) = mended
     killed = record.trials[0]
     assert killed.status == "failed"
-    assert killed.reason.startswith("its process died again and again")
-    assert "it is started again" not in output
+    assert killed.reason.startswith("its process died too often")
+    assert "restarting it" not in output
     assert runs_of(home)[1][killed.run_name].info.status == "FAILED"

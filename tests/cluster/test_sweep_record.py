@@ -13,7 +13,7 @@ from cluster.checkpoints import RunCheckpoints, SupersededError
 from cluster.checkpoints.fork import Fork
 from cluster.config import ResourcesConfig, SearchConfig, SweepConfig
 from cluster.recipes import Layer
-from cluster.sweep.budget import COST_UP, TIME_UP, Limits, at_once, fitting, outlook
+from cluster.sweep.budget import COST_UP, TIME_UP, Limits, at_once, fitting, forecast
 from cluster.sweep.ledger import LEDGER, TrialLedger, read_ledger
 from cluster.sweep.objective import Objective
 from cluster.sweep.outcome import as_flags, table
@@ -191,7 +191,7 @@ def test_asha_stops_nobody_at_a_rung_that_was_passed_before(plan):
     for again, decision in ((False, "STOP"), (True, "CONTINUE")):
         asha, ahead = scheduler(plan.config, ended), SimpleNamespace(trial_id="ahead")
         asha.on_trial_add(None, ahead)
-        assert asha.on_trial_result(None, ahead, {"step": 30, "objective": 0.05, "again": again}) == decision
+        assert asha.on_trial_result(None, ahead, {"step": 30, "objective": 0.05, "repeated": again}) == decision
 
 
 def test_asha_knows_of_earlier_trials_what_they_told_then(plan):
@@ -237,16 +237,16 @@ def test_what_a_sweep_may_cost_is_said_from_above():
     config = config_of(num_workers=2, cpus_per_worker=1)
     config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 100})})
     nothing, one = record_of(), record_of(trial(0, objectives=(0.1,)))  # 20 steps in 60 s
-    unknown = "\n".join(outlook(config, nothing, 3, Limits(price=2.0)))
-    assert "time: not known before a trial has run" in unknown
-    assert "cost: not known before a trial has run: trials, steps and workers decide it" in unknown
-    assert "cost: at most 1.00, at 2 an hour of a worker" in outlook(config, nothing, 3, Limits(cost=1.0, price=2.0))
-    lines = outlook(config, one, 3, Limits(price=2.0))
-    assert "room: 3 trials of 2 worker(s) with 1 CPU each fit at once, 3 run at a time" in lines
+    unknown = "\n".join(forecast(config, nothing, 3, Limits(price=2.0)))
+    assert "time: unknown until a trial has run" in unknown
+    assert "cost: unknown until a trial has run: it depends on trials, steps and workers" in unknown
+    assert "cost: at most 1.00, at 2 per worker hour" in forecast(config, nothing, 3, Limits(cost=1.0, price=2.0))
+    lines = forecast(config, one, 3, Limits(price=2.0))
+    assert "capacity: 3 trials of 2 worker(s) with 1 CPU each fit at once, 3 run at a time" in lines
     assert "work: at most 5 trials of 100 steps (1 have ended)" in lines
     assert any(line.startswith("time: at most 0.833 worker hours") for line in lines)  # 5 x 100 x 3 s x 2
-    assert "cost: at most 1.67, at 2 an hour of a worker" in lines
-    assert "cost: at most 1.00, at 2 an hour of a worker" in outlook(config, one, 3, Limits(cost=1.0, price=2.0))
+    assert "cost: at most 1.67, at 2 per worker hour" in lines
+    assert "cost: at most 1.00, at 2 per worker hour" in forecast(config, one, 3, Limits(cost=1.0, price=2.0))
 
 
 def test_a_limit_is_reached_by_time_or_by_money():
@@ -291,26 +291,26 @@ def test_a_population_fits_at_once_or_is_refused():
 
 def test_who_was_replaced_counts_for_nobody_and_can_still_be_the_best():
     behind = trial(0, "replaced", (0.3,))
-    branch = trial(2, objectives=(0.1, 0.2)).model_copy(update={"fork": Fork("r-1", 10)})
-    record = record_of(behind, trial(1, "running", (0.1,)), branch)
+    forked = trial(2, objectives=(0.1, 0.2)).model_copy(update={"fork": Fork("r-1", 10)})
+    record = record_of(behind, trial(1, "running", (0.1,)), forked)
     assert SweepRecord.from_json(record.to_json()) == record
-    assert (record.num_ended, branch.steps_done) == (1, 30)
+    assert (record.num_ended, forked.steps_done) == (1, 30)
     assert record.best is not None
     assert record.best.number == 0
-    assert as_flags(branch) == "--fork r-1@10"
+    assert as_flags(forked) == "--fork r-1@10"
 
 
-def test_a_branch_begins_where_the_other_run_is_or_as_soon_after_as_it_kept_a_checkpoint(store, tmp_path):
+def test_a_fork_begins_where_the_other_run_is_or_as_soon_after_as_it_kept_a_checkpoint(store, tmp_path):
     run = RunCheckpoints(store, "one").claim(1)
-    assert newest_from(store, "one", 20, patience_s=0) is None
+    assert newest_from(store, "one", 20, timeout_s=0) is None
     for step in (20, 40):
         run.publish(make_sealed(tmp_path / str(step), step), step, 0.0, keep=2)
-    assert newest_from(store, "one", 20, patience_s=0) == Fork("one", 20)
-    assert newest_from(store, "one", 30, patience_s=0) == Fork("one", 40)
-    assert newest_from(store, "one", 60, patience_s=0) == Fork("one", 40)
+    assert newest_from(store, "one", 20, timeout_s=0) == Fork("one", 20)
+    assert newest_from(store, "one", 30, timeout_s=0) == Fork("one", 40)
+    assert newest_from(store, "one", 60, timeout_s=0) == Fork("one", 40)
 
 
-def test_a_branch_waits_for_a_checkpoint_that_is_on_its_way_up(store, tmp_path):
+def test_a_fork_waits_for_a_checkpoint_that_is_on_its_way_up(store, tmp_path):
     run = RunCheckpoints(store, "one").claim(1)
     run.publish(make_sealed(tmp_path / "20", 20), 20, 0.0, keep=2)
     late = make_sealed(tmp_path / "40", 40)

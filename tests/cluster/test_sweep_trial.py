@@ -81,7 +81,7 @@ class Run:
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     monkeypatch.setattr(trial_module.ray, "get", lambda wish: wish)
-    monkeypatch.setattr(trial_module, "TRY_AGAIN_S", 0.05)
+    monkeypatch.setattr(trial_module, "RETRY_S", 0.05)
 
 
 def results_until(trial, name):
@@ -111,7 +111,7 @@ def test_a_trial_whose_run_another_driver_has_waits_and_takes_what_that_one_find
     assert steps_of(after) == [60, STEPS]
     assert after[-1]["outcome"] == "finished"
     assert after[-1]["objective"] == pytest.approx(STEPS / 1000)
-    assert all(result["again"] for result in (*before, *after) if "step" in result)
+    assert all(result["repeated"] for result in (*before, *after) if "step" in result)
 
 
 def test_a_trial_waits_for_a_store_that_is_away(tmp_path, store_url, s3_url, monkeypatch):

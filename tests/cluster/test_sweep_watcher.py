@@ -63,7 +63,7 @@ def fail(watcher, *reasons):
         trial = tune_trial(f"failed-{place}", 0.001 * place)
         watcher.on_trial_start(0, [], trial)
         end(watcher, trial, "failed", reason)
-        found.append(watcher.hopeless)
+        found.append(watcher.common_failure)
     return found
 
 
@@ -73,7 +73,7 @@ def test_where_all_trials_fail_in_the_same_way_the_same_command_tries_them_again
     assert before == [""] * 3
     assert found == "all trials fail in the same way: no room"
     mended, said = driver()
-    assert mended.hopeless == ""
+    assert mended.common_failure == ""
     assert [(trial.status, trial.reason) for trial in mended.trials] == [("waiting", "")] * 4
     again = tune_trial("again", 0.001)
     mended.on_trial_start(0, [], again)
@@ -97,7 +97,7 @@ def test_a_process_that_dies_before_it_has_started_is_started_again(driver):
     watcher, said = driver()
     trial = tune_trial("new", 0.001)
     watcher.on_trial_recover(0, [], trial)
-    assert said == ["trial 0: its process died, it is started again"]
+    assert said == ["trial 0: its process died; restarting it"]
     watcher.on_trial_start(0, [], trial)
     validate(watcher, trial, 30)
     assert [(one.status, len(one.history)) for one in watcher.trials] == [("running", 1)]
@@ -110,7 +110,7 @@ def test_a_process_that_never_starts_is_a_trial_that_failed_and_the_others_go_on
     watcher.on_trial_recover(0, [], trial)
     watcher.on_trial_error(0, [], trial)
     assert [one.status for one in watcher.trials] == ["failed"] * 2
-    assert watcher.trials[1].reason == "its process died again and again: Ray's logs have the reason"
+    assert watcher.trials[1].reason == "its process died too often: see Ray's logs for the reason"
     after, _ = driver()
     other = tune_trial("other", 0.002)
     after.on_trial_start(0, [], other)

@@ -27,7 +27,7 @@ def test_a_dry_run_says_what_would_be_searched_and_writes_nothing(dry_run, home)
     assert "fit at once, 1 run at a time" in outcome.out
     assert "work: at most 5 trials of 60 steps (0 have ended)" in outcome.out
     assert "time: at most 2 worker hours (--max-time for 1 workers)" in outcome.out
-    assert "cost: at most 6.00, at 3 an hour of a worker" in outcome.out
+    assert "cost: at most 6.00, at 3 per worker hour" in outcome.out
     assert {path.name for path in home.iterdir()} <= {"s.yaml", "home"}
 
 
