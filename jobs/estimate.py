@@ -45,11 +45,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the estimate as JSON")
     add_settings(parser, JobConfig)
     known = parser.parse_known(arguments)
-    config = settings(JobConfig, known, known.recipe).config
+    resolved = settings(JobConfig, known, known.recipe)
 
     from cluster.planning.estimate import estimate
+    from cluster.training.identify import RunSpec
 
-    found = estimate(config, known.recipe, (lambda line: None) if known.json else say, steps=known.steps)
+    spec = RunSpec(resolved, known.recipe)
+    found = estimate(spec, (lambda line: None) if known.json else say, steps=known.steps)
     money = _money(found, known.price_per_hour, known.storage_price)
     say(json.dumps(asdict(found) | money, indent=1) if known.json else _text(found, money))
     return 0

@@ -50,19 +50,22 @@ def main(arguments: Sequence[str]) -> int:
     if known.print_config:
         print(resolved.text())
         return 0
+
     from cluster.checkpoints.fork import Fork
+    from cluster.training.identify import RunSpec
 
     fork = Fork.parse(known.fork) if known.fork else None
+    spec = RunSpec(resolved, known.recipe, init_from=known.init_from, fork=fork)
     if known.dry_run:
         from cluster.planning.dry_run import dry_run
 
-        say("\n".join(dry_run(resolved, known.recipe, init_from=known.init_from, fork=fork)))
+        say("\n".join(dry_run(spec)))
         return 0
 
     from cluster.training.driver import train
 
     terminal = sys.stdout if sys.stdout.isatty() else None
-    trained = train(resolved, known.recipe, say, init_from=known.init_from, fork=fork, terminal=terminal)
+    trained = train(spec, say, terminal=terminal)
     if trained.records_not_sent:
         say(f"MLflow has not got {trained.records_not_sent} records yet: `metasr sync` sends them")
     if trained.stopped_by:

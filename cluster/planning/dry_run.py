@@ -10,37 +10,30 @@ from cluster.checkpoints.fork import Fork, find
 from cluster.config import JobConfig, expand
 from cluster.preflight.fit import checkpoint_bytes
 from cluster.preflight.services import Data, look_at_data, look_at_shards
-from cluster.recipes import Resolved
 from cluster.redaction import without_password
 from cluster.store import open_store
 from cluster.stream import ShardCrops
-from cluster.training.driver import identify, load_initial
+from cluster.training.identify import RunSpec, identify, load_initial
 from metasr.data.order import SampleOrder
 
 MB = 1e6
 
 
-def dry_run(
-    resolved: Resolved[JobConfig], recipe: str, *, init_from: str = "", fork: Fork | None = None
-) -> list[str]:
+def dry_run(spec: RunSpec) -> list[str]:
     """Return lines on what training would do, after a first batch has really come from the data's store.
 
     Args:
-        resolved: The config and where its values came from.
-        recipe: Name of the recipe, the first part of the run's name.
-        init_from: See `cluster.training.driver.train`.
-        fork: The same.
+        spec: What would be trained.
 
     Raises:
         MetaSRError: The settings or the data cannot be used, or the storage cannot be read.
     """
-    config = resolved.config
-    initial = load_initial(config, init_from) if init_from else None
-    identity = identify(config, recipe, initial, fork)
+    config = spec.config
+    identity = identify(spec, load_initial(spec))
     data = look_at_data(config)
     return [
         f"run {identity.run_name}, code {identity.code_version[:12]}",
-        _state(config, identity.run_name, fork),
+        _state(config, identity.run_name, spec.fork),
         f"data: {data.store.url}: {data.index.summary()}",
         f"data: {look_at_shards(data)}",
         _first_batch(config, data),

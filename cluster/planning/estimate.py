@@ -20,9 +20,8 @@ from cluster.planning.forecast import Estimate, Measured, forecast, phases_of
 from cluster.preflight import require
 from cluster.store import Store, open_store
 from cluster.store.lease import LEASE, Lease
-from cluster.stream import read_index
-from cluster.training.driver import identify
 from cluster.training.group import Stop, train_on_ray
+from cluster.training.identify import Prepared, RunSpec, identify
 from cluster.watch import Event, RunReport
 from metasr.errors import ConfigError, TrainingError
 
@@ -30,12 +29,11 @@ WARM_UP_STEPS = 5
 FOLDER = "estimate"
 
 
-def estimate(config: JobConfig, recipe: str, tell: Callable[[str], None], *, steps: int = 20) -> Estimate:
+def estimate(spec: RunSpec, tell: Callable[[str], None], *, steps: int = 20) -> Estimate:
     """Train a few steps of each phase, and return what the whole training will take.
 
     Args:
-        config: Of that training.
-        recipe: Its name.
+        spec: That training.
         tell: Called with lines of progress.
         steps: To measure in each phase, at least 2.
 
@@ -45,25 +43,36 @@ def estimate(config: JobConfig, recipe: str, tell: Callable[[str], None], *, ste
     """
     if steps < 2:
         raise ConfigError(f"--steps {steps}", "one step shows nothing about the next", "Give 2 or more, such as 20")
-    identity = identify(config, recipe)
-    require(config, tell)
-    began, report, events = time.monotonic(), RunReport(), list[Event]()
-
-    def see(event: Event) -> None:
-        report.see(event)
-        events.append(event)
-
+    config, identity = spec.config, identify(spec)
+    data = require(config, tell)
+    began, observer = time.monotonic(), _Recorder()
     run_name = f"{FOLDER}-{uuid.uuid4().hex[:12]}"
     short = _short(config, steps, run_name)
+    short_spec = replace(spec, resolved=replace(spec.resolved, config=short))
+    run = Prepared(short_spec, replace(identity, run_name=run_name), data)
     tell(f"training {short.train.steps} steps as {run_name}, which is removed afterwards")
     with removed(short, run_name) as storage, Lease.acquire(storage, run_name, tell) as lease:
         stop = Stop(tell)
-        train_on_ray(short, replace(identity, run_name=run_name), None, lease, see, report.mark, stop)
+        train_on_ray(run, lease, observer, stop)
         wall_s = time.monotonic() - began
     if stop.signal:
         raise TrainingError("the estimate was stopped", f"by {stop.name}", "Run the same command again")
-    measured = Measured(tuple(events), WARM_UP_STEPS, steps, report.finish("")["first_step"]["seconds"], wall_s)
-    return forecast(config, read_index(open_store(config.data.url)), measured)
+    first_step_s = observer.finish("")["first_step"]["seconds"]
+    measured = Measured(tuple(observer.events), WARM_UP_STEPS, steps, first_step_s, wall_s)
+    return forecast(config, data.index, measured)
+
+
+class _Recorder(RunReport):
+    """A report that keeps the events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+
+    def see(self, event: Event) -> None:
+        """Note an event, and keep it."""
+        super().see(event)
+        self.events.append(event)
 
 
 def _short(config: JobConfig, steps: int, run_name: str) -> JobConfig:

@@ -16,7 +16,9 @@ from cluster.store import open_store
 from cluster.stream import read_index, shard_cache, validation_slices
 from cluster.sweep.record import SweepRecord, Trial
 from cluster.sweep.space import SweepPlan
-from cluster.training.driver import OUTCOME, register_trial
+from cluster.training.driver import register_trial
+from cluster.training.identify import RunSpec
+from cluster.training.observers import OUTCOME
 from metasr.data.degrade import Degradation
 from metasr.errors import ConfigError, MetaSRError, StoreError
 from metasr.evaluation import evaluate
@@ -55,7 +57,8 @@ def conclude(
     best, pictures = record.best, {}
     if best is not None:
         resolved = plan.trial(best.settings)
-        register_trial(resolved.config, plan.recipe, best.fork, data_digest, record.name, tell)
+        trial = RunSpec(resolved, plan.recipe, fork=best.fork, data_digest=data_digest)
+        register_trial(trial, record.name, tell)
         log.tag("metasr.best_run", best.run_name)
         pictures = _pictures(resolved.config, best, data_digest, tell)
     record = _with_ids(plan, record, tell)

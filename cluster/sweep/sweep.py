@@ -25,8 +25,8 @@ from cluster.sweep.search import num_left
 from cluster.sweep.session import Session
 from cluster.sweep.space import SweepPlan
 from cluster.sweep.watcher import Watcher
-from cluster.training.driver import identify
 from cluster.training.group import Stop
+from cluster.training.identify import RunSpec, identify
 from cluster.training.naming import deciding, former_run_name, run_name, stored_name
 from metasr.identity import RunIdentity
 
@@ -66,7 +66,7 @@ def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = 
     Raises:
         MetaSRError: The settings, the data or the machines cannot be used, or all trials fail.
     """
-    began, config, identity = time.monotonic(), plan.config, identify(plan.sample.config, plan.recipe)
+    began, config, identity = time.monotonic(), plan.config, identify(RunSpec(plan.sample, plan.recipe))
     require(config, tell)
     storage, new = open_store(config.storage.url), _new_record(plan, identity, tell)
     tell(f"sweep {new.name}, code {identity.code_version[:12]}")
@@ -108,7 +108,7 @@ def preview(plan: SweepPlan, limits: Limits) -> list[str]:
     Raises:
         MetaSRError: The settings or the data cannot be used, or the storage cannot be read.
     """
-    config, identity = plan.config, identify(plan.sample.config, plan.recipe)
+    config, identity = plan.config, identify(RunSpec(plan.sample, plan.recipe))
     new = _new_record(plan, identity)
     stored, _ = read_ledger(open_store(config.storage.url), f"{FOLDER}/{new.name}/{LEDGER}")
     record = stored.record if stored else new

@@ -25,6 +25,7 @@ from cluster.sweep.record import Point
 from cluster.sweep.space import SweepPlan
 from cluster.training.driver import InSweep, train
 from cluster.training.group import Stop
+from cluster.training.identify import RunSpec
 from cluster.training.naming import stored_run_name
 from cluster.watch import Event
 from metasr.context import Wish
@@ -180,18 +181,16 @@ class TrialRun(tune.Trainable):
 
     def _train(self, resolved: Resolved[JobConfig], storage: Store) -> Ended:
         """Train. Wait while another process has the run, which may be about to end, or the store is away."""
-        sweep = InSweep(self._context.sweep, self._on_event, self._stop, self._context.data_digest)
-        plan, data_digest, start = (
-            self._context.plan,
-            self._context.data_digest,
-            str(self._fork) if self._fork else "",
-        )
+        sweep = InSweep(self._context.sweep, self._on_event, self._stop)
+        recipe, digest = self._context.plan.recipe, self._context.data_digest
+        start = str(self._fork) if self._fork else ""
+        spec = RunSpec(resolved, recipe, fork=self._fork, data_digest=digest)
         while True:
             began, self._has_workers = time.monotonic(), False
             try:
-                name = stored_run_name(resolved.config, plan.recipe, data_digest, start)
+                name = stored_run_name(resolved.config, recipe, digest, start)
                 self._report_past(storage, name)
-                trained = train(resolved, plan.recipe, TELL, fork=self._fork, sweep=sweep)
+                trained = train(spec, TELL, sweep=sweep)
                 self._report_past(storage, name)  # by another driver that had the run meanwhile
                 break
             except (RunTakenError, UnavailableError) as error:

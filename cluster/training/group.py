@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
 
 import ray
 import ray.train
@@ -22,13 +23,12 @@ from cluster.config import JobConfig, ResourcesConfig, portable
 from cluster.runtime.connection import connected
 from cluster.store.lease import Lease
 from cluster.training.failures import Listener
+from cluster.training.identify import Prepared
 from cluster.training.mailbox import Mail, mail
 from cluster.training.worker import Job, train_worker
 from cluster.watch import Event
 from metasr.context import Wish
 from metasr.errors import MetaSRError, TrainingError
-from metasr.identity import RunIdentity
-from metasr.inference.bundle import Bundle
 
 LOOK_AGAIN_S = 0.5
 NOBODY_S = 10.0  # workers ask for wishes every half second: after so long without, there is no group
@@ -83,41 +83,37 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def train_on_ray(
-    config: JobConfig,
-    identity: RunIdentity,
-    initial: Bundle | None,
-    lease: Lease,
-    see: Callable[[Event], None],
-    mark: Callable[[str], None],
-    stop: Stop,
-) -> None:
+class Observer(Protocol):
+    """Who learns what workers tell, and what the driver has come to."""
+
+    def see(self, event: Event, /) -> None:
+        """Take an event, in another thread than `mark`."""
+
+    def mark(self, name: str, /) -> None:
+        """Note that the driver has come to something."""
+
+
+def train_on_ray(run: Prepared, lease: Lease, observer: Observer, stop: Stop) -> None:
     """Train until all steps are done or `stop` was asked for; workers that die are started again.
 
     Args:
-        config: The settings.
-        identity: What the run is made from.
-        initial: Whose weights to start from.
+        run: The run.
         lease: Of the run: who loses it stops.
-        see: Called with each event, from another thread.
-        mark: Called with the name of what the driver has come to.
+        observer: Told of events.
         stop: Hears signals.
 
     Raises:
         MetaSRError: Training failed, and more tries would not help.
     """
-    resources = config.resources
-    with (
-        connected(resources.cpus),
-        mail(see, resources.max_failures) as box,
-    ):
-        mark("connected")
-        weights = ray.put(initial.generator.state_dict() if initial else None)
-        job = Job(portable(config), identity, lease.fence, box.actor, weights)
+    resources = run.config.resources
+    with connected(resources.cpus), mail(observer.see, resources.max_failures) as box:
+        observer.mark("connected")
+        weights = ray.put(run.initial.generator.state_dict() if run.initial else None)
+        job = Job(portable(run.config), run.identity, lease.fence, box.actor, weights)
         # Ray Train wants a place for checkpoints; it is given none to keep there.
         with stop.heard(box.ask), tempfile.TemporaryDirectory() as unused:
-            outcome = _fit_in_thread(_trainer(config, job, unused))
-            mark("fit")
+            outcome = _fit_in_thread(_trainer(run.config, job, unused))
+            observer.mark("fit")
             _wait(outcome, box, lease, stop, _Room(resources))
 
 

@@ -25,6 +25,7 @@ from cluster.recipes import Layer, resolve
 from cluster.store import open_store
 from cluster.training.driver import InSweep, train
 from cluster.training.group import Stop
+from cluster.training.identify import RunSpec
 from cluster.watch import Event
 from tests.chaos.killer import send, train_workers
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
@@ -108,7 +109,8 @@ def of_training(folder: Path, num_workers: int, kills: int) -> Iterator[list[flo
     here = ray.init(address="local", num_cpus=max(2, num_workers), log_to_driver=False, logging_level=logging.ERROR)
     try:
         sweep = InSweep("restart-time", killing.see, killing.stop)
-        train(resolve(JobConfig, [Layer("benchmark", values)]), "restart-time", lambda line: None, sweep=sweep)
+        spec = RunSpec(resolve(JobConfig, [Layer("benchmark", values)]), "restart-time")
+        train(spec, lambda line: None, sweep=sweep)
     finally:
         ray.shutdown()
     told = sorted(controller_log(Path(here.address_info["session_dir"])))

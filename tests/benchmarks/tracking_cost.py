@@ -28,6 +28,7 @@ from cluster.runtime.connection import connected
 from cluster.store import open_store
 from cluster.training.driver import InSweep, train
 from cluster.training.group import Stop
+from cluster.training.identify import RunSpec
 from cluster.watch import Event
 from metasr.evaluation.pictures import png_bytes
 from tests.cluster.fault_proxy import FaultProxy, Slow
@@ -123,8 +124,7 @@ def of_training(uri: str, folder: Path, name: str, steps: int) -> tuple[float, .
     turn = Turn()
     stop = Stop(lambda line: None)
     trained = train(
-        resolve(JobConfig, [Layer("benchmark", values)]),
-        "tracking-cost",
+        RunSpec(resolve(JobConfig, [Layer("benchmark", values)]), "tracking-cost"),
         lambda line: None,
         sweep=InSweep(f"tracking-cost-{name}", turn.see, stop),
     )

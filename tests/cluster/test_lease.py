@@ -22,6 +22,7 @@ from cluster.recipes import Layer, resolve
 from cluster.store import open_store
 from cluster.store.lease import Held, Holder, Lease, RunTakenError
 from cluster.training import driver as training_driver
+from cluster.training.identify import RunSpec
 from metasr.errors import StoreError, TrainingError
 from tests.cluster.fault_proxy import FaultProxy, Refuse, Reset
 from tests.cluster.sealed import QUICK, make_sealed, open_at
@@ -256,16 +257,16 @@ def test_a_driver_that_was_replaced_changes_nothing_of_what_the_next_one_noted(
     """A second driver is at work, and is stopped, while the first one sleeps. Ray is not needed for that."""
     storage = open_store(str(tmp_path / "runs"))
 
-    def train_as_second(_, identity, initial, lease, see, mark, stop):
-        checkpoints = RunCheckpoints(storage, identity.run_name).claim(lease.fence)
+    def train_as_second(run, lease, observers, stop):
+        checkpoints = RunCheckpoints(storage, run.name).claim(lease.fence)
         checkpoints.publish(make_sealed(tmp_path / "checkpoint", 1), 1, None, keep=1)
         stop.request("SIGTERM")
 
-    def train_as_first(_, identity, initial, lease, see, mark, stop):
+    def train_as_first(run, lease, observers, stop):
         given_back = Held(fence=lease.fence + 1, beat=0, holder=None)  # by a third
-        storage.put(f"{identity.run_name}/lease.json", given_back.to_bytes())
+        storage.put(f"{run.name}/lease.json", given_back.to_bytes())
         monkeypatch.setattr(training_driver, "train_on_ray", train_as_second)
-        assert training_driver.train(resolved("second"), "tiny", print).step == 1
+        assert training_driver.train(RunSpec(resolved("second"), "tiny"), print).step == 1
         if end == "by an error":
             assert lease.lost.wait(TIMEOUT_S)
             raise TrainingError("training failed", "its workers were superseded")
@@ -276,7 +277,7 @@ def test_a_driver_that_was_replaced_changes_nothing_of_what_the_next_one_noted(
     monkeypatch.setattr(training_driver, "require_nodes", lambda *_: None)
     monkeypatch.setattr(training_driver, "train_on_ray", train_as_first)
     with pytest.raises(TrainingError, match=r"superseded|taken the run over"):
-        training_driver.train(resolved("first"), "tiny", print)
+        training_driver.train(RunSpec(resolved("first"), "tiny"), print)
     assert_noted(client, config.experiment, tmp_path / "artifacts", "KILLED", "stopped by SIGTERM")
 
 

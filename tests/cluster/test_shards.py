@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,10 +17,11 @@ import torch
 import webdataset
 
 from cluster.config import JobConfig, PrepareConfig
+from cluster.recipes import Layer, resolve
 from cluster.shards import INDEX
 from cluster.store import open_store
 from cluster.stream import held_out_slices, read_index, read_samples
-from cluster.training.driver import identify
+from cluster.training.identify import RunSpec, identify
 from metasr.errors import DataError
 from tests.cluster.patients import (
     OPTIONS,
@@ -243,11 +245,12 @@ def test_who_began_with_a_data_set_reads_it_whatever_is_prepared_into_the_store_
 def test_a_trial_of_a_sweep_is_made_from_the_data_that_the_sweep_began_with(volumes, tmp_path):
     store = open_store(str(tmp_path))
     began_with = run_prepare(volumes, store).index.digest()
-    config = JobConfig.model_validate({"data": {"url": store.url}, "loss": {"perceptual": 0}})
-    before = identify(config, "recipe")
+    settings = {"data.url": store.url, "loss.perceptual": 0, "storage.url": str(tmp_path / "runs")}
+    spec = RunSpec(resolve(JobConfig, [Layer("test", settings)]), "recipe")
+    before = identify(spec)
     run_prepare(volumes, store, OPTIONS.model_copy(update={"crop_px": 34}))
-    assert identify(config, "recipe").run_name != before.run_name
-    assert identify(config, "recipe", data_digest=began_with) == before
+    assert identify(spec).run_name != before.run_name
+    assert identify(replace(spec, data_digest=began_with)) == before
 
 
 def test_another_data_set_than_the_one_that_is_wanted_is_refused(original):

@@ -1,0 +1,130 @@
+"""What a run is made from, looked up once: its settings, data, name and first weights."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cluster.checkpoints.fork import Fork, require_same_network
+from cluster.config import JobConfig, check_workers
+from cluster.preflight import require
+from cluster.preflight.services import Data
+from cluster.recipes import Resolved
+from cluster.registry import Registry
+from cluster.runtime.code_version import code_version
+from cluster.store import open_store
+from cluster.stream import read_index
+from cluster.training.naming import stored_run_name
+from metasr.errors import ConfigError
+from metasr.identity import RunIdentity
+from metasr.inference.bundle import Bundle, load_bundle
+from metasr.perceptual import check_perceptual
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What to train, as it is asked for.
+
+    Attributes:
+        resolved: The settings, and where their values came from.
+        recipe: Name of the recipe, the first part of the run's name.
+        init_from: Bundle whose weights to start from, as `Registry.locate` takes it; empty for random weights.
+        fork: Checkpoint of another run in the same storage to go on from, instead.
+        data_digest: SHA-256 of the data's index, where there may be a newer one by now; empty for the newest.
+    """
+
+    resolved: Resolved[JobConfig]
+    recipe: str
+    init_from: str = ""
+    fork: Fork | None = None
+    data_digest: str = ""
+
+    @property
+    def config(self) -> JobConfig:
+        """The settings."""
+        return self.resolved.config
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can begin.
+
+    Attributes:
+        spec: What was asked for.
+        identity: What it is made from.
+        data: Its data set.
+        initial: Bundle whose weights to start from; None for random ones, or a fork.
+    """
+
+    spec: RunSpec
+    identity: RunIdentity
+    data: Data
+    initial: Bundle | None = None
+
+    @property
+    def config(self) -> JobConfig:
+        """The settings."""
+        return self.spec.config
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.identity.run_name
+
+
+def prepare(spec: RunSpec, tell: Tell) -> Prepared:
+    """Look at what a run is made from and at the stores that it needs, and say what it is.
+
+    Raises:
+        MetaSRError: The settings, the data or a store cannot be used.
+    """
+    initial = load_initial(spec)
+    identity = identify(spec, initial, tell)
+    tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
+    if spec.fork is not None:
+        tell(f"branching off from run {spec.fork.run_name} at step {spec.fork.step}")
+    if initial is not None:
+        tell(f"starting from the weights of {spec.init_from}, run {initial.about['run_name']}")
+    if not spec.config.loss.perceptual:
+        tell("loss.perceptual is 0: training without the perceptual loss")
+    return Prepared(spec, identity, require(spec.config, tell), initial)
+
+
+def load_initial(spec: RunSpec) -> Bundle | None:
+    """Return the bundle to start from, whose network must be the one to train; None if there is none."""
+    if not spec.init_from:
+        return None
+    with tempfile.TemporaryDirectory() as download:
+        folder = Registry(spec.config.tracking).locate(spec.init_from, Path(download)).folder
+        bundle = load_bundle(folder, torch.device("cpu"))
+    require_same_network(bundle.about["config"]["model"], spec.config, f"start from {spec.init_from}")
+    return bundle
+
+
+def identify(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda line: None) -> RunIdentity:
+    """Return what the run is made from, after a look at what would stop its workers.
+
+    Args:
+        spec: The run.
+        initial: Bundle that it starts from.
+        tell: Told that the run goes on under its former name.
+
+    Raises:
+        MetaSRError: The settings, the data or the storage cannot be used.
+    """
+    config = spec.config
+    check_workers(config)
+    if not config.data.url:
+        raise ConfigError(
+            "data.url is not set", "there is nothing to train on", "Give --data.url, see `metasr prepare`"
+        )
+    check_perceptual(config.loss)
+    store = open_store(config.data.url)
+    digest = read_index(store, spec.data_digest).digest()
+    bundle, branch = initial.digest if initial else "", str(spec.fork) if spec.fork else ""
+    name = stored_run_name(config, spec.recipe, digest, bundle or branch, tell)
+    return RunIdentity(name, code_version(), store.url, digest, bundle, branch)

@@ -1,0 +1,121 @@
+"""Who learns of a run's events: MLflow, the report, a sweep, and the person who waits."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO, TypeVar
+
+from cluster.checkpoints import SupersededError
+from cluster.outbox.run_log import RunLog
+from cluster.redaction import one_line
+from cluster.store.lease import Lease
+from cluster.watch import Event, RunReport, Watch
+from metasr.errors import StoreError
+
+CHANGED = "metasr.changed"
+OUTCOME = "metasr.outcome"
+REPORT = "run-report.json"
+LAST_RECORDS_S = 20.0
+T = TypeVar("T")
+SeeInSweep = Callable[[Event], Mapping[str, float]]
+log = logging.getLogger(__name__)
+
+
+class Observers:
+    """Hands every event to each of them. One that fails, such as a terminal that was closed, stops no other.
+
+    Args:
+        records: See below.
+        num_steps: Steps of the run.
+        tell: Prints a line.
+        terminal: Where a bar may be drawn.
+        see_in_sweep: A sweep's; returns numbers to record with those of the event.
+
+    Attributes:
+        records: What MLflow gets.
+    """
+
+    def __init__(
+        self,
+        records: RunLog,
+        num_steps: int,
+        tell: Callable[[str], None],
+        *,
+        terminal: TextIO | None = None,
+        see_in_sweep: SeeInSweep | None = None,
+    ) -> None:
+        self.records, self._report, self._tell_person = records, RunReport(), tell
+        self._watch = Watch(num_steps, self.tell, terminal=terminal)
+        self._see_in_sweep: SeeInSweep = see_in_sweep or (lambda event: {})
+        self._failures: set[tuple[str, type[Exception]]] = set()
+
+    def tell(self, line: str) -> None:
+        """Print a line, where there is still somebody to read it."""
+        self._isolated("terminal", lambda: self._tell_person(line))
+
+    def mark(self, name: str) -> None:
+        """Note that the driver has come to something."""
+        self._report.mark(name)
+
+    def see(self, event: Event) -> None:
+        """Take an event: first what is kept of it, then what is shown."""
+        more = self._isolated("sweep", lambda: self._see_in_sweep(event)) or {}
+        self._isolated("MLflow log", lambda: self._record(event, more))
+        self._isolated("report", lambda: self._report.see(event))
+        self._isolated("terminal", lambda: self._watch.see(event))
+
+    def _record(self, event: Event, more: Mapping[str, float]) -> None:
+        if event.kind in ("steps", "validated", "resumed", "skipped"):
+            self.records.metrics(event.step, {**event.values, **more}, event.pictures)
+        if event.kind == "changed":
+            self.records.tag(CHANGED, event.text)
+
+    def _isolated(self, who: str, act: Callable[[], T]) -> T | None:
+        """Do something for one observer; that it fails is said once for each kind of error."""
+        try:
+            return act()
+        except Exception as error:
+            if (who, type(error)) not in self._failures:
+                self._failures.add((who, type(error)))
+                log.warning("the %s fails, and training goes on without it: %s", who, one_line(error))
+            return None
+
+    @contextmanager
+    def failures(self, lease: Lease) -> Iterator[None]:
+        """Report a run that ends by an error or a second Ctrl-C, unless it is another driver's by now."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, SupersededError) or lease.lost.is_set():
+                self._isolated("terminal", self._watch.close)
+            elif isinstance(error, KeyboardInterrupt):
+                self.finish("KILLED", "interrupted")
+            else:
+                self.finish("FAILED", f"failed: {error}")
+            raise
+
+    def finish(self, status: str, outcome: str, keep: Callable[[bytes], object] | None = None) -> int:
+        """Say how the run ended, with a report; return how many records MLflow has not got.
+
+        Args:
+            status: For MLflow.
+            outcome: For a person.
+            keep: Stores the report beside the checkpoints too.
+        """
+        self._isolated("terminal", self._watch.close)
+        content = self._report.finish(outcome, records_not_sent=self.records.remaining)
+        report = json.dumps(content, indent=1) + "\n"
+        try:
+            if keep is not None:
+                keep(report.encode())
+        except StoreError as error:
+            self.tell(f"{REPORT} is in MLflow alone: {error}")
+        self.records.text(REPORT, report)
+        self.records.tag(OUTCOME, outcome)
+        self.records.status(status)
+        not_sent = self.records.drain(LAST_RECORDS_S)
+        self._report.finish(outcome, records_not_sent=not_sent)
+        for line in self._report.lines():
+            self.tell(line)
+        return not_sent
