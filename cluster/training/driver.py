@@ -63,8 +63,8 @@ class InSweep:
 def train(spec: RunSpec, tell: Tell, *, terminal: TextIO | None = None, sweep: InSweep | None = None) -> Trained:
     """Train what is asked for, or go on with it, and register the best generator.
 
-    The same settings on the same data are the same run: it continues from its newest checkpoint. A finished run is left
-    as it is, or registered under another name where that has changed.
+    The same settings on the same data are the same run: it continues from its newest checkpoint. A finished run is
+    left as it is, or registered under another name where that has changed.
 
     Args:
         spec: What to train.
