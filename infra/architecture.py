@@ -121,9 +121,7 @@ def _described(found: networkx.DiGraph) -> str:
 def main() -> int:
     """Draw, or check; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", action="store_true", help="draw nothing; fail if the picture is out of date"
-    )
+    parser.add_argument("--check", action="store_true", help="draw nothing; fail if the picture is out of date")
     found = rooms()
     if not parser.parse_args().check:
         draw(found)

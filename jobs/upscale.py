@@ -11,6 +11,7 @@ from cluster.config import JobConfig
 from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.data.planes import PLANES
 from metasr.errors import ConfigError
+from metasr.scale import parse_factors
 
 if TYPE_CHECKING:
     from metasr.data.volume import Volume
@@ -82,14 +83,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _scale(text: str) -> tuple[float, float]:
-    """Return the scales of rows and columns."""
+    """Return the scales of rows and columns; 1 leaves the volume as it is."""
     try:
-        numbers = [float(part) for part in text.split("x")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor ROWSxCOLUMNS")
-    return numbers[0], numbers[-1]
+        return parse_factors(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _summary(volume: "Volume", target: "Target") -> str:

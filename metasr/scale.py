@@ -20,9 +20,8 @@ class Scale:
     columns: float
 
     def __post_init__(self) -> None:
-        axes = self.rows, self.columns
-        if not all(math.isfinite(axis) and 1 <= axis <= MAX_SCALE for axis in axes) or max(axes) == 1:
-            raise ValueError(f"{self} is not a scale: give numbers above 1 and up to {MAX_SCALE:g}")
+        if not _in_range(self.rows, self.columns) or self.rows == self.columns == 1:
+            raise ValueError(_refusal(self))
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -31,13 +30,7 @@ class Scale:
         Raises:
             ValueError: It stands for none.
         """
-        if isinstance(value, cls):
-            return value
-        number = r"[0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?|[0-9]+\."
-        match = re.fullmatch(rf"\s*({number})(?:\s*x\s*({number}))?\s*", str(value))
-        if match is None:
-            raise ValueError(f"{value} is not a scale: give a number such as 2.5, or rows x columns such as 1x4")
-        return cls(float(match[1]), float(match[2] or match[1]))
+        return value if isinstance(value, cls) else cls(*parse_factors(value))
 
     def __str__(self) -> str:
         rows, columns = f"{self.rows:.12g}", f"{self.columns:.12g}"
@@ -46,6 +39,29 @@ class Scale:
     def to_json(self) -> float | str:
         """Return a number where both axes are the same, else the text."""
         return self.rows if self.rows == self.columns else str(self)
+
+
+def parse_factors(value: object) -> tuple[float, float]:
+    """Return the factors of rows and columns, from 1 to 16, that a number or a text such as `1x4` stands for.
+
+    Raises:
+        ValueError: It is neither, or a factor is out of range.
+    """
+    number = r"[0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?|[0-9]+\."
+    match = re.fullmatch(rf"\s*({number})(?:\s*x\s*({number}))?\s*", str(value))
+    rows, columns = (float(match[1]), float(match[2] or match[1])) if match else (math.nan, math.nan)
+    if not _in_range(rows, columns):
+        raise ValueError(_refusal(value))
+    return rows, columns
+
+
+def _in_range(*factors: float) -> bool:
+    return all(1 <= factor <= MAX_SCALE for factor in factors)  # nan is not
+
+
+def _refusal(value: object) -> str:
+    numbers = f"a number above 1 and up to {MAX_SCALE:g}, such as 2.5"
+    return f"{value} is not a scale: give {numbers}, or rows x columns, such as 1x4"
 
 
 # What the evaluation protocol reports, and the curve between.

@@ -59,7 +59,7 @@ def test_a_scale_is_a_number_or_rows_x_columns(written, rows, columns, shown):
     ],
 )
 def test_what_is_no_scale_is_refused_by_name(written):
-    with pytest.raises(ValueError, match="is not a scale: give") as caught:
+    with pytest.raises(ValueError, match="is not a scale: give a number above 1 and up to 16") as caught:
         Scale.parse(written)
     assert str(caught.value).startswith((f"{written} ", "inf ", "1 ", "1x1", "16.01 "))
 
