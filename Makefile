@@ -43,8 +43,9 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 demo: setup
 	$(RUN)/metasr demo --output demo
 
+# A file's tests stay together, in one process for each core, because they share what takes long to make.
 test: setup
-	$(RUN)/pytest
+	$(RUN)/pytest -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 test-cluster: setup
 	METASR_FUZZ_EXAMPLES=30000 $(RUN)/pytest tests/properties
