@@ -11,7 +11,7 @@ from jobs.cli import Parser, run, say
 
 SCALE = 2.5
 NUM_SUBJECTS = 4
-# Not 1.1: after so few steps what the network adds to the black background still costs SSIM there.
+# Not 1.1: after so few steps what the network adds to the black background lowers SSIM there.
 EVALUATED_SCALES = "1.5,2,3,4"
 DESCRIPTION = f"""Run the main job, end to end, on one healthy brain.
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the demonstration."""
     parser = Parser(prog="metasr demo", description=DESCRIPTION)
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("demo"), metavar="FOLDER", help="where it works [demo]"
+        "-o", "--output", type=Path, default=Path("demo"), metavar="FOLDER", help="folder to work in [demo]"
     )
     home: Path = parser.parse_known(arguments).output.absolute()
     started = time.monotonic()
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _step(number: int, job: ModuleType, *arguments: str) -> None:
-    """Say which command runs, and run it."""
+    """Print a command, and run it."""
     verb = job.__name__.rpartition(".")[2]
     say(f"\n[{number}/6] metasr {shlex.join([verb, *arguments])}")
     job.main(arguments)

@@ -2,12 +2,12 @@
 
 
 class MetaSRError(Exception):
-    """A problem that the person at the keyboard can solve.
+    """A problem that the user can solve.
 
-    The jobs print it as one line and leave with `exit_code`; no traceback is shown.
+    Jobs print it as one line, without a traceback, and exit with `exit_code`.
 
     Args:
-        what: What happened, with the name of the thing concerned.
+        what: What happened, and to which file, setting or run.
         why: The cause, as far as it is known.
         fix: What to do next, in the imperative.
     """
@@ -33,7 +33,7 @@ class DataError(MetaSRError):
 
 
 class UnreachableError(DataError):
-    """A file that cannot be reached, so that nothing is known of what it holds."""
+    """A file that cannot be reached, so that its content is unknown."""
 
 
 class ScaleError(MetaSRError):
@@ -41,7 +41,7 @@ class ScaleError(MetaSRError):
 
 
 class StoreError(MetaSRError):
-    """Object storage that is absent, refuses, or returns other bytes than were stored."""
+    """Object storage that is unavailable, refuses a request, or returns other bytes than were stored."""
 
 
 class CheckpointError(MetaSRError):
@@ -49,7 +49,7 @@ class CheckpointError(MetaSRError):
 
 
 class TrainingError(MetaSRError):
-    """Training that cannot go on."""
+    """Training that cannot continue."""
 
     exit_code = 1
 

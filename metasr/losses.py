@@ -23,7 +23,7 @@ def pixel_loss(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def adversarial_loss(fake_logit: Tensor, form: AdversarialForm) -> Tensor:
-    """Return what the generator minimises, for the discriminator's logits `[N]` of its images.
+    """Return the adversarial loss of the generator, for the discriminator's logits `[N]` of its images.
 
     With D = sigmoid(logit): `saturating` is log(1 - D) (Eq. 4), whose gradient vanishes while the discriminator
     wins; `non_saturating` is -log D (SRGAN, Eq. 6); `linear` is 1 - D (the authors' code).

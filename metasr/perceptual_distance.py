@@ -50,7 +50,7 @@ def load_perceptual_distance(network: Network = "vgg16", file: Path | None = Non
     """Build the distance on the last activation of each stage of a trained VGG.
 
     Args:
-        network: LPIPS has vgg16.
+        network: LPIPS uses vgg16.
         file: Its weights; without a file, torchvision's, downloaded if they are not on this machine.
 
     Raises:

@@ -10,9 +10,9 @@ from metasr.vgg_weights import find_weights, read_weights, torchvision_models
 
 
 class ImageNetInput(nn.Module):
-    """Make of an image what these networks were trained on: RGB with ImageNet's mean and standard deviation.
+    """Normalise an image as these networks were trained: RGB with ImageNet's mean and standard deviation.
 
-    torchvision's `normalize` does the same, but copies both to the device at every call, and a GPU waits for that.
+    torchvision's `normalize` computes the same, but copies both to the device, and waits for it, at every call.
     """
 
     mean: Tensor

@@ -21,7 +21,7 @@ class Degradation:
 
     Attributes:
         kind: `data.degradation` of the settings.
-        noise: Standard deviation of the Rician noise's two channels, as a part of the intensity range.
+        noise: Standard deviation of each channel of the Rician noise, as a fraction of the intensities' range.
     """
 
     kind: Literal["bicubic", "kspace", "thick_slices", "bilinear8"] = "bicubic"
@@ -107,7 +107,7 @@ def _slice_profiles(old: int, new: int) -> Tensor:
 def resize_bilinear8(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize `[N, C, h, w]` to `[N, C, *size]` as the authors' code did: bilinear, nothing smoothed, in 8 bits.
 
-    Only to compare with it. What lies outside [0, 1] is clipped; there it wrapped around.
+    Only to compare with it. Values outside [0, 1] are clipped; in their code they wrapped around.
     """
     levels = (image.clamp(0, 1) * 255).round()
     return functional.interpolate(levels, size=size, mode="bilinear", align_corners=False).round() / 255

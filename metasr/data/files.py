@@ -1,4 +1,4 @@
-"""Files of a data set: all that a folder holds, and whether it is they that are at fault when they cannot be read."""
+"""Find the files of a data set, and tell broken files from files that cannot be reached."""
 
 import errno
 import os
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from metasr.errors import UnreachableError
 
-# Of an OSError: a decoder's own, or a place beyond all files to which a damaged header leads.
+# The `errno` of an OSError that the content of a file causes: none if a decoder raised it, else that of a seek to an
+# impossible offset, which a damaged header gave.
 OF_CONTENT = (None, errno.EINVAL, errno.EOVERFLOW)
-NO_DATA = (".", "lost+found")  # how the names of folders begin that file systems keep for themselves
+NO_DATA = (".", "lost+found")  # how names of folders without data begin: hidden ones, and a file system's own
 
 
 def files_in(folder: Path) -> list[Path]:
     """Return the files of a folder at any depth, sorted. Links to folders are followed; no folder is visited twice.
 
-    A link that leads nowhere counts as a file, if it has an ending.
+    A broken link counts as a file if its name has a suffix.
 
     Raises:
-        UnreachableError: A folder in it cannot be read and is not hidden, or a link that may have led to one leads
-            nowhere.
+        UnreachableError: A folder in it cannot be read and is not hidden, or a broken link may have led to a folder.
     """
     files: list[Path] = []
     visited: set[tuple[int, int]] = set()
-    waiting = deque([folder])  # links come after all that lies in the folder itself
+    waiting = deque([folder])  # links are followed after the folder's own content
     while waiting:
         for place, folders, names in os.walk(waiting.popleft(), onerror=_refuse):
             status = os.stat(place)
@@ -37,24 +37,26 @@ def files_in(folder: Path) -> list[Path]:
             files += [Path(place, name) for name in names]
     for path in files:
         if not path.suffix and not path.name.startswith(".") and path.is_symlink() and not path.exists():
-            raise UnreachableError(f"link {path}", "it leads nowhere", "Mount what it leads to, or remove it")
+            raise UnreachableError(
+                f"link {path}", "its target does not exist", "Mount the target, or remove the link"
+            )
     return sorted(files)
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a path is that of a file, or a link that leads nowhere: who reads it will say so."""
+    """Return whether a path is a file or a broken link, which is reported when it is read."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def check_reached(path: Path, error: Exception) -> None:
-    """Raise UnreachableError if an error in reading a file comes from the file system and not from what it holds."""
+    """Raise UnreachableError if reading a file failed because of the file system, not because of its content."""
     if isinstance(error, OSError) and error.errno not in OF_CONTENT:
         reason = error.strerror or type(error).__name__
-        raise UnreachableError(str(path), reason, "Check its mount, its disk and its rights") from error
+        raise UnreachableError(str(path), reason, "Check its mount, its disk and its permissions") from error
 
 
 def _refuse(error: OSError) -> None:
     if Path(error.filename).name.startswith(NO_DATA):
         return
-    fix = "Give this user the right to read it, or move it elsewhere"
+    fix = "Give this user permission to read it, or move it elsewhere"
     raise UnreachableError(f"folder {error.filename}", error.strerror or type(error).__name__, fix) from error

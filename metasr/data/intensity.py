@@ -11,7 +11,7 @@ BOTTOM_PERCENTILE = 0.1
 
 @dataclass(frozen=True)
 class IntensityScale:
-    """An affine map of a volume's intensities, fitted to its brain, that any background constant leaves alone.
+    """An affine map of a volume's intensities, fitted to the brain, whatever constant fills the background.
 
     `low` becomes 0 and `high` becomes 1; nothing is clipped, so that the map can be undone.
 
@@ -57,8 +57,8 @@ class IntensityScale:
 def find_background(data: NDArray[np.floating]) -> float | None:
     """Return the constant that fills the surroundings of the brain, or None.
 
-    It is the commonest value on the faces of the volume, where it holds more than half of them: 0 in raw volumes,
-    some negative number in z-scored ones.
+    It is the value of more than half of the voxels on the faces of the volume: 0 in raw volumes, a negative number in
+    z-scored ones.
     """
     faces = np.concatenate([np.take(data, (0, -1), axis=axis).ravel() for axis in range(data.ndim)])
     values, counts = np.unique(faces, return_counts=True)

@@ -14,7 +14,7 @@ from metasr.data.subjects import Subject
 from metasr.errors import DataError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-# Named, because PIL would hand other formats to other programs (EPS to Ghostscript).
+# An explicit list: for some other formats PIL runs other programs (Ghostscript for EPS).
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 BT601 = (299, 587, 114)  # thousandths of red, green and blue: sums of 8-bit values stay exact in float32
 
@@ -22,7 +22,7 @@ BT601 = (299, 587, 114)  # thousandths of red, green and blue: sums of 8-bit val
 def find_photos(folder: Path) -> list[Subject]:
     """Return the photographs of a folder, at any depth, sorted by name: each is a subject of its own.
 
-    Its name is its path within the folder, links included, without the ending: such as `0801` or `valid/0801`.
+    Its name is its path within the folder without the suffix, such as `0801` or `valid/0801`. Links are followed.
 
     Raises:
         UnreachableError: A folder in it cannot be read.
@@ -46,15 +46,15 @@ def find_photos(folder: Path) -> list[Subject]:
 def load_luminance(path: Path) -> NDArray[np.float32]:
     """Read a photograph, upright, as luminance `[H, W]` in [0, 1].
 
-    Gray of 16 bits keeps all of them; of colour PIL reads the upper 8. What is transparent is black. Of several
-    frames the first is taken.
+    16-bit gray keeps all bits; of 16-bit colour PIL reads the upper 8. Transparent pixels are black. Of several
+    frames the first is read.
 
     Source: ITU-R BT.601, the weights of PIL's mode L.
 
     Raises:
         UnreachableError: It is missing, or the file system fails.
         DataError: It is not an image of these formats, is cut short, is so large that PIL suspects a decompression
-            bomb (before memory is taken for it), or does not say which value is white.
+            bomb (before memory is allocated for it), or does not say which value is white.
     """
     with _explained(path), Image.open(path, formats=FORMATS) as image:
         return _luminance(ImageOps.exif_transpose(image))
@@ -74,9 +74,9 @@ def photo_shape(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Raise what goes wrong in reading a photograph as DataError, as UnreachableError what is not its own fault."""
+    """Turn errors in reading a photograph into DataError, or UnreachableError where the file system fails."""
     try:
-        with path.open("rb") as file:  # PIL would leave open what it cannot read
+        with path.open("rb") as file:  # PIL would leave a file open that it cannot read
             file.read(1)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -84,7 +84,7 @@ def _explained(path: Path) -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         reason = f"it has more than {Image.MAX_IMAGE_PIXELS} pixels"
         raise DataError(str(path), reason, "Cut it into smaller photographs") from error
-    except Exception as error:  # what a broken file makes PIL's decoders raise is of any type
+    except Exception as error:  # for a broken file PIL's decoders raise errors of any type
         check_reached(path, error)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

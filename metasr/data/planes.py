@@ -1,4 +1,4 @@
-"""The three planes that a brain is looked at in, and how a slice of each lies before the eye."""
+"""The three anatomical planes, and how a slice of each is displayed."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

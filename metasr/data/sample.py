@@ -1,4 +1,4 @@
-"""How patches are cut and varied at step n: a pure function of the seed and n, so that a run can go on anywhere."""
+"""How patches are cut and augmented at step n: a function of seed and n alone, so that a run can resume anywhere."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What the whole batch of a step is made of, before any worker takes its part.
+    """The random choices for the whole batch of a step, of which each worker takes its part.
 
     Attributes:
         scale: The one scale of the step.
@@ -71,14 +71,15 @@ def plan_step(config: ExperimentConfig, step: int) -> StepPlan:
 def make_batch(
     crops: Tensor, plan: StepPlan, part: slice, degrade: Degradation = BICUBIC, *, min_brain: float = 0.0
 ) -> Batch:
-    """Cut, vary and degrade the patches of a worker's part of a step, all at once on the device of the crops.
+    """Cut, augment and degrade the patches of a worker's part of a step, all at once on the device of the crops.
 
     Args:
         crops: The crops of the part, `[B, C, side, side]`; the background is 0.
         plan: The plan of the step.
         part: The worker's patches within the batch.
         degrade: Makes LR from HR.
-        min_brain: Of the plan's places for a patch the first with this part of brain is taken, else that with most.
+        min_brain: Fraction of brain in a patch. The first of the plan's places that has it is taken, else the one
+            with most.
     """
 
     def on_device(values: NDArray[np.generic]) -> Tensor:
@@ -109,7 +110,7 @@ def _with_brain(crops: Tensor, corners: Tensor, side: int, min_brain: float) -> 
 
 
 def _cut(crops: Tensor, corner: Tensor, side: int, flips: Tensor) -> Tensor:
-    """Return the patches `[B, C, side, side]` at `corner` `[B, 2]`, turned as `flips` `[B, 3]` says."""
+    """Return the patches `[B, C, side, side]` at `corner` `[B, 2]`, flipped and transposed by `flips` `[B, 3]`."""
     offsets = torch.arange(side, device=crops.device)
     backwards = side - 1 - offsets
     rows, columns = (corner[:, axis, None] + torch.where(flips[:, axis, None], backwards, offsets) for axis in (0, 1))

@@ -1,4 +1,4 @@
-"""Who trains and who validates: whole patients, chosen by seed and name, each group giving its share."""
+"""The split into training and validation: whole patients, chosen by seed and name, stratified by group."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -9,14 +9,14 @@ from metasr.errors import DataError
 
 
 def split_subjects(subjects: Sequence[Subject], val_fraction: float, seed: int) -> list[str]:
-    """Return the names of the subjects that validate, sorted: a seeded choice of whole patients, at least one.
+    """Return the names of the validation subjects, sorted: a seeded choice of whole patients, at least one.
 
-    A patient's rank within the stratum depends on the seed and the name alone, so that adding patients moves no one
-    else's.
+    A patient's rank within the stratum depends on the seed and the name alone, so that adding patients changes
+    no other rank.
 
     Args:
         subjects: All there are; a patient's stratum is that of the first of its subjects.
-        val_fraction: Part of the patients that validate, of all together and, to within one, of each stratum.
+        val_fraction: Fraction of the patients to validate on, overall and, to within one patient, in each stratum.
         seed: Another seed is another choice.
 
     Raises:

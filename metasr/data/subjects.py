@@ -1,4 +1,4 @@
-"""Finding the volumes of subjects in a folder, and what their names say: patient, contrast, origin."""
+"""Find the volumes of subjects in a folder, and read patient, contrast and collection from their names."""
 
 import re
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Subject:
     Attributes:
         name: Unique in its folder.
         file: Volume or photograph.
-        stratum: The group it belongs to, each of which gives its share of those who validate.
+        stratum: The group by which the split into training and validation is stratified.
     """
 
     name: str
@@ -97,7 +97,7 @@ def _pattern(modality: str) -> re.Pattern[str]:
 
 
 def _require_one_contrast(found: dict[Path, str]) -> None:
-    """Refuse contrasts of one patient as subjects of their own: they would come into both splits."""
+    """Refuse contrasts of one patient as subjects of their own: they could end up in both splits."""
     contrasts: dict[str, list[str]] = {}
     for match in filter(None, map(CONTRAST.fullmatch, found.values())):
         contrasts.setdefault(match[1], []).append(match[2])

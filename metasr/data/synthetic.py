@@ -75,8 +75,8 @@ def write_subjects(
         folder: Where `<subject>/<subject>_t1ce.nii.gz` are made. The name is that of the layout; the contrast is T1.
         template: A brain without its skull, background 0.
         affine: Voxel indices to millimetres.
-        num_subjects: How many to make.
-        seed: Makes the subjects repeatable.
+        num_subjects: Number of subjects.
+        seed: Decides deformations and contrasts.
     """
     brain = torch.from_numpy(np.ascontiguousarray(template, dtype=np.float32))
     brain = brain / brain.max()

@@ -1,4 +1,4 @@
-"""NIfTI volumes: read with suspicion, written with their world intact. The home of nibabel."""
+"""NIfTI volumes: checked when read, written with their orientation and units kept. The home of nibabel."""
 
 import math
 import os
@@ -26,7 +26,7 @@ from metasr.data.planes import PLANES, Plane
 from metasr.errors import DataError, UnreachableError
 
 MAX_VOXELS = 2**31
-MAX_EXTENSION_BYTES = 2**22  # between header and voxels: notes, which nibabel keeps as many small objects
+MAX_EXTENSION_BYTES = 2**22  # between header and voxels; nibabel would keep them as many small objects
 CIFTI_INTENTS = range(3000, 3100)  # of NIfTI-2 headers
 CHUNK_BYTES = 2**20
 RAS = np.array([[0, 1], [1, 1], [2, 1]])  # nibabel's orientation code of right-anterior-superior
@@ -35,7 +35,7 @@ Number = TypeVar("Number", bound=np.number)
 
 @dataclass(frozen=True)
 class Volume:
-    """A 3-D image and where it lies in the world.
+    """A 3-D image and its position in world coordinates.
 
     Attributes:
         data: Intensities as the file states them (slope and intercept applied), float64 `[i, j, k]`.
@@ -119,23 +119,23 @@ def _axes(affine: NDArray[np.float64], plane: Plane) -> tuple[int, int, int]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Raise what goes wrong in reading a file as DataError, and as UnreachableError what is not the file's fault."""
+    """Turn errors in reading a file into DataError, or UnreachableError where the file system fails."""
     try:
         if not path.is_file():
             raise UnreachableError(str(path), "there is no such file", "Check the path")
-        with path.open("rb") as file:  # nibabel takes a file that it cannot read for one of another kind
+        with path.open("rb") as file:  # nibabel would report an unreadable file as one of another format
             file.read(1)
         with warnings.catch_warnings(action="ignore"):  # of numbers out of range, which are refused or do no harm
             yield
     except MemoryError as error:
         raise DataError(
-            str(path), "it takes more memory than there is", "Use a machine that has more, or a smaller volume"
+            str(path), "it does not fit into memory", "Use a machine with more memory, or a smaller volume"
         ) from error
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         check_reached(path, error)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            str(path), f"not a readable NIfTI volume ({reason})", "Give a .nii or .nii.gz file that is whole"
+            str(path), f"not a readable NIfTI volume ({reason})", "Give a complete .nii or .nii.gz file"
         ) from error
 
 
@@ -160,7 +160,7 @@ def _read(path: Path) -> Volume:
 
 
 def _read_header(path: Path, kind: type[nib.Nifti1Image], start: bytes) -> nib.Nifti1Header:
-    """Return the header of a file that begins so: without extensions, whose lengths nibabel believes."""
+    """Return the header of a file from its first bytes, without extensions, whose lengths nibabel does not check."""
     header: nib.Nifti1Header = kind.header_class(start)
     _check_header(path, header)
     return header
@@ -177,7 +177,7 @@ def _image_class(path: Path) -> type[nib.Nifti1Image]:
             return kind
         if fits:
             raise DataError(str(path), f"it is {kind.__name__}, not NIfTI", "Convert it to .nii.gz")
-    raise ImageFileError("its first bytes are of no kind of image")
+    raise ImageFileError("its first bytes are of no known image format")
 
 
 def _is_scaled(image: nib.Nifti1Image) -> bool:
@@ -190,9 +190,9 @@ def _read_exactly(file: Opener, start: bytes, wanted: int) -> bytes:
     """Return the `wanted` bytes that the header promises, decompressed and with their checksum verified.
 
     Args:
-        file: Open, `start` being read.
-        start: Its first bytes.
-        wanted: How many it must have.
+        file: Open, at the position after `start`.
+        start: Its first bytes, which were read already.
+        wanted: Length of the file in bytes.
     """
     content = bytearray(start)  # grows with what there is: a small file that promises much takes little memory
     while chunk := file.read(CHUNK_BYTES):
@@ -208,7 +208,7 @@ def _check_header(path: Path, header: nib.Nifti1Header) -> None:
     if isinstance(header, nib.Nifti2Header) and int(header["intent_code"]) in CIFTI_INTENTS:
         raise DataError(str(path), "it is a CIFTI-2 matrix, not a volume", "Give one volume a file")
     shape, num_dimensions = header.get_data_shape(), int(header["dim"][0])
-    if not 1 <= num_dimensions <= 7:  # nibabel would take as many as there is room for
+    if not 1 <= num_dimensions <= 7:  # nibabel does not check it
         raise DataError(str(path), f"its header claims {num_dimensions} dimensions", "Repair the header")
     if len(shape) < 3 or any(extra != 1 for extra in shape[3:]):
         raise DataError(str(path), f"its shape is {shape}, not one 3-D image", "Give one volume a file")
@@ -253,11 +253,11 @@ def scaled_affine(affine: NDArray[np.float64], old: tuple[int, ...], new: tuple[
 
 
 def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
-    """Write `data`, an image of another size of the field of view of `like`, with the world of `like`.
+    """Write `data`, which covers the field of view of `like` with other voxels, with the orientation of `like`.
 
     Format, data type, units, sform and qform codes are those of `like`. Integers are rounded and clipped, never
     wrapped; those with a slope become float32, since they would lose the new values in between. The file appears when
-    it is whole.
+    it is complete.
 
     Raises:
         DataError: It cannot be written.

@@ -25,7 +25,7 @@ class Bundle:
     """A loaded bundle.
 
     Attributes:
-        generator: In evaluation mode, on the device asked for.
+        generator: In evaluation mode, on the requested device.
         about: What the manifest says: settings, run, data, metrics; and the generator's `num_parameters`.
         digest: SHA-256 of the manifest, which names every file: the identity of the bundle.
     """
@@ -44,7 +44,7 @@ class Bundle:
     def degradation(self) -> Degradation:
         """How the LR images that the generator was trained on were made."""
         data = self.about["config"]["data"]
-        # Bundles from before there was noise do not mention it.
+        # The first bundles have no such setting.
         return Degradation(data["degradation"], data.get("noise", 0.0))
 
 
@@ -60,7 +60,7 @@ def save_bundle(
     """Write the generator, everything that is needed to build it again, and where it came from."""
     folder.mkdir(parents=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}
-    (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # says OSError where the disk is full
+    (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # raises OSError where the disk is full
     about = {
         **asdict(identity),
         "metasr_version": __version__,

@@ -1,4 +1,4 @@
-"""Memory: what an upscaled volume takes, and what there is."""
+"""The memory that an upscaled volume needs, and the memory that is available."""
 
 import math
 from pathlib import Path
@@ -27,9 +27,9 @@ def needed_bytes(volume: Volume, target: Target) -> int:
 
 
 def available_bytes() -> int | None:
-    """Return the memory that can be had without swapping; None where the system does not say.
+    """Return the memory available without swapping; None where the system does not report it.
 
-    Linux says it; POSIX knows only memory that is free (SC_AVPHYS_PAGES), which cached files make small.
+    Linux does. POSIX has only the free memory (SC_AVPHYS_PAGES), which excludes what caches of files would give up.
     """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -39,10 +39,10 @@ def available_bytes() -> int | None:
 
 
 def check_memory(volume: Volume, target: Target, memory_bytes: int | None) -> None:
-    """Refuse a result that does not fit; None, an unknown amount of memory, lets all pass.
+    """Refuse a result that does not fit; where `memory_bytes` is None, unknown, nothing is refused.
 
     Raises:
-        ScaleError: With what it needs and what there is.
+        ScaleError: It needs more than `memory_bytes`.
     """
     needed = needed_bytes(volume, target)
     if memory_bytes is not None and needed > memory_bytes:
@@ -50,5 +50,5 @@ def check_memory(volume: Volume, target: Target, memory_bytes: int | None) -> No
         raise ScaleError(
             f"{size} voxels",
             f"they need {needed / 1e9:.1f} GB of memory, and {memory_bytes / 1e9:.1f} GB are available",
-            "Give a smaller scale, or a machine with more",
+            "Give a smaller scale, or use a machine with more memory",
         )

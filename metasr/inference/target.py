@@ -1,4 +1,4 @@
-"""What to make of a volume: from a scale or a spacing to voxels along each axis, or why that cannot be made."""
+"""The shape to super-resolve a volume to, from a scale or a spacing, or the reason why that is not possible."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Target:
     """The result to make.
 
     Attributes:
-        scales: HR size / LR size asked for along the axes of the volume's array; 1 leaves an axis as it is.
+        scales: Requested HR size / LR size along the axes of the volume's array; 1 leaves an axis as it is.
         shape: Voxels along those axes: the field of view stays, so an axis of n gets round(n * scale).
         plane: Of the slices that are super-resolved first.
     """
@@ -50,8 +50,8 @@ class Target:
         """Give the voxels a size along the axes i, j, k of the volume's array.
 
         Args:
-            volume: What is to be enlarged.
-            spacing_mm: Size wanted; where the field of view is no multiple of it, the nearest that fits.
+            volume: The volume to enlarge.
+            spacing_mm: Requested size; where the field of view is no multiple of it, the nearest that fits.
             plane: Of the slices that were acquired. If None, they lie across the axis with the largest spacing; of
                 several, across one that stays as it is, and rather axial than coronal than sagittal.
 

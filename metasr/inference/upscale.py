@@ -1,4 +1,4 @@
-"""Volume in, volume out: super-resolve slices of one plane, or of all three, and keep the world."""
+"""Volume in, volume out: super-resolve slices of one plane, or of all three, in the same field of view."""
 
 from collections.abc import Callable
 from itertools import count
@@ -41,7 +41,7 @@ def upscale_volume(
         generator: On the device to compute on.
         target: Shape of the result, and plane of the slices that are super-resolved first.
         on_slice: Called with the slices done and their total over all passes.
-        memory_bytes: What may be used; without it, what the machine has available.
+        memory_bytes: Memory that may be used; by default what the machine has available.
 
     Returns:
         Intensities along the axes and in the units of `volume.data`: float32, or float64 where the file holds numbers
@@ -70,7 +70,7 @@ def upscale_volume(
 
 
 def _passes(volume: Volume, target: Target) -> list[Pass]:
-    """Return what to do: the shape after each pass, and the planes whose results it is the average of."""
+    """Return the passes to make: the shape after each, and the planes whose results are averaged."""
     across = volume.axes(target.plane)[0]
     within = tuple(volume.data.shape[axis] if axis == across else n for axis, n in enumerate(target.shape))
     passes: list[Pass] = [(within, [target.plane]), (target.shape, [p for p in PLANES if p != target.plane])]

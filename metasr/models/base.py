@@ -1,4 +1,4 @@
-"""What every generator is: images in, larger images out, in the intensity units of its training data."""
+"""The interface of every generator: images in, larger images out, in the intensity units of its training data."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class SuperResolver(nn.Module, ABC):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluate without gradients and with running statistics; go back to training mode if that is where it was."""
+    """Evaluate without gradients and with running statistics; restore the mode of the module afterwards."""
     training = module.training
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""Weights in the layout of the authors' public code, brought into our generator.
+"""Weights in the layout of the authors' public code, converted to our generator's.
 
 | theirs | ours |
 |---|---|
@@ -38,7 +38,7 @@ def convert_public_weights(weights: Mapping[str, Tensor], *, mean: float = 0.0, 
 
     Args:
         weights: Their state dict, for gray images or RGB.
-        mean: Mean intensity they were trained with, which their files do not say.
+        mean: Mean intensity they were trained with, which their files do not hold.
         std: Standard deviation of the intensity.
 
     Raises:
@@ -62,7 +62,7 @@ def convert_public_weights(weights: Mapping[str, Tensor], *, mean: float = 0.0, 
 
 
 def load_public_weights(file: Path, *, mean: float = 0.0, std: float = 1.0) -> Generator:
-    """Do the same with a safetensors file of those weights. The authors' own files are pickles, which are not read.
+    """Read a safetensors file of those weights. The authors' own files are pickles, which are not read.
 
     Raises:
         CheckpointError: The file cannot be read, or see `convert_public_weights`.

@@ -13,7 +13,7 @@ Skip = Literal["none", "bicubic"]
 
 
 class Features(NamedTuple):
-    """What `encode` keeps of an image, enough to decode it at any size.
+    """The encoding of an image, from which `decode` makes any size.
 
     Attributes:
         maps: Feature maps `[N, num_features, h, w]`.

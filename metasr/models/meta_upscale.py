@@ -7,8 +7,8 @@ scales, each has its own i / r, and 1 / r is that of their geometric mean. `meta
 pixel by pixel.
 
 The scale of an axis is the exact fraction r = HR size / LR size = p / q in lowest terms. Cell and fraction then
-repeat after p output pixels (q cells), so that only p_y * p_x different kernels exist, however large the image. Three
-exact ways follow, and `MetaUpscale` takes the cheapest:
+repeat after p output pixels (q cells), so that only p_y * p_x different kernels exist, however large the image. There
+are three exact ways to compute the image, and `MetaUpscale` takes the cheapest:
 
 - `_strided` predicts each distinct kernel once, lays it at its cell in the window of a block of q x q cells, and
   applies all of them as one convolution with stride q. This is for short periods; at integer scales it is an ordinary
@@ -50,7 +50,7 @@ class MetaUpscale(nn.Module):
         hidden: Hidden units of the weight-prediction network.
         kernel_size: Side of the predicted kernels (odd).
         output_gain: Constant factor on the predicted kernels. With 1 the first image is some twenty times too large,
-            and an Adam step moves it far, because every weight is shared by all kernels; 0.02 mends both.
+            and an Adam step moves it far, because every weight is shared by all kernels; 0.02 corrects both.
     """
 
     def __init__(
