@@ -1,4 +1,4 @@
-"""The ledger of a sweep: all its trials in the store, kept by one driver at a time."""
+"""The ledger of a sweep: all its trials in the store, written by one driver at a time."""
 
 from contextlib import suppress
 

@@ -1,7 +1,7 @@
-"""Start SeaweedFS, a real S3 server, for this machine alone: what `make s3` runs, and what the tests use.
+"""Start SeaweedFS, a real S3 server, on loopback alone: for `make s3` and for the tests.
 
-It becomes the server, so that ending it ends the server. Its data, log and keys are in one folder. Keys come from
-AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from its last start, or are made up.
+This process is replaced by the server, so that ending it ends the server. Data, log and keys are in one folder. The
+keys are those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of the last start, or new random ones.
 """
 
 import argparse
@@ -19,11 +19,11 @@ KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 def main() -> None:
-    """Say how to reach the server, and become it."""
+    """Print how to reach the server, and replace this process by it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("s3"), help="where everything is kept")
-    parser.add_argument("--port", type=int, default=8333, help="of S3; 0 takes a free one")
-    parser.add_argument("--bucket", default="metasr", help="made if it is not there")
+    parser.add_argument("--folder", type=Path, default=Path("s3"), help="for data, log and keys")
+    parser.add_argument("--port", type=int, default=8333, help="of S3; 0 for a free one")
+    parser.add_argument("--bucket", default="metasr", help="created if it does not exist")
     options = parser.parse_args()
     weed = shutil.which("weed", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
     if weed is None:
@@ -51,9 +51,9 @@ def command(weed: str, folder: Path, port: int, bucket: str) -> list[str]:
         "ip.bind": "127.0.0.1",
         "bucket": bucket,
         "s3.port": port,
-        # The default makes a bucket on the first write to it, which no other S3 does.
+        # By default a first write creates its bucket, which no other S3 server does.
         "s3.autoCreateBucket": "false",
-        # The default is left behind in /tmp.
+        # By default the socket is left behind in /tmp.
         "s3.localSocket": folder / "s3.sock",
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
@@ -67,7 +67,7 @@ def command(weed: str, folder: Path, port: int, bucket: str) -> list[str]:
 
 
 def free_port() -> int:
-    """Return a port below those of outgoing connections, free with the one 10000 above: weed uses both."""
+    """Return a free port below those of outgoing connections; the one 10000 above is free too, for weed's gRPC."""
     while True:
         port = random.randrange(12_000, 22_000)
         with socket.socket() as http, socket.socket() as grpc:
@@ -90,7 +90,7 @@ def keys_of(file: Path) -> dict[str, str]:
 
 
 def write_settings(file: Path, settings: dict[str, str]) -> None:
-    """Write what a shell needs to reach the server, for this user's eyes only."""
+    """Write the environment variables to reach the server, readable by this user alone."""
     with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as lines:
         lines.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
 
