@@ -103,15 +103,15 @@ def _pictures(config: JobConfig, trial: Trial, data_digest: str, tell: Tell) -> 
     """Return pictures of a validation slice at every scale, upscaled by the best generator, as PNG."""
     data, storage = open_store(config.data.url), open_store(config.storage.url)
     checkpoints = RunCheckpoints(storage, trial.run_name)
-    kept = checkpoints.best()
+    best = checkpoints.best()
     try:
-        if kept is None:
+        if best is None:
             return {}
         index = read_index(data, data_digest)
         cache = shard_cache(data, config.storage.cache, config.storage.cache_gb)
         slices = validation_slices(data, index, 1, cache)
         with tempfile.TemporaryDirectory() as folder:
-            checkpoints.fetch(kept, Path(folder))
+            checkpoints.fetch(best, Path(folder))
             generator = load_bundle(Path(folder) / "bundle", torch.device("cpu")).generator
         degradation = Degradation(config.data.degradation, config.data.noise)
         found = evaluate(generator, slices, config.eval.scales, degradation)
