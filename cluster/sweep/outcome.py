@@ -57,8 +57,8 @@ def conclude(
     best, pictures = record.best, {}
     if best is not None:
         resolved = plan.trial(best.settings)
-        trial = RunSpec(resolved, plan.recipe, fork=best.fork, data_digest=data_digest)
-        register_trial(trial, record.name, tell)
+        spec = RunSpec(resolved, plan.recipe, fork=best.fork, data_digest=data_digest)
+        register_trial(spec, record.name, tell)
         log.tag("metasr.best_run", best.run_name)
         pictures = _pictures(resolved.config, best, data_digest, tell)
     record = _with_ids(plan, record, tell)
