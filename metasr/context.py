@@ -1,20 +1,44 @@
 """The seam between training and the machines it runs on."""
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from metasr.errors import CheckpointError
 
+if TYPE_CHECKING:  # who only carries messages does without torch
+    import torch
+    from torch import Tensor, nn
 
-class Wish(IntEnum):
-    """What somebody outside wants of training, after the step that it is at; the highest counts."""
+EVENT_FORMAT: Final = 1
+"""Version of the kinds of events below and of the values that come with them; another number when one changes its
+meaning."""
+
+EventKind = Literal[
+    "group",
+    "resumed",
+    "changed",
+    "steps",
+    "validated",
+    "kept",
+    "uploaded",
+    "retries",
+    "skipped",
+    "substituted",
+    "warning",
+    "stopping",
+]
+"""What happens in a training. The loop logs resumed, changed, steps, validated, skipped and warning; a cluster around
+it the others. `cluster.watch.events` says what comes with each."""
+
+
+class Request(IntEnum):
+    """What is requested of training from outside, to be done after the current step; the highest counts."""
 
     NONE = 0
     CHECKPOINT = 1
@@ -72,7 +96,7 @@ class WorkerContext(Protocol):
 
     def log(
         self,
-        kind: str,
+        kind: EventKind,
         step: int,
         values: Mapping[str, float],
         *,
@@ -82,15 +106,15 @@ class WorkerContext(Protocol):
         """Record what happened at a step, once for all workers, without making training wait.
 
         Args:
-            kind: What happened: resumed, changed, steps, validated, skipped, warning.
+            kind: What happened.
             step: When.
             values: Metrics.
             text: For a person.
             pictures: PNG files by name.
         """
 
-    def wish(self) -> Wish:
-        """Return what is wanted after this step: the same on all workers, which all ask at every step."""
+    def requested(self) -> Request:
+        """Return what is requested after this step: the same on all workers, which all call this at every step."""
 
 
 def share(number: int, context: WorkerContext, rank: int | None = None) -> range:
@@ -105,6 +129,12 @@ def share(number: int, context: WorkerContext, rank: int | None = None) -> range
     return range(number * rank // context.num_workers, number * (rank + 1) // context.num_workers)
 
 
+def _cpu() -> torch.device:
+    import torch
+
+    return torch.device("cpu")
+
+
 @dataclass
 class LocalContext:
     """One process without a cluster: a laptop, a profiler, a test.
@@ -116,7 +146,7 @@ class LocalContext:
     """
 
     folder: Path
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = field(default_factory=_cpu)
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     rank: int = 0
     num_workers: int = 1
@@ -158,7 +188,7 @@ class LocalContext:
 
     def log(
         self,
-        kind: str,
+        kind: EventKind,
         step: int,
         values: Mapping[str, float],
         *,
@@ -168,6 +198,6 @@ class LocalContext:
         """Remember the values."""
         self.history.append((step, dict(values)))
 
-    def wish(self) -> Wish:
-        """Nobody is there to want anything."""
-        return Wish.NONE
+    def requested(self) -> Request:
+        """Return that nothing is requested: there is nobody else."""
+        return Request.NONE

@@ -5,10 +5,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import urlsplit
 
 import ray
 
+from cluster.redaction import one_line
 from metasr.errors import ConfigError, TrainingError
 
 TRAIN_ENVIRONMENT = {
@@ -42,31 +44,28 @@ def connected(cpus: float) -> Iterator[None]:
         return
     # Ray says at WARNING that its authentication is on, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    init = partial(ray.init, log_to_driver=False, logging_level=logging.WARNING)
     if address := os.environ.get("RAY_ADDRESS"):
         _reach(address)
         try:
-            ray.init(address=address, **quiet)
+            init(address=address)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise ConfigError(
-                f"Ray at {address}", reason, "Check RAY_ADDRESS, or unset it to use this machine"
+                f"Ray at {address}", one_line(error), "Check RAY_ADDRESS, or unset it to use this machine"
             ) from error
     else:
         # Nobody takes our node away, and the process that would look for it competes with workers at each start.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         try:
-            ray.init(
+            init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, round(cpus)),
                 object_store_memory=LOCAL_OBJECT_STORE_BYTES,
                 dashboard_host="127.0.0.1",
-                **quiet,
             )
         except Exception as error:  # Ray has none of its own for this
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             what_to_do = "Run the same command again when the machine has less to do; /tmp/ray has Ray's logs"
-            raise TrainingError("Ray does not start on this machine", reason, what_to_do) from error
+            raise TrainingError("Ray does not start on this machine", one_line(error), what_to_do) from error
     try:
         yield
     finally:

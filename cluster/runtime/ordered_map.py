@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from metasr.errors import DataError, MetaSRError
 
@@ -67,7 +67,7 @@ def in_order(
     from cluster.runtime.connection import connected
 
     with connected(cpus=needs.cpus):
-        there = ray.cluster_resources()
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = needs.gpus if there.get("GPU") else 0.0
         at_once = min(there.get("CPU", 1) / needs.cpus, there["GPU"] / gpus if gpus else float("inf"))
         in_hand = workers or AHEAD * max(1, round(at_once))
@@ -78,7 +78,7 @@ def _map(function: Callable[[T], R], things: Iterable[T], in_hand: int, needs: N
     import ray
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
-    task = ray.remote(max_retries=MAX_RETRIES, num_cpus=needs.cpus, num_gpus=needs.gpus)(_call)
+    task: Any = ray.remote(max_retries=MAX_RETRIES, num_cpus=needs.cpus, num_gpus=needs.gpus)(_call)
     shared = ray.put(function)  # once, and not with each thing: it may hold the weights of a network
     waiting = iter(things)
     running = deque(task.remote(shared, thing) for thing in islice(waiting, in_hand))

@@ -29,7 +29,7 @@ from cluster.sweep.trial import MEMBER, SweepContext, TrialRun
 from cluster.sweep.watcher import Watcher
 from cluster.training.group import LOOK_AGAIN_S, Stop
 from cluster.training.mailbox import Mail, mail
-from metasr.context import Wish
+from metasr.context import Request
 from metasr.errors import MetaSRError, TrainingError
 from metasr.identity import RunIdentity
 
@@ -78,7 +78,7 @@ class Session:
             for line in forecast(self._config, self._ledger.record, fit, limits):
                 tell(line)
             box = stack.enter_context(mail(lambda event: None))
-            stack.enter_context(self._stop.heard(box.ask))
+            stack.enter_context(self._stop.forwarded_to(box.request))
             storage = stack.enter_context(tempfile.TemporaryDirectory())
             fitted = _in_thread(self._tuner(identity, box, at_once(self._config, fit), storage).fit)
             self._wait(fitted, box, limits, began, tell)
@@ -141,7 +141,7 @@ class Session:
             if not watcher.stop_reason and (why := stopped or failure or reached):
                 watcher.stop_reason, self._search.is_stopped = why, True
                 tell(f"{why}: trials save a checkpoint and stop")
-                box.ask(Wish.STOP)
+                box.request(Request.STOP)
         try:
             fitted.result()
         except MetaSRError:

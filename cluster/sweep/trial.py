@@ -28,7 +28,7 @@ from cluster.training.group import Stop
 from cluster.training.identify import RunSpec
 from cluster.training.naming import stored_run_name
 from cluster.watch import Event
-from metasr.context import Wish
+from metasr.context import Request
 from metasr.errors import MetaSRError, StoreError
 from metasr.training.state import LOG
 
@@ -147,10 +147,10 @@ class TrialRun(tune.Trainable):
     def _check_stop_request(self) -> None:
         """Stop if the sweep is to stop, or its driver is gone."""
         try:
-            wish = cast(Wish, ray.get(self._context.mailbox.wish.remote()))
+            request = cast(Request, ray.get(self._context.mailbox.requested.remote()))
         except RayError:
-            wish = Wish.STOP
-        if wish == Wish.STOP:
+            request = Request.STOP
+        if request == Request.STOP:
             self._stop.request("the sweep")
 
     def _result(self, point: Point) -> dict[str, Any]:

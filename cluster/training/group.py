@@ -22,60 +22,61 @@ from cluster.checkpoints import SupersededError
 from cluster.config import JobConfig, ResourcesConfig, portable
 from cluster.runtime.connection import connected
 from cluster.store.lease import Lease
-from cluster.training.failures import Listener
 from cluster.training.identify import Prepared
+from cluster.training.listener import Listener
 from cluster.training.mailbox import Mail, mail
-from cluster.training.worker import Job, train_worker
+from cluster.training.ray_context import Job
+from cluster.training.worker import train_worker
 from cluster.watch import Event
-from metasr.context import Wish
+from metasr.context import Request
 from metasr.errors import MetaSRError, TrainingError
 
 LOOK_AGAIN_S = 0.5
-NOBODY_S = 10.0  # workers ask for wishes every half second: after so long without, there is no group
+NOBODY_S = 10.0  # workers poll for requests every half second: after so long without, there is no group
 IN_ORDER_S = 30.0  # for Ray Train to give back its place in the cluster, for which other trials of a sweep wait
 ROOM_S = 25.0  # for so long there must be room for more workers: Ray looks at its nodes every 20 s
 
 
 class Stop:
-    """A wish to end: of SIGTERM and Ctrl-C, or of a sweep. It asks for a checkpoint; a second signal ends at once.
+    """A request to end: by SIGTERM and Ctrl-C, or by a sweep, after a checkpoint; a second signal ends at once.
 
     Args:
-        tell: Told what was asked.
+        tell: Told what was requested.
 
     Attributes:
         signal: The first signal, 0 if there was none; SIGTERM stands for a sweep.
-        name: Who asked, such as SIGTERM.
+        name: Who requested it, such as SIGTERM.
         status: What the run is to be called then, in MLflow: KILLED, or FAILED.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.signal, self.name, self.status = 0, "nobody", "KILLED"
         self._tell = tell
-        self._ask: Callable[[Wish], None] = lambda wish: None
+        self._forward: Callable[[Request], None] = lambda request: None
 
     def request(self, name: str, number: int = signal.SIGTERM, *, status: str = "KILLED") -> None:
-        """Ask for a checkpoint and an end, in the name of somebody. To ask again changes nothing."""
+        """Request a checkpoint and an end, in the name of somebody. A second request changes nothing."""
         if not self.signal:
             self.signal, self.name, self.status = number, name, status
-            self._ask(Wish.STOP)
+            self._forward(Request.STOP)
 
     @contextmanager
-    def heard(self, ask: Callable[[Wish], None]) -> Iterator[None]:
-        """Pass wishes on until the block ends; in the main thread of a process, which alone can, also signals."""
-        self._ask = ask
-        if self.signal:  # asked before anybody listened
-            ask(Wish.STOP)
+    def forwarded_to(self, forward: Callable[[Request], None]) -> Iterator[None]:
+        """Forward requests until the block ends; in the main thread of a process, which alone can, also signals."""
+        self._forward = forward
+        if self.signal:  # requested before there was anybody to forward to
+            forward(Request.STOP)
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def hear(number: int, frame: FrameType | None) -> None:
+        def on_signal(number: int, frame: FrameType | None) -> None:
             if self.signal:
                 raise KeyboardInterrupt
             self.request(signal.Signals(number).name, number)
             self._tell(f"{self.name}: keeping a checkpoint after this step; once more ends at once")
 
-        before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
@@ -111,7 +112,7 @@ def train_on_ray(run: Prepared, lease: Lease, observer: Observer, stop: Stop) ->
         weights = ray.put(run.initial.generator.state_dict() if run.initial else None)
         job = Job(portable(run.config), run.identity, lease.fence, box.actor, weights)
         # Ray Train wants a place for checkpoints; it is given none to keep there.
-        with stop.heard(box.ask), tempfile.TemporaryDirectory() as unused:
+        with stop.forwarded_to(box.request), tempfile.TemporaryDirectory() as unused:
             outcome = _fit_in_thread(_trainer(run.config, job, unused))
             observer.mark("fit")
             _wait(outcome, box, lease, stop, _Room(resources))
@@ -125,8 +126,8 @@ def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=number,
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # mypy sees that of Ray Train's first version
+            num_workers=number,  # type: ignore[arg-type]  # the same
             use_gpu=resources.gpu,
             resources_per_worker=_per_worker(resources),
             placement_strategy=resources.placement.upper(),
@@ -136,7 +137,7 @@ def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
             name=job.identity.run_name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=-1),  # the mailbox counts
-            callbacks=[Listener(job.mailbox)],
+            callbacks=[Listener(job.mailbox)],  # type: ignore[list-item]  # the same
         ),
     )
 
@@ -188,14 +189,14 @@ class _Room:
 
     def _is_there(self) -> bool:
         try:
-            free = ray.available_resources()
+            free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         except RayError:
             return False  # nobody can say
         return all(free.get(name, 0.0) >= amount for name, amount in _per_worker(self._resources).items())
 
 
 def _wait(outcome: Future[Result], box: Mail, lease: Lease, stop: Stop, room: _Room) -> None:
-    """Wait for the end of training, or for what makes waiting useless: without workers, a wish to stop is enough."""
+    """Wait for the end of training, or for what makes waiting useless, such as a request to stop without workers."""
     while not wait([outcome], LOOK_AGAIN_S).done:
         if lease.lost.is_set():
             raise SupersededError("training has stopped here", "another driver has taken the run over")

@@ -1,11 +1,11 @@
-"""What lies between the driver and its workers: events and errors one way, wishes the other."""
+"""What lies between the driver and its workers: events and errors one way, requests the other."""
 
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.training.failures import Failure, Failures
 from cluster.watch import Event
-from metasr.context import Wish
+from metasr.context import Request
 from metasr.errors import MetaSRError
 
 POLL_S = 0.5
@@ -31,8 +31,8 @@ class Mailbox:
         self._events: list[Event] = []
         self._failures = Failures(max_failures)
         self._failure: MetaSRError | None = None
-        self._wish, self._is_growing = Wish.NONE, False
-        self._asked_at = self._came_on_at = -math.inf
+        self._request, self._is_growing = Request.NONE, False
+        self._polled_at = self._progress_at = -math.inf
 
     def put(self, event: Event) -> None:
         """Leave an event for the driver."""
@@ -58,30 +58,30 @@ class Mailbox:
     def take(self) -> "Taken":
         """Return what there is for the driver."""
         events, self._events = self._events, []
-        return Taken(events, self._failure, time.monotonic() - self._asked_at)
+        return Taken(events, self._failure, time.monotonic() - self._polled_at)
 
-    def ask(self, wish: Wish) -> None:
-        """Leave a wish for the workers."""
-        self._wish = wish
+    def request(self, request: Request) -> None:
+        """Leave a request for the workers."""
+        self._request = request
 
     def grow(self) -> None:
         """Have the group of workers keep what it has done and end, for a larger one."""
         self._is_growing = True
 
-    def wish(self) -> Wish:
-        """Return what the driver wishes."""
-        self._asked_at = time.monotonic()
-        return Wish.STOP if self._is_growing else self._wish
+    def requested(self) -> Request:
+        """Return what the driver requests; workers poll this."""
+        self._polled_at = time.monotonic()
+        return Request.STOP if self._is_growing else self._request
 
-    def stands_still(self, comes_on: bool) -> float:
-        """Hear from a worker whether it has come on; return for how many seconds no worker has."""
-        if comes_on:
-            self._came_on_at = time.monotonic()
-        return time.monotonic() - self._came_on_at
+    def stalled_s(self, has_progressed: bool) -> float:
+        """Take from a worker whether it has made progress; return for how many seconds no worker has."""
+        if has_progressed:
+            self._progress_at = time.monotonic()
+        return time.monotonic() - self._progress_at
 
     def regroups(self) -> bool:
-        """Return whether a group that has stopped makes way for another: nobody has asked for an end."""
-        return self._wish != Wish.STOP
+        """Return whether a group that has stopped makes way for another: nobody has requested an end."""
+        return self._request != Request.STOP
 
 
 class Taken(NamedTuple):
@@ -92,7 +92,7 @@ class Taken(NamedTuple):
     failure: MetaSRError | None
     """The first error so far that no restart of the workers can mend."""
     silent_s: float
-    """How long no worker has asked for wishes; infinite if none ever has."""
+    """How long no worker has polled for requests; infinite if none ever has."""
 
 
 class Mail:
@@ -105,23 +105,23 @@ class Mail:
     Attributes:
         actor: For the workers.
         failure: The first error that no restart of the workers can mend.
-        silent_s: How long no worker has asked for wishes.
+        silent_s: How long no worker has polled for requests.
         num_workers: In the newest group; 0 before the first.
     """
 
     def __init__(self, see: Callable[[Event], None], max_failures: int = 0) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here)
-        self.actor: ActorHandle = actor.remote(max_failures)
+        remote = cast(Any, ray.remote(Mailbox))  # Ray's annotations do not tell a class from its actor
+        self.actor: ActorHandle[Any] = remote.options(num_cpus=0, scheduling_strategy=here).remote(max_failures)
         self.failure: MetaSRError | None = None
         self.silent_s, self.num_workers = math.inf, 0
         self._see, self._closed = see, threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
 
-    def ask(self, wish: Wish) -> None:
-        """Tell the workers what is wanted."""
-        self.actor.ask.remote(wish)
+    def request(self, request: Request) -> None:
+        """Request something of the workers."""
+        self.actor.request.remote(request)
 
     def grow(self) -> None:
         """Have a larger group made, see `Mailbox.grow`."""
@@ -145,7 +145,7 @@ class Mail:
                 return
 
     def _deliver(self) -> None:
-        taken: Taken = ray.get(self.actor.take.remote())
+        taken = cast(Taken, ray.get(self.actor.take.remote()))
         self.failure, self.silent_s = taken.failure, taken.silent_s
         for event in taken.events:
             if event.kind == "group":

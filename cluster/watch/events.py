@@ -3,22 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-Kind = Literal[
-    "group",
-    "resumed",
-    "changed",
-    "steps",
-    "validated",
-    "kept",
-    "uploaded",
-    "retries",
-    "skipped",
-    "substituted",
-    "warning",
-    "stopping",
-]
+from metasr.context import EVENT_FORMAT, EventKind
 
 
 @dataclass(frozen=True)
@@ -50,14 +36,16 @@ class Event:
         text: Words.
         pictures: PNG files by name.
         rank: Number of the worker.
+        format: Version of what the kinds and their values mean.
     """
 
-    kind: Kind
+    kind: EventKind
     step: int
     values: Mapping[str, float] = field(default_factory=dict)
     text: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     rank: int = 0
+    format: int = EVENT_FORMAT
 
 
 def finite(values: Mapping[str, float], name: str) -> float:

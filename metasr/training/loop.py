@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metasr.config import ExperimentConfig
-from metasr.context import Wish, WorkerContext
+from metasr.context import Request, WorkerContext
 from metasr.data.crops import CropSource
 from metasr.data.sample import Batch
 from metasr.errors import DivergedError
@@ -74,12 +74,12 @@ def fit(
                 if config.loss.adversarial and state.step > train.pixel_only_steps and "loss_total" in numbers:
                     collapse.see_loss(state.step, numbers["loss_discriminator"])
                 context.log("steps", state.step, numbers | meter.read(batches.waited_s))
-            wish = context.wish()
+            request = context.requested()
             if state.step % train.checkpoint_every_steps == 0 or state.step == train.steps:
                 meter.pause(look.and_keep(state))
-            elif wish:
+            elif request:
                 context.keep(state.step, None, lambda folder: state.save(folder, config, identity))
-            if wish == Wish.STOP or state.step == train.steps:
+            if request == Request.STOP or state.step == train.steps:
                 return state
     raise AssertionError  # batches have no end
 

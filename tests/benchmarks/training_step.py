@@ -19,7 +19,7 @@ import torch
 from torchvision import models
 
 from metasr.config import ExperimentConfig
-from metasr.context import LocalContext, Wish
+from metasr.context import LocalContext, Request
 from metasr.data.crops import MemoryCrops
 from metasr.data.degrade import resize_bicubic
 from metasr.evaluation import HeldOutSlice
@@ -43,10 +43,10 @@ class Stopwatch(LocalContext):
         self.ends: list[float] = []
         self._num_steps = num_steps
 
-    def wish(self) -> Wish:
+    def requested(self) -> Request:
         """Stop after the last step."""
         self.ends.append(time.perf_counter())
-        return Wish.STOP if len(self.ends) == self._num_steps else Wish.NONE
+        return Request.STOP if len(self.ends) == self._num_steps else Request.NONE
 
     def keep(self, *_: object) -> None:
         """Keep nothing."""

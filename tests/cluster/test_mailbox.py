@@ -8,11 +8,12 @@ from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from cluster.store import UnavailableError
-from cluster.training.failures import Failure, RegroupError, failure_of
+from cluster.training.failures import Failure, RegroupError
 from cluster.training.group import NOBODY_S
+from cluster.training.listener import failure_of
 from cluster.training.mailbox import Mailbox
 from cluster.watch import Event
-from metasr.context import Wish
+from metasr.context import Request
 
 OUT_OF_MEMORY = (
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB of which {free} MiB is "
@@ -92,28 +93,28 @@ def test_without_another_try_the_first_failure_ends_the_run():
 def test_a_group_is_asked_to_make_way_until_another_is_there():
     mailbox = Mailbox(max_failures=0)
     mailbox.grow()
-    assert mailbox.wish() == Wish.STOP
+    assert mailbox.requested() == Request.STOP
     assert mailbox.regroups()
     mailbox.put(Event("group", 0, {"num_workers": 2}))
-    assert mailbox.wish() == Wish.NONE
+    assert mailbox.requested() == Request.NONE
 
 
 def test_a_group_that_was_to_make_way_ends_for_good_where_that_was_asked_for():
     mailbox = Mailbox(max_failures=0)
     mailbox.grow()
-    mailbox.ask(Wish.STOP)
+    mailbox.request(Request.STOP)
     assert not mailbox.regroups()
 
 
-def test_the_driver_learns_whether_anybody_hears_its_wishes():
+def test_the_driver_learns_whether_any_worker_asks_for_requests():
     mailbox = Mailbox(max_failures=0)
     assert mailbox.take().silent_s == math.inf
-    mailbox.wish()
+    mailbox.requested()
     assert mailbox.take().silent_s < NOBODY_S
 
 
-def test_a_group_stands_still_when_none_of_its_workers_comes_on():
+def test_a_group_is_stalled_when_none_of_its_workers_makes_progress():
     mailbox = Mailbox(max_failures=0)
-    assert mailbox.stands_still(comes_on=False) == math.inf
-    mailbox.stands_still(comes_on=True)
-    assert mailbox.stands_still(comes_on=False) < 60
+    assert mailbox.stalled_s(has_progressed=False) == math.inf
+    mailbox.stalled_s(has_progressed=True)
+    assert mailbox.stalled_s(has_progressed=False) < 60

@@ -20,7 +20,7 @@ from cluster.sweep.trial import SweepContext, TrialRun
 from cluster.training.naming import run_name
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
-from metasr.context import Wish
+from metasr.context import Request
 from metasr.training.state import LOG
 from tests.cluster.fault_proxy import FaultProxy, Refuse
 from tests.cluster.sealed import make_sealed
@@ -47,7 +47,7 @@ class Run:
         }
         plan = SweepPlan.read(str(home / "s.yaml"), SWEEPS, "smoke", RECIPES, Layer("test", values | one))
         digest = read_index(open_store(store_url)).digest()
-        box = SimpleNamespace(wish=SimpleNamespace(remote=lambda: Wish.NONE))
+        box = SimpleNamespace(requested=SimpleNamespace(remote=lambda: Request.NONE))
         self.work = SweepContext("sweep-1", plan, Objective(("1.5", "2.0")), digest, box)
         self.name = run_name(plan.trial({RATE: 0.001}).config, "smoke", digest)
         self.storage, self._home, self._log = open_store(storage_url), home, ""
@@ -80,7 +80,7 @@ class Run:
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
-    monkeypatch.setattr(trial_module.ray, "get", lambda wish: wish)
+    monkeypatch.setattr(trial_module.ray, "get", lambda request: request)
     monkeypatch.setattr(trial_module, "RETRY_S", 0.05)
 
 

@@ -13,7 +13,7 @@ from cluster.checkpoints import RunCheckpoints
 from cluster.compare.states import state_digest
 from cluster.config import JobConfig, StorageConfig
 from cluster.store import open_store
-from metasr.context import LocalContext, Wish
+from metasr.context import LocalContext, Request
 from metasr.errors import CheckpointError, StoreError
 from metasr.training.state import LOG, WEIGHTS
 from tests.cluster.compared import CAUSES, MOMENT, change_tensor, compare, config, flip_lowest_bit, names_of, reseal
@@ -89,9 +89,9 @@ class StoppedContext(LocalContext):
 
     steps = 0
 
-    def wish(self):
+    def requested(self):
         self.steps += 1
-        return Wish.STOP if self.steps == 3 else Wish.NONE
+        return Request.STOP if self.steps == 3 else Request.NONE
 
 
 def test_a_run_that_was_stopped_and_continued_is_identical(trained, tmp_path):

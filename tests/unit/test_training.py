@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metasr.config import OptimConfig
-from metasr.context import LocalContext, Wish
+from metasr.context import LocalContext, Request
 from metasr.data.degrade import resize_bicubic
 from metasr.errors import CheckpointError, TrainingError
 from metasr.inference.bundle import load_bundle
@@ -353,9 +353,9 @@ class Impatient(LocalContext):
 
     patience = 0
 
-    def wish(self):
+    def requested(self):
         self.patience -= 1
-        return Wish.STOP if self.patience < 0 else Wish.NONE
+        return Request.STOP if self.patience < 0 else Request.NONE
 
 
 def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_and_goes_on_from_it(tmp_path):

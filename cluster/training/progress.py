@@ -1,0 +1,86 @@
+"""What a worker has to do with the mailbox besides events: progress, requests and warnings."""
+
+import logging
+import threading
+import time
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from cluster.store import Store
+from cluster.watch import Event
+from metasr.context import Request
+
+log = logging.getLogger(__name__)
+
+HANG_S, START_HANG_S = 300.0, 1800.0  # without progress: between two steps, and before the first
+ANSWER_S = 5.0
+REQUEST_POLL_S = 0.5
+
+
+class Progress:
+    """Whether the workers of a group make progress: a step, or another try at a store that is away.
+
+    They wait for each other: where one hangs none makes progress, where one waits for a store none is to be ended.
+
+    Args:
+        mailbox: Actor beside the driver, which hears of the progress of all.
+
+    Attributes:
+        stores: Whose tries count.
+        steps: Done by this worker.
+        may_take_long: Whether this worker is at something that takes as long as it takes, such as a validation.
+    """
+
+    def __init__(self, mailbox: ActorHandle[Any]) -> None:
+        self.stores: list[Store] = []
+        self.steps, self.may_take_long = 0, False
+        self._mailbox, self._has_warned = mailbox, False
+        self._seen = -1, 0
+
+    def continues(self) -> bool:
+        """Report whether this worker has made progress; return False if no worker has for too long."""
+        now = self.steps, sum(store.retries.counts.total() for store in self.stores)
+        has_progressed, self._seen = self.may_take_long or now != self._seen, now
+        try:
+            stalled_s = cast(float, ray.get(self._mailbox.stalled_s.remote(has_progressed), timeout=ANSWER_S))
+        except RayError:
+            return True  # nobody can say: without a driver, Ray ends its workers
+        if stalled_s < (HANG_S if self.steps else START_HANG_S):
+            return True
+        if not self._has_warned:
+            log.warning("no progress for %.0f s; restarting workers", stalled_s)
+        self._has_warned = True
+        return False
+
+
+class Requests:
+    """Polls the driver's requests in a thread, so that no step waits for the answer.
+
+    Attributes:
+        newest: What was requested last.
+    """
+
+    def __init__(self, mailbox: ActorHandle[Any]) -> None:
+        self.newest = Request.NONE
+        self._mailbox = mailbox
+        threading.Thread(target=self._poll, daemon=True).start()
+
+    def _poll(self) -> None:
+        while True:
+            self.newest = cast(Request, ray.get(self._mailbox.requested.remote()))
+            time.sleep(REQUEST_POLL_S)
+
+
+class ToDriver(logging.Handler):
+    """Has the driver tell the warnings of this worker."""
+
+    def __init__(self, mailbox: ActorHandle[Any], rank: int) -> None:
+        super().__init__(logging.WARNING)
+        self._mailbox, self._rank = mailbox, rank
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a warning, without waiting."""
+        self._mailbox.put.remote(Event("warning", 0, text=record.getMessage(), rank=self._rank))
