@@ -30,30 +30,7 @@ super-resolved and averaged. Research software, not a medical device.
 
 def main(arguments: Sequence[str]) -> None:
     """Super-resolve a volume."""
-    parser = Parser(prog="metasr upscale", description=DESCRIPTION)
-    parser.add_argument("-i", "--input", required=True, type=Path, metavar="FILE", help="NIfTI volume")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="result, .nii or .nii.gz")
-    how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument(
-        "--scale", type=_scale, metavar="R", help="HR size / LR size within the slices, 1 to 16, or ROWSxCOLUMNS"
-    )
-    how.add_argument(
-        "--spacing",
-        type=float,
-        nargs=3,
-        metavar=("I", "J", "K"),
-        help="voxel size in mm along the axes i, j, k of the file's array",
-    )
-    parser.add_argument(
-        "--plane",
-        choices=PLANES,
-        help="plane of the slices [axial; with --spacing across the axis with the largest voxels]",
-    )
-    parser.add_argument(
-        "--model", default="champion", help="alias, version, bundle or run, by folder or URL [champion]"
-    )
-    add_settings(parser, JobConfig, "tracking")
-    known = parser.parse_known(arguments)
+    known = _parser().parse_known(arguments)
     config = settings(JobConfig, known).config
     if not known.output.name.endswith((".nii", ".nii.gz")):
         raise ConfigError(f"output {known.output}", "a NIfTI file ends in .nii or .nii.gz", "Give such a name")
@@ -80,6 +57,33 @@ def main(arguments: Sequence[str]) -> None:
     result = upscale_volume(volume, bundle.generator, target, _progress)
     save_volume(known.output, result, volume)
     say(f"{known.output}: {_summary(volume, target)}")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="metasr upscale", description=DESCRIPTION)
+    parser.add_argument("-i", "--input", required=True, type=Path, metavar="FILE", help="NIfTI volume")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="result, .nii or .nii.gz")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument(
+        "--scale", type=_scale, metavar="R", help="HR size / LR size within the slices, 1 to 16, or ROWSxCOLUMNS"
+    )
+    how.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar=("I", "J", "K"),
+        help="voxel size in mm along the axes i, j, k of the file's array",
+    )
+    parser.add_argument(
+        "--plane",
+        choices=PLANES,
+        help="plane of the slices [axial; with --spacing across the axis with the largest voxels]",
+    )
+    parser.add_argument(
+        "--model", default="champion", help="alias, version, bundle or run, by folder or URL [champion]"
+    )
+    add_settings(parser, JobConfig, "tracking")
+    return parser
 
 
 def _scale(text: str) -> tuple[float, float]:

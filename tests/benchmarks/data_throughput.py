@@ -1,10 +1,10 @@
-"""How fast training crops arrive: raw GET, our verified stream, and webdataset as one would write it by hand.
+"""Measure how fast training crops arrive: raw GET, our verified stream, and a plain webdataset pipeline.
 
 `make bench-data` runs it. All contenders read the same shards, from a folder and from SeaweedFS on loopback, each in
 a process of its own, in turn, several times; medians are printed, with the machine. Seconds are those of one pass
-over all shards. Samples a core-second is what counts on a node whose cores feed its GPUs: it divides by the processor
-time of the reading process and of what it starts. "Cores busy" are those of the whole machine, with the server and
-the link: where they come to all that it has, they are the limit.
+over all shards. Samples per core-second matter on a node whose cores feed its GPUs: they are divided by the CPU time
+of the reading process and its children. "Cores busy" counts the whole machine, with the server and the link: if it
+equals the number of cores, the cores are the limit.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def start_s3(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the server of `make s3` on a free port, and let AWS_* lead to it."""
+    """Start the server of `make s3` on a free port, and set AWS_* for it."""
     command = [sys.executable, str(ROOT / "infra" / "storage" / "s3.py"), "--folder", str(folder), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -122,7 +122,7 @@ def write_shards(store: Store, number: int) -> None:
 
 
 def measure(contender: str, store: Store) -> dict[str, float]:
-    """Let a contender pass over all training shards once."""
+    """Measure one pass of a contender over all training shards."""
     torch.set_num_threads(1)
     index = read_index(store)
     shards = [shard for shard in index.shards if shard.split == "train"]
@@ -166,13 +166,13 @@ def cpu_s() -> float:
 
 
 def busy_s() -> float:
-    """Return for how long this machine's cores have worked, added up, on whatever (proc_stat(5))."""
+    """Return the time that all cores of this machine have been busy, summed over the cores (proc_stat(5))."""
     user, nice, system, _idle, _iowait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def raw_get(store: Store, shards: list[Shard]) -> Iterator[int]:
-    """Fetch all shards with as many threads as the stream has and look at nothing."""
+    """Download all shards with as many threads as the stream, without looking at the content."""
     root = Path(store.url.removeprefix("file://"))
     bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
     client = (
@@ -191,7 +191,7 @@ def raw_get(store: Store, shards: list[Shard]) -> Iterator[int]:
 
 
 def checksum_alone(store: Store, shards: list[Shard], checksum: Callable[[bytes], str]) -> Iterator[int]:
-    """Check as many bytes as verification does, without fetching them again: what verification costs."""
+    """Compute the checksums of as many bytes, without downloading them again: the cost of verification."""
     data = store.get(shards[0].name)
     for shard in shards:
         checksum(data)
@@ -214,7 +214,7 @@ def stream(
 
 
 def stream_again(store: Store, index: Index) -> Iterator[int]:
-    """Yield once when all shards were read, and then an epoch of crops from copies, or from the folder again."""
+    """Yield once after a first epoch, then the batches of a second one, from the cache or again from the folder."""
     with tempfile.TemporaryDirectory() as folder:
         batches = stream(store, index, patches=False, cache=shard_cache(store, folder, 100), epochs=2)
         num_batches = sum(shard.num_samples for shard in index.shards if shard.split == "train") // BATCH

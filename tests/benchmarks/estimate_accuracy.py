@@ -1,8 +1,7 @@
-"""How well `metasr estimate` knows: what it says, beside what the same training then takes and stores.
+"""Measure how well `metasr estimate` predicts: its estimate, beside what the same training then takes and stores.
 
-`.venv/bin/python -m tests.benchmarks.estimate_accuracy` prints a table for one worker and one for two, in minutes.
-Both are the commands that a person types, on made-up patients of the size of a head, with MLflow in a database of its
-own.
+`.venv/bin/python -m tests.benchmarks.estimate_accuracy` prints a table for one worker and one for two, in minutes. It
+runs the real commands on synthetic patients of the size of a head, with an MLflow database of its own.
 """
 
 import argparse
@@ -62,7 +61,7 @@ def compare(num_workers: int, home: Path, arguments: list[str], steps: int) -> N
 
 
 def command(verb: str, home: Path, arguments: list[str]) -> tuple[str, float]:
-    """Run a verb as a person does; return what it printed, and its seconds."""
+    """Run a verb as a user does; return its output and its seconds."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     began = time.monotonic()
     done = subprocess.run(
@@ -78,7 +77,7 @@ def command(verb: str, home: Path, arguments: list[str]) -> tuple[str, float]:
 
 
 def rows(estimate: dict[str, Any], report: dict[str, Any], kept: list[int]) -> list[tuple[str, float, float]]:
-    """Return what was estimated and what was real, by name.
+    """Return name, estimated and measured value of each row.
 
     Args:
         estimate: As `metasr estimate --json` prints it.

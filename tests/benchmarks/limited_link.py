@@ -10,7 +10,7 @@ PIECE_BYTES = 64 << 10
 
 
 class LimitedLink:
-    """A TCP relay on loopback whose answers together take no more than so many bytes a second.
+    """A TCP relay on loopback that limits the bytes a second of all responses together.
 
     Args:
         server: URL of the server.
@@ -42,7 +42,7 @@ class LimitedLink:
                 threading.Thread(target=_relay, args=(server, client, self._wait), daemon=True).start()
 
     def _wait(self, num_bytes: int) -> None:
-        """Wait until the link has taken what came before, and these bytes."""
+        """Wait until the link has transferred what came before, and these bytes."""
         with self._lock:
             now = time.monotonic()
             self._free_at = max(self._free_at, now) + num_bytes / self._bytes_per_s

@@ -1,4 +1,4 @@
-"""How much faster meta-upscale is than its definition, and how far from it: one slice of the paper's width, one core.
+"""Measure how much faster meta-upscale is than its definition, and how far from it: one slice, one core.
 
     .venv/bin/python -m tests.benchmarks.meta_upscale
 

@@ -1,8 +1,8 @@
-"""What a killed worker costs: seconds from SIGKILL to the next step, and where they go.
+"""Measure what a killed worker costs: seconds from SIGKILL to the next step, and where they go.
 
 `.venv/bin/python -m tests.benchmarks.restart_time` trains a small network on a Ray of its own, with one worker and
-with two, kills a worker a few times and prints the medians. When Ray Train noticed, and how far the new group was, is
-in its own log; events reach the driver up to half a second late.
+with two, kills a worker a few times and prints the medians. The log of Ray Train's controller says when it noticed
+and how far the new group was; events reach the driver up to half a second late.
 """
 
 import argparse
@@ -41,10 +41,10 @@ COLUMNS = (*MILESTONES, "data", "weights, first step", "together")
 
 
 class Killing:
-    """Kills the last worker some steps after each start of a group, and stops training in the end.
+    """Kills the last worker some steps after each start of a group, and ends training after the last kill.
 
     Attributes:
-        killed, ready, stepped: When that was done, when data was ready and when the first step came, since 1970.
+        killed, ready, stepped: Unix times of each kill, of data being ready after it, and of the next step.
     """
 
     def __init__(self, times: int) -> None:
@@ -113,24 +113,24 @@ def of_training(folder: Path, num_workers: int, kills: int) -> Iterator[list[flo
         train(spec, lambda line: None, sweep=sweep)
     finally:
         ray.shutdown()
-    told = sorted(controller_log(Path(here.address_info["session_dir"])))
+    logged = sorted(controller_log(Path(here.address_info["session_dir"])))
     for killed, ready, stepped in zip(killing.killed, killing.ready, killing.stepped, strict=True):
-        times = [killed, *(when_told(text, told, killed) for text in MILESTONES.values()), ready, stepped]
+        times = [killed, *(first_logged(text, logged, killed) for text in MILESTONES.values()), ready, stepped]
         yield [*(after - before for before, after in pairwise(times)), stepped - killed]
 
 
 def controller_log(session: Path) -> Iterator[tuple[float, str]]:
-    """Yield when Ray Train's controller said what, since 1970."""
+    """Yield the Unix time and the text of each line that Ray Train's controller logged."""
     for path in session.glob("logs/train/ray-train-sys-controller-*.log"):
         for line in path.read_text().splitlines():
             record = json.loads(line)
-            said_at = datetime.strptime(record["asctime"], "%Y-%m-%d %H:%M:%S,%f").astimezone()  # in local time
-            yield said_at.timestamp(), record["message"]
+            logged_at = datetime.strptime(record["asctime"], "%Y-%m-%d %H:%M:%S,%f").astimezone()  # in local time
+            yield logged_at.timestamp(), record["message"]
 
 
-def when_told(text: str, told: list[tuple[float, str]], after: float) -> float:
-    """Return when something was first said after a moment."""
-    return next(when for when, message in told if when > after and text in message)
+def first_logged(text: str, logged: list[tuple[float, str]], after: float) -> float:
+    """Return the time of the first line with a text after a moment."""
+    return next(when for when, message in logged if when > after and text in message)
 
 
 if __name__ == "__main__":

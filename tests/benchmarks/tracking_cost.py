@@ -1,7 +1,7 @@
-"""What MLflow costs a training: with MLflow up, slow and down.
+"""Measure what MLflow costs a training: with MLflow up, slow and down.
 
 `.venv/bin/python -m tests.benchmarks.tracking_cost` prints two tables, in minutes. First the time of a step: a small
-network is trained on Ray as `metasr train` does, by one worker, and tells MLflow of every step; the three take turns.
+network is trained on Ray as `metasr train` does, by one worker, and logs every step to MLflow; the three take turns.
 Then the time of a call of `RunLog.metrics` in the driver, with ten values, and with a picture of 100 KB every tenth
 time.
 """
@@ -45,7 +45,7 @@ VALUES = {f"loss_{number}": 0.5 for number in range(10)}
 
 @dataclass
 class Turn:
-    """What a training told: seconds of each step, and when it told last."""
+    """The events of a training: seconds of each step, and the time of the last event."""
 
     step_s: list[float] = field(default_factory=list)
     last_told: float = 0.0
@@ -73,7 +73,7 @@ def main() -> None:
 
 @contextmanager
 def tracking_servers(folder: Path) -> Iterator[dict[str, str]]:
-    """Give the URIs of an MLflow that is up, of the same through a slow line, and of none."""
+    """Yield the URIs of an MLflow that is up, of the same one through a slow line, and of one that is down."""
     server = MlflowServer(folder)
     try:
         with FaultProxy(server.uri, slowed) as proxy:
@@ -83,7 +83,7 @@ def tracking_servers(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def slowed(number: int, method: str, path: str) -> Slow:
-    """Plan a slow line: for what is sent where something is sent, else for the answer."""
+    """Slow down the request where it has a body, else the response."""
     if method == "POST":
         return Slow(SLOW_REQUEST_BYTES_PER_S, in_request=True)
     return Slow(SLOW_ANSWER_BYTES_PER_S)
@@ -105,7 +105,7 @@ def of_steps(uris: Mapping[str, str], folder: Path, rounds: int, steps: int) -> 
 
 
 def of_training(uri: str, folder: Path, name: str, steps: int) -> tuple[float, ...]:
-    """Train, with MLflow at `uri`; return what the table of steps shows of it."""
+    """Train, with MLflow at `uri`; return its row of the table of steps."""
     home = folder / name
     home.mkdir()
     settings = {

@@ -1,9 +1,9 @@
-"""What exact training costs beside fast training: milliseconds a step, on this machine's GPU or on one core.
+"""Measure what exact training costs beside fast training: milliseconds a step, on this machine's GPU or one core.
 
 `make bench-train` runs it. All contenders train the same network on the same crops, which are in memory, in one
 process without a cluster; they take turns, round after round, and the medians are printed. `fast` computes a batch at
-once; `exact` computes `train.virtual_shards` parts of it one after the other, and adds up. The perceptual loss looks
-through a VGG-19 of random weights: it costs as much as a trained one.
+once; `exact` computes `train.virtual_shards` parts of it one after the other, and adds up. The perceptual loss uses
+a VGG-19 with random weights, which costs as much as a trained one.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def measure(configs: list[ExperimentConfig], device: torch.device, rounds: int, 
 
 
 def seconds_of_steps(config: ExperimentConfig, device: torch.device, num_steps: int) -> Iterator[float]:
-    """Train, and yield the seconds of all steps but the first two. Every step ends with a look at its losses."""
+    """Train, and yield the seconds of all steps but the first two. Each step reads its losses, so waits for the GPU."""
     random = torch.Generator().manual_seed(0)
     crops = resize_bicubic(torch.rand((64, 1, 16, 16), generator=random), (128, 128)).clamp(0, 1).to(device)
     watch = Stopwatch(device, num_steps)
