@@ -58,10 +58,11 @@ def torchvision_models() -> ModuleType:
     try:
         from torchvision import models
     except (ImportError, OSError, RuntimeError) as error:
+        counterpart = f"0.{int(torch.__version__.split('.')[1]) + 15}"  # torch 2.0 has 0.15, and both count on
         raise ConfigError(
             "torchvision",
             f"it cannot be imported beside torch {torch.__version__} ({error})",
-            "Install the two together from one index: pip install --force-reinstall torch torchvision",
+            f"Install it from the index that torch came from: pip install --force-reinstall torchvision=={counterpart}.*",
         ) from error
     loaded: ModuleType = models
     return loaded

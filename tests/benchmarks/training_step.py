@@ -105,7 +105,7 @@ def measure(configs: list[ExperimentConfig], device: torch.device, rounds: int, 
 
 
 def seconds_of_steps(config: ExperimentConfig, device: torch.device, num_steps: int) -> Iterator[float]:
-    """Train, and yield the seconds of all steps but the first two. Each step reads its losses, so waits for the GPU."""
+    """Train, and yield the seconds of all steps but the first two. Each step waits for its losses."""
     random = torch.Generator().manual_seed(0)
     crops = resize_bicubic(torch.rand((64, 1, 16, 16), generator=random), (128, 128)).clamp(0, 1).to(device)
     watch = Stopwatch(device, num_steps)
