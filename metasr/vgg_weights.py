@@ -62,7 +62,7 @@ def torchvision_models() -> ModuleType:
         raise ConfigError(
             "torchvision",
             f"it cannot be imported beside torch {torch.__version__} ({error})",
-            f"Install it from the index that torch came from: pip install --force-reinstall torchvision=={counterpart}.*",
+            f"From the index that torch came from, pip install --force-reinstall torchvision=={counterpart}.*",
         ) from error
     loaded: ModuleType = models
     return loaded
