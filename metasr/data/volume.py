@@ -135,7 +135,7 @@ def _explained(path: Path) -> Iterator[None]:
         check_reached(path, error)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            str(path), f"not a readable NIfTI volume ({reason})", "Give a complete .nii or .nii.gz file"
+            str(path), f"not a readable NIfTI volume ({reason})", "Give a .nii or .nii.gz file that is complete"
         ) from error
 
 
