@@ -46,7 +46,18 @@ def _is_webdataset(module):
     return (module or "").partition(".")[0] == "webdataset"
 
 
-RULES = (argument, command, reader)
+def downloader(node):
+    """Refuse weights that torchvision loads by itself: it unpickles what it downloads."""
+    if not isinstance(node, ast.Call):
+        return ""
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    builds = name == "get_model" or name.startswith("vgg")
+    weights = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "weights"]
+    loads = name in ("get_state_dict", "load_state_dict_from_url") or (builds and weights not in ([], ["None"]))
+    return "torchvision unpickles what it downloads" if loads else ""
+
+
+RULES = (argument, command, reader, downloader)
 
 
 def test_nothing_in_the_rooms_executes_its_input():
@@ -69,6 +80,10 @@ def test_nothing_in_the_rooms_executes_its_input():
         "from webdataset import TarWriter, WebDataset",
         "from webdataset.autodecode import Decoder",
         "import webdataset.gopen",
+        "models.vgg19(weights=models.VGG19_Weights.DEFAULT)",
+        "get_model(name, weights='DEFAULT')",
+        "VGG19_Weights.DEFAULT.get_state_dict()",
+        "torch.hub.load_state_dict_from_url(url)",
     ],
 )
 def test_each_of_them_would_be_found(source):
@@ -83,6 +98,8 @@ def test_each_of_them_would_be_found(source):
         "self.decode(features, size)",
         '"""A docstring about\n pipe: URLs."""',
         "import webdataset\nwith webdataset.TarWriter(buffer) as tar: pass",
+        "models.vgg19(weights=None)",
+        "np.average(values, weights=counts)",
     ],
 )
 def test_what_looks_alike_is_allowed(source):
