@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     add_settings(parser, JobConfig, "tracking")
     resolved = settings(JobConfig, parser.parse_known(arguments))
 
-    from cluster.outbox.run_log import sync
+    from cluster.outbox.sync import sync
 
     synced = sync(resolved.config.tracking, say, resolved.origins["tracking.uri"] != "default")
     if synced.failure:

@@ -1,16 +1,19 @@
-"""Records of a spool, brought to MLflow: what each kind means there. Sent twice, they are there once."""
+"""Records of an outbox, brought to MLflow: what each kind means there. Sent twice, they are there once."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config import TrackingConfig
-from cluster.outbox.records import Record
+from cluster.formats import KEY, require_format
+from cluster.outbox.head import Head
+from cluster.outbox.record import FORMAT, Record
 from cluster.outbox.sender import RefusedError
 from cluster.redaction import one_line
 from cluster.registry import Registry
 from cluster.tracking import Run
 from metasr.errors import CheckpointError
 
+PARENT_TAG = "mlflow.parentRunId"
 VERSION_TAG, SWEEP_TAG = "metasr.version", "metasr.sweep"
 NEVER_TAKEN = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
@@ -20,7 +23,7 @@ class MlflowDelivery:
 
     Args:
         config: Where MLflow is.
-        folder: The run's spool, where its pictures and bundles are.
+        folder: The run's outbox, where its pictures and bundles are.
         run: The run in MLflow.
     """
 
@@ -32,9 +35,12 @@ class MlflowDelivery:
 
         Raises:
             RefusedError: It can never succeed.
+            FormatError: A later version of the program wrote it.
         """
         from mlflow.exceptions import MlflowException
 
+        for record in records:
+            require_format(f"a record in {self._folder}", {KEY: record.format}, FORMAT)
         first = records[0]
         try:
             if first.kind == "metrics":
@@ -82,3 +88,15 @@ class MlflowDelivery:
             self._run.tag(VERSION_TAG, version)
             if sweep := self._run.tags().get(SWEEP_TAG):
                 registry.client.set_model_version_tag(self._config.model, version, SWEEP_TAG, sweep)
+
+
+def deliver_to(config: TrackingConfig, folder: Path, head: Head) -> MlflowDelivery:
+    """Find the run of an outbox in MLflow, or make it there, and return what brings records to it.
+
+    Raises:
+        StoreError: MLflow does not answer.
+    """
+    run = Run.find_or_make(config, head.name, head.params, head.time_ms)
+    if head.parent:  # by name: its id is not known before MLflow has it
+        run.tag(PARENT_TAG, Run.find_or_make(config, head.parent, {}, head.time_ms).run_id)
+    return MlflowDelivery(config, folder, run)

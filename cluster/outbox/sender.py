@@ -1,4 +1,4 @@
-"""Sends what a spool holds, in order, in a thread of its own that never gives up."""
+"""Sends what an outbox holds, in order, in a thread of its own that never gives up."""
 
 import logging
 import random
@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from cluster.outbox.records import Record, Spool
+from cluster.outbox.outbox import Outbox
+from cluster.outbox.record import Record
 from cluster.redaction import one_line
 
 MAX_POINTS = 1000
@@ -32,19 +33,19 @@ class Delivery(Protocol):
 
 
 class Sender:
-    """A thread that sends a spool's records, and tries again for as long as it takes. It never raises.
+    """A thread that sends an outbox's records, and tries again for as long as it takes. It never raises.
 
     Args:
-        spool: Where they are.
+        outbox: Where they are.
         connect: Called in the thread, whenever the connection has to be made anew.
 
     Attributes:
         last_error: Why the newest try failed; empty if it did not.
     """
 
-    def __init__(self, spool: Spool, connect: Callable[[], Delivery]) -> None:
+    def __init__(self, outbox: Outbox, connect: Callable[[], Delivery]) -> None:
         self.last_error = ""
-        self._spool, self._connect, self._is_urgent = spool, connect, False
+        self._outbox, self._connect, self._is_urgent = outbox, connect, False
         self._pause_s = FIRST_PAUSE_S
         self._stop, self._wake, self._retry = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow sender", daemon=True)
@@ -59,10 +60,10 @@ class Sender:
         self._is_urgent = True
         self._wake.set()
         self._retry.set()
-        remaining, since = self._spool.remaining(), time.monotonic()
+        remaining, since = self._outbox.remaining(), time.monotonic()
         while remaining and time.monotonic() - since < timeout_s and self._thread.is_alive():
             time.sleep(0.02)
-            before, remaining = remaining, self._spool.remaining()
+            before, remaining = remaining, self._outbox.remaining()
             if remaining != before:
                 since = time.monotonic()
         self._is_urgent = False
@@ -78,7 +79,7 @@ class Sender:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                with self._spool.sending():  # until the end, also while MLflow is away
+                with self._outbox.sending():  # until the end, also while MLflow is away
                     self._send()
             except Exception as error:
                 self._put_off(error)
@@ -88,7 +89,7 @@ class Sender:
         while not self._stop.is_set():
             try:
                 delivery = delivery or self._connect()
-                send_all(self._spool, delivery, self._stop.is_set)
+                send_all(self._outbox, delivery, self._stop.is_set)
             except Exception as error:
                 delivery = None
                 self._put_off(error)
@@ -107,11 +108,11 @@ class Sender:
         self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
 
 
-def send_all(spool: Spool, delivery: Delivery, is_stopped: Callable[[], bool] = lambda: False) -> int:
+def send_all(outbox: Outbox, delivery: Delivery, is_stopped: Callable[[], bool] = lambda: False) -> int:
     """Send what is pending, in order, and return how many records that was."""
     count = 0
-    while not is_stopped() and (batch := _batch(spool.pending())):
-        _send(spool, delivery, batch)
+    while not is_stopped() and (batch := _batch(outbox.pending())):
+        _send(outbox, delivery, batch)
         count += len(batch)
     return count
 
@@ -126,13 +127,13 @@ def _batch(records: list[Record]) -> list[Record]:
     return records
 
 
-def _send(spool: Spool, delivery: Delivery, batch: list[Record]) -> None:
+def _send(outbox: Outbox, delivery: Delivery, batch: list[Record]) -> None:
     try:
         delivery.send(batch)
     except RefusedError as error:
         if len(batch) > 1:  # find the one
             for record in batch:
-                _send(spool, delivery, [record])
+                _send(outbox, delivery, [record])
             return
-        spool.refuse(batch[0], one_line(error))
-    spool.mark_sent(batch)
+        outbox.refuse(batch[0], one_line(error))
+    outbox.mark_sent(batch)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from cluster.compare.states import state_digest
 from cluster.config import TrackingConfig
-from cluster.outbox.run_log import sync
+from cluster.outbox.sync import sync
 from tests.chaos.account import account_of, as_page
 from tests.chaos.schedule import schedule
 from tests.chaos.world import World

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import PrepareConfig, TrackingConfig
-from cluster.outbox.run_log import Synced, sync
+from cluster.outbox.sync import Synced, sync
 from cluster.prepare import prepare
 from cluster.shards import INDEX
 from cluster.store import open_store

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from cluster.checkpoints import RunCheckpoints, SupersededError
 from cluster.config import JobConfig, TrackingConfig
-from cluster.outbox.run_log import sync
+from cluster.outbox.sync import sync
 from cluster.recipes import Layer, resolve
 from cluster.store import open_store
 from cluster.store.lease import Held, Holder, Lease, RunTakenError

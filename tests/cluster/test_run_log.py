@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cluster.outbox import sender
-from cluster.outbox.run_log import RunLog, Synced, sync
+from cluster.outbox.run_log import RunLog
+from cluster.outbox.sync import Synced, sync
 from cluster.registry import CHALLENGER
 from cluster.tracking import connect
 from metasr import manifest

@@ -1,12 +1,15 @@
 """metasr sync: what a person sees of it."""
 
+import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from cluster.config import TrackingConfig
-from cluster.outbox.run_log import RunLog, sync
+from cluster.outbox.run_log import RunLog
+from cluster.outbox.sync import sync
 from cluster.tracking import connect
 from jobs.cli import main
 
@@ -22,10 +25,16 @@ def metasr(monkeypatch, capfd):
     return call
 
 
-def test_sync_sends_what_a_run_without_mlflow_has_left(metasr, tmp_path):
-    database = f"sqlite:///{tmp_path}/mlflow.db"
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """Its tables take seconds to make."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+def test_sync_sends_what_a_run_without_mlflow_has_left(metasr, tmp_path, database):
     spool = f"--tracking.spool={tmp_path}/spool"
-    away = TrackingConfig(uri="http://someone:hush@127.0.0.1:9", spool=f"{tmp_path}/spool", artifacts=f"{tmp_path}/a")
+    places = {"spool": f"{tmp_path}/spool", "artifacts": f"{tmp_path}/artifacts", "experiment": "sent-later"}
+    away = TrackingConfig(uri="http://someone:hush@127.0.0.1:9", **places)
     with RunLog(away, "run-1", {"train.seed": 1}, {}) as log:
         log.metrics(5, {"loss": 0.5})
         log.status("FINISHED")
@@ -44,6 +53,48 @@ def test_sync_sends_what_a_run_without_mlflow_has_left(metasr, tmp_path):
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {"loss": 0.5}
     assert metasr("sync", spool)[:2] == (0, "nothing is left to send\n")
+
+
+def waiting(tmp_path, database):
+    """Settings, and the folder of a run whose tag MLflow has not got."""
+    away = TrackingConfig(uri="http://127.0.0.1:9", spool=f"{tmp_path}/spool", artifacts=f"{tmp_path}/artifacts")
+    with RunLog(away, "run-1", {}, {}) as log:
+        log.tag("note", "a")
+    while sync(away, lambda line: None, uri_is_given=False).num_skipped:  # its last try has not ended
+        time.sleep(0.05)
+    return (
+        f"--tracking.spool={tmp_path}/spool",
+        f"--tracking.uri={database}",
+        tmp_path / "spool/run-1",
+    )
+
+
+def test_sync_removes_what_is_sent_and_closes_what_it_opens(metasr, tmp_path, database):
+    *flags, folder = waiting(tmp_path, database)
+    assert metasr("sync", *flags)[:2] == (0, "run run-1: 2 records sent\nnothing is left to send\n")
+    assert list(folder.parent.iterdir()) == []
+    assert not [path for path in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(path)]
+
+
+def test_sync_keeps_records_that_mlflow_refuses_and_says_where(metasr, tmp_path, database):
+    *flags, folder = waiting(tmp_path, database)
+    (folder / "records.jsonl").write_text('{"format": 1, "kind": "dance", "time_ms": 1, "payload": {}}\n')
+    kept = f"1 that MLflow refused are kept in {folder}/refused.jsonl\nnothing is left to send\n"
+    assert metasr("sync", *flags)[:2] == (0, f"run run-1: 1 records sent, {kept}")
+    assert metasr("sync", *flags)[:2] == (0, f"run run-1: {kept}")
+    assert '"dance"' in (folder / "refused.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("file", "where"), [("records.jsonl", "a record in {}"), ("head.json", "{}/head.json")])
+def test_sync_leaves_records_of_a_later_version_to_it(metasr, tmp_path, database, file, where):
+    *flags, folder = waiting(tmp_path, database)
+    written = (folder / file).read_text()
+    (folder / file).write_text(written.replace('"format": 1', '"format": 2'))
+    code, out, err = metasr("sync", *flags)
+    assert (code, out) == (1, "run run-1: 2 records are still to be sent\n")
+    assert f"{where.format(folder)}: it has format 2, and this version reads up to 1. Update metasr" in err
+    (folder / file).write_text(written.replace('"format": 1, ', ""))  # as the first version wrote it
+    assert metasr("sync", *flags)[:2] == (0, "run run-1: 2 records sent\nnothing is left to send\n")
 
 
 def test_sync_says_what_it_leaves_to_a_run_that_is_at_work(metasr, tmp_path):
