@@ -65,7 +65,8 @@ def find(storage: Store, fork: Fork) -> SavedCheckpoint:
 def branch_off(storage: Store, fork: Fork, checkpoints: RunCheckpoints, config: JobConfig) -> None:
     """Give a run the checkpoint that it branches off from; one that has checkpoints of its own is left as it is.
 
-    The copy has no score and no bundle: what the other run came to is never taken for this one's best.
+    The copy has no score and no bundle: what the other run came to is never taken for this one's best. The average of
+    its generator goes on where both runs keep one (`optim.ema_decay`); otherwise it begins here, or ends.
 
     Args:
         storage: Of both runs.

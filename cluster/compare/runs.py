@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.checkpoints import RunCheckpoints, SavedCheckpoint
-from cluster.compare.states import Check, Difference, compare_states, state_digest
+from cluster.compare.states import Check, Mismatch, compare_states, state_digest
 from cluster.config import JobConfig
 from cluster.store import open_store
 from metasr.config import ExperimentConfig
@@ -212,11 +212,11 @@ def _causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Check, ...]:
 
 
 def _computed(name: str, what: What, a: Sequence[Stretch], b: Sequence[Stretch]) -> Check:
-    """Compare what computed the steps, which may have changed on the way."""
+    """Compare which code or arithmetic computed the steps; it may have changed on the way."""
     since = part_after(a, b, what)
     if since is None:
         return Check(name, True, value=told(a, what))
-    return Check(name, False, (Difference(what, {"A": told(a, what), "B": told(b, what)}),), since=since)
+    return Check(name, False, (Mismatch(what, {"A": told(a, what), "B": told(b, what)}),), since=since)
 
 
 def _fact(name: str, key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Check:
@@ -224,16 +224,16 @@ def _fact(name: str, key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Ch
     ours, theirs = (about.get(key) or "random weights" for about in (a, b))
     if ours == theirs:
         return Check(name, True, value=str(ours))
-    return Check(name, False, (Difference(key, {"A": ours, "B": theirs}),))
+    return Check(name, False, (Mismatch(key, {"A": ours, "B": theirs}),))
 
 
-def _settings(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[Difference]:
+def _settings(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[Mismatch]:
     for name in sorted(a.keys() | b.keys()):
         ours, theirs = a.get(name), b.get(name)
         if isinstance(ours, dict) and isinstance(theirs, dict):
             yield from _settings(ours, theirs, f"{prefix}{name}.")
         elif ours != theirs:
-            yield Difference(f"{prefix}{name}", {"A": ours, "B": theirs})
+            yield Mismatch(f"{prefix}{name}", {"A": ours, "B": theirs})
 
 
 def _suspects(about: Mapping[str, Any]) -> Iterator[str]:

@@ -22,7 +22,7 @@ PARTS = ("generator", "average", "discriminator", "generator_optimiser", "discri
 """Parts of the state in the order in which they are compared; what else there may be comes after them."""
 
 
-class Difference(NamedTuple):
+class Mismatch(NamedTuple):
     """Something that is not the same in both.
 
     Attributes:
@@ -52,7 +52,7 @@ class Check:
 
     name: str
     equal: bool
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[Mismatch, ...] = ()
     value: str = ""
     since: int = 0
 
@@ -118,24 +118,24 @@ def _digests(folder: Path) -> dict[str, str]:
     return {name: one.hexdigest() for name, one in hashes.items()}
 
 
-def _first_line(a: Path, b: Path) -> Difference:
+def _first_line(a: Path, b: Path) -> Mismatch:
     """Return where two metric logs part."""
     logs = [(folder / LOG).read_text(errors="replace").splitlines() for folder in (a, b)]
     for number, (ours, theirs) in enumerate(zip_longest(*logs), start=1):
         if ours != theirs:
             return _line(number, _record(ours), _record(theirs))
-    return Difference("ends of lines", {})
+    return Mismatch("ends of lines", {})
 
 
-def _line(number: int, ours: dict[str, Any], theirs: dict[str, Any]) -> Difference:
+def _line(number: int, ours: dict[str, Any], theirs: dict[str, Any]) -> Mismatch:
     """Return the first metric that is not the same; of a log that has ended there is none."""
     steps = [record["step"] for record in (ours, theirs) if isinstance(record.get("step"), int)]
     place = {"line": number, "step": min(steps, default=None)}
     for name in dict.fromkeys((*ours, *theirs)):
         values = ours.get(name), theirs.get(name)
         if json.dumps(values[0]) != json.dumps(values[1]):  # as text, for NaN differs from itself
-            return Difference(name, {**place, "A": values[0], "B": values[1]})
-    return Difference("notation", place)
+            return Mismatch(name, {**place, "A": values[0], "B": values[1]})
+    return Mismatch("notation", place)
 
 
 def _record(line: str | None) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _record(line: str | None) -> dict[str, Any]:
     return record if isinstance(record, dict) else {"text": line}
 
 
-def _tensors(a: Path, b: Path, part: str) -> Iterator[Difference]:
+def _tensors(a: Path, b: Path, part: str) -> Iterator[Mismatch]:
     """Yield by how much each tensor of a part differs that does, by name."""
     with ExitStack() as stack:
         states = [stack.enter_context(safe_open(folder / WEIGHTS, framework="pt")) for folder in (a, b)]
@@ -154,9 +154,9 @@ def _tensors(a: Path, b: Path, part: str) -> Iterator[Difference]:
         for name in sorted({*ours, *theirs}):
             kinds = _kind(states[0], name, ours), _kind(states[1], name, theirs)
             if kinds[0] != kinds[1]:
-                yield Difference(name, {"A": kinds[0], "B": kinds[1]})
+                yield Mismatch(name, {"A": kinds[0], "B": kinds[1]})
             elif about := _distance(*(state.get_tensor(name) for state in states)):
-                yield Difference(name, about)
+                yield Mismatch(name, about)
 
 
 def _kind(state: Any, name: str, names: list[str]) -> str | None:

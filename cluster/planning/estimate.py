@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from cluster.checkpoints.ledger import Ledger
 from cluster.checkpoints.run import LEDGER
 from cluster.config import JobConfig, expand
-from cluster.planning.forecast import Estimate, Measured, forecast, phases_of
+from cluster.planning.forecast import Estimate, ShortRun, forecast, phases_of
 from cluster.preflight import require
 from cluster.store import Store, open_store
 from cluster.store.lease import LEASE, Lease
@@ -58,7 +58,7 @@ def estimate(spec: RunSpec, tell: Callable[[str], None], *, steps: int = 20) -> 
     if stop.signal:
         raise TrainingError("the estimate was stopped", f"by {stop.name}", "Run the same command again")
     first_step_s = observer.finish("")["first_step"]["seconds"]
-    measured = Measured(tuple(observer.events), WARM_UP_STEPS, steps, first_step_s, wall_s)
+    measured = ShortRun(tuple(observer.events), WARM_UP_STEPS, steps, first_step_s, wall_s)
     return forecast(config, data.index, measured)
 
 

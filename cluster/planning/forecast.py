@@ -78,8 +78,8 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a short run told, which had each phase of the training after the other.
+class ShortRun:
+    """What a short run with each phase of the training reported.
 
     Attributes:
         events: All of them.
@@ -123,7 +123,7 @@ def phases_of(config: ExperimentConfig) -> list[Phase]:
     return [phase for phase in both if phase.steps]
 
 
-def forecast(config: JobConfig, index: Index, measured: Measured) -> Estimate:
+def forecast(config: JobConfig, index: Index, measured: ShortRun) -> Estimate:
     """Return what the whole training will take.
 
     Args:

@@ -1,4 +1,4 @@
-"""Work on several things at once, by Ray, with the results in the order of the things."""
+"""A map over Ray tasks whose results come in the order of the items."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+from cluster.redaction import one_line
 from metasr.errors import DataError, MetaSRError
 
-AHEAD = 2  # things in hand for each CPU: one that is worked on, and one that waits
+TASKS_PER_CPU = 2  # one that runs, and one that waits
 MIN_FOR_RAY = 16
 MAX_RETRIES = 3
 T = TypeVar("T")
@@ -18,7 +19,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Lost:
-    """In place of the result of a thing at which the process that worked on it died, again and again."""
+    """In place of the result of an item whose process died at each of several tries."""
 
     reason: str
 
@@ -28,41 +29,41 @@ class Lost:
 
 @dataclass(frozen=True)
 class Needs:
-    """What is reserved for each thing that is worked on: CPU cores, and a part of a GPU where there are GPUs."""
+    """What each task reserves: CPU cores, and a part of a GPU where there are GPUs."""
 
     cpus: float = 1.0
     gpus: float = 0.0
 
 
 class InOrder(Protocol):
-    """`map`, which may give `Lost` for a result. Only so many things are in hand at a time."""
+    """`map`, which may give `Lost` for a result. A bounded number of items is in flight at a time."""
 
-    def __call__(self, function: Callable[[T], R], things: Iterable[T], /) -> Iterator[R | Lost]:
-        """Return the results, in the order of the things."""
+    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R | Lost]:
+        """Return the results, in the order of the items."""
 
 
 @contextmanager
 def in_order(
-    workers: int | None, num_things: int, needs: Needs = Needs(), min_for_ray: int = MIN_FOR_RAY
+    workers: int | None, num_items: int, needs: Needs = Needs(), min_for_ray: int = MIN_FOR_RAY
 ) -> Iterator[InOrder]:
-    """Give a `map` that works on several things at a time, on the cluster of RAY_ADDRESS or on this machine.
+    """Give a `map` over tasks, on the cluster of RAY_ADDRESS or on this machine.
 
-    The results do not depend on `workers`. A thing whose node or process is lost is done again, some times.
+    The results do not depend on `workers`. An item whose node or process is lost is tried again, a few times.
 
     Args:
-        workers: Things in hand at a time; None takes two for each CPU there is. 1 works in this process, without Ray,
-            and so does None where Ray would take longer to start than the few things take.
-        num_things: How many there will be.
-        needs: Of each thing, on Ray.
-        min_for_ray: Fewer things than this are not worth a start of Ray.
+        workers: Items in flight at a time; None takes two for each CPU there is. 1 works in this process, without
+            Ray, and so does None where Ray would take longer to start than the few items take.
+        num_items: How many there will be.
+        needs: What each task reserves on Ray.
+        min_for_ray: Fewer items than this are not worth a start of Ray.
 
     Raises:
         ConfigError: The cluster of RAY_ADDRESS cannot be reached.
     """
-    if workers == 1 or (workers is None and num_things < min_for_ray):
+    if workers == 1 or (workers is None and num_items < min_for_ray):
         yield map
         return
-    import ray  # here, because a few things need not wait for it
+    import ray  # here, because a few items need not wait for it
 
     from cluster.runtime.connection import connected
 
@@ -70,35 +71,31 @@ def in_order(
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = needs.gpus if there.get("GPU") else 0.0
         at_once = min(there.get("CPU", 1) / needs.cpus, there["GPU"] / gpus if gpus else float("inf"))
-        in_hand = workers or AHEAD * max(1, round(at_once))
-        yield lambda function, things: _map(function, things, in_hand, Needs(needs.cpus, gpus))
+        in_flight = workers or TASKS_PER_CPU * max(1, round(at_once))
+        yield lambda function, items: _map(function, items, in_flight, Needs(needs.cpus, gpus))
 
 
-def _map(function: Callable[[T], R], things: Iterable[T], in_hand: int, needs: Needs) -> Iterator[R | Lost]:
+def _map(function: Callable[[T], R], items: Iterable[T], in_flight: int, needs: Needs) -> Iterator[R | Lost]:
     import ray
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
     task: Any = ray.remote(max_retries=MAX_RETRIES, num_cpus=needs.cpus, num_gpus=needs.gpus)(_call)
-    shared = ray.put(function)  # once, and not with each thing: it may hold the weights of a network
-    waiting = iter(things)
-    running = deque(task.remote(shared, thing) for thing in islice(waiting, in_hand))
+    shared = ray.put(function)  # once, and not with each task: it may hold the weights of a network
+    waiting = iter(items)
+    running = deque(task.remote(shared, item) for item in islice(waiting, in_flight))
     try:
         while running:
             try:
                 result = ray.get(running.popleft())
             except (OutOfMemoryError, WorkerCrashedError) as error:
-                result = Lost(f"the process that read it died ({_reason(error)})")
-            running.extend(task.remote(shared, thing) for thing in islice(waiting, 1))
+                result = Lost(f"the process that read it died ({one_line(error)})")
+            running.extend(task.remote(shared, item) for item in islice(waiting, 1))
             yield result
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, MetaSRError) else error) from None
     except RayError as error:
-        raise DataError("Ray cannot go on", _reason(error), "Run the same command again to continue") from error
+        raise DataError("Ray cannot go on", one_line(error), "Run the same command again to continue") from error
 
 
-def _call(function: Callable[[T], R], thing: T) -> R:
-    return function(thing)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _call(function: Callable[[T], R], item: T) -> R:
+    return function(item)

@@ -32,8 +32,8 @@ from metasr.context import Request
 from metasr.errors import MetaSRError, TrainingError
 
 LOOK_AGAIN_S = 0.5
-NOBODY_S = 10.0  # workers poll for requests every half second: after so long without, there is no group
-IN_ORDER_S = 30.0  # for Ray Train to give back its place in the cluster, for which other trials of a sweep wait
+NO_WORKERS_S = 10.0  # workers poll for requests every half second: without for so long, there are none
+RELEASE_S = 30.0  # for Ray Train to give back its place in the cluster, for which other trials of a sweep wait
 ROOM_S = 25.0  # for so long there must be room for more workers: Ray looks at its nodes every 20 s
 
 
@@ -201,11 +201,11 @@ def _wait(outcome: Future[Result], box: Mail, lease: Lease, stop: Stop, room: _R
         if lease.lost.is_set():
             raise SupersededError("training has stopped here", "another driver has taken the run over")
         if box.failure is not None:
-            wait([outcome], IN_ORDER_S)
+            wait([outcome], RELEASE_S)
             raise box.failure
-        if stop.signal and box.silent_s > NOBODY_S:
+        if stop.signal and box.silent_s > NO_WORKERS_S:
             return
-        if box.silent_s < NOBODY_S and room.has_come(box.num_workers):
+        if box.silent_s < NO_WORKERS_S and room.has_come(box.num_workers):
             box.grow()
     try:
         outcome.result()

@@ -60,7 +60,7 @@ class Starts:
                 restart.rto_s = ended - restart.last_sign
 
     def sign_of_life(self, now: float) -> None:
-        """Note that the group has told of something."""
+        """Note that an event of the group has come."""
         self._last_sign = now
 
     def first_step(self) -> dict[str, Any]:

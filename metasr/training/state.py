@@ -123,7 +123,7 @@ class TrainingState:
         manifest.seal(folder, "checkpoint", about)
 
     def load(self, folder: Path) -> None:
-        """Restore a checkpoint after checking its files.
+        """Restore a checkpoint after checking its files. An average that it lacks begins with its generator.
 
         Raises:
             CheckpointError: A file is missing or damaged, or holds other networks; the state must not be used then.
@@ -133,8 +133,8 @@ class TrainingState:
         try:
             stored = safetensors.torch.load_file(folder / WEIGHTS, device=str(device))
             self.generator.load_state_dict(_under(stored, "generator"))
-            if self.average is not None:
-                self.average.load_state_dict(_under(stored, "average"))
+            if self.average is not None:  # a fork of a run without an average begins one with the generator
+                self.average.load_state_dict(_under(stored, "average") or _under(stored, "generator"))
             self.discriminator.load_state_dict(_under(stored, "discriminator"))
             _load_adam(self.generator_optimiser, _under(stored, "generator_optimiser"))
             _load_adam(self.discriminator_optimiser, _under(stored, "discriminator_optimiser"))

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
 from cluster.planning.estimate import removed
-from cluster.planning.forecast import Measured, forecast, phases_of
+from cluster.planning.forecast import ShortRun, forecast, phases_of
 from cluster.recipes import Layer, resolve
 from cluster.store import open_store
 from cluster.store.lease import Lease
@@ -181,7 +181,7 @@ def told(config, steps, seconds_of, looks=((1.0, 0.5, 1000),)):
 
 
 def forecast_of(config, store_url, events, wall_s=100.0):
-    return forecast(config, read_index(open_store(store_url)), Measured(events, 5, 20, 1.0, wall_s))
+    return forecast(config, read_index(open_store(store_url)), ShortRun(events, 5, 20, 1.0, wall_s))
 
 
 def test_a_few_steps_stand_for_all_scales_not_for_those_they_had(store_url):

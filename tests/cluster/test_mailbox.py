@@ -9,7 +9,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from cluster.store import UnavailableError
 from cluster.training.failures import Failure, RegroupError
-from cluster.training.group import NOBODY_S
+from cluster.training.group import NO_WORKERS_S
 from cluster.training.listener import failure_of
 from cluster.training.mailbox import Mailbox
 from cluster.watch import Event
@@ -110,7 +110,7 @@ def test_the_driver_learns_whether_any_worker_asks_for_requests():
     mailbox = Mailbox(max_failures=0)
     assert mailbox.take().silent_s == math.inf
     mailbox.requested()
-    assert mailbox.take().silent_s < NOBODY_S
+    assert mailbox.take().silent_s < NO_WORKERS_S
 
 
 def test_a_group_is_stalled_when_none_of_its_workers_makes_progress():

@@ -51,6 +51,17 @@ def test_the_average_is_what_is_validated_and_kept_and_not_what_is_trained(tmp_p
     assert history[-1][1]["val_psnr_gain"] != plain[-1][1]["val_psnr_gain"]
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [(0.0, 0.9), (0.9, 0.0)], ids=["begins one", "drops it"])
+def test_a_fork_of_a_run_with_or_without_an_average_trains_without_or_with_one(tmp_path, theirs, ours):
+    settings = {"adversarial": 0, "checkpoint_every_steps": 2}
+    left, _ = train(tmp_path, experiment(steps=2, optim=averaging(theirs), **settings))
+    fork = initial_state(experiment(steps=4, optim=averaging(ours), **settings))
+    fork.load(tmp_path / "step-2")
+    assert_same_weights(fork.best_generator, left.generator)
+    ended, _ = train(tmp_path, experiment(steps=4, optim=averaging(ours), **settings))
+    assert (ended.step, ended.average is not None) == (4, ours > 0)
+
+
 def test_a_stopped_run_goes_on_with_its_average(tmp_path):
     settings = {"optim": averaging(0.9), "checkpoint_every_steps": 2, "pixel_only_steps": 1}
     whole, _ = train(tmp_path / "whole", experiment(steps=4, **settings))
