@@ -75,7 +75,8 @@ def read_ledger(store: Store, key: str) -> tuple[StoredTrials | None, Version | 
     """Return the content of a ledger and its version; None where there is no ledger.
 
     Raises:
-        StoreError: It is damaged, or has a later format.
+        FormatError: A later version of the program wrote it.
+        StoreError: It is damaged.
     """
     try:
         content, version = store.get_with_version(key)

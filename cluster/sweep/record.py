@@ -5,14 +5,13 @@ from collections import Counter
 from typing import Any, Literal, Self, TypeVar
 
 from cluster.checkpoints.fork import Fork
+from cluster.formats import FIRST, KEY, require_format
 from metasr.config import Section
 from metasr.errors import StoreError
 
 Status = Literal["waiting", "running", "finished", "stopped early", "replaced", "failed"]
 RANKED: tuple[Status, ...] = ("finished", "stopped early", "replaced")
 SAME_FAILURES = 3
-FORMAT = 1
-"""Of `sweep.json` and `trials.json`. A document without a format has format 1."""
 Document = TypeVar("Document", bound=Section)
 
 
@@ -131,14 +130,15 @@ class SweepRecord(Section):
         """Return the record that `to_json` wrote.
 
         Raises:
-            StoreError: The text is damaged, or has a later format.
+            FormatError: A later version of the program wrote it.
+            StoreError: The text is damaged.
         """
         return from_document(cls, text, "sweep.json")
 
 
 def to_document(content: Section) -> str:
     """Return content as JSON text with its format."""
-    return json.dumps({"format": FORMAT, **content.model_dump(mode="json")}, indent=1) + "\n"
+    return json.dumps({KEY: FIRST, **content.model_dump(mode="json")}, indent=1) + "\n"
 
 
 def from_document(kind: type[Document], text: str | bytes, name: str) -> Document:
@@ -150,19 +150,16 @@ def from_document(kind: type[Document], text: str | bytes, name: str) -> Documen
         name: Of the document, for errors.
 
     Raises:
-        StoreError: The text is damaged, or has a later format.
+        FormatError: A later version of the program wrote it.
+        StoreError: The text is damaged.
     """
     try:
         values = dict(json.loads(text))
-        found = values.pop("format", 1)
-        if found == FORMAT:
-            return kind.model_validate(values)
+        require_format(name, values)
+        return kind.model_validate({key: value for key, value in values.items() if key != KEY})
     except (TypeError, ValueError):
         raise StoreError(
             name,
             "it is damaged",
             "Restore the file from a copy, or delete it: trials that have been trained are not trained again",
         ) from None
-    raise StoreError(
-        name, f"it has format {found}, and this version of metasr reads format {FORMAT}", "Update metasr"
-    )

@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 from cluster.checkpoints import RunCheckpoints, SupersededError
 from cluster.checkpoints.fork import Fork
 from cluster.config import ResourcesConfig, SearchConfig, SweepConfig
+from cluster.formats import FormatError
 from cluster.recipes import Layer
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, at_once, fitting, forecast
 from cluster.sweep.ledger import LEDGER, TrialLedger, read_ledger
@@ -107,10 +108,10 @@ def test_documents_say_their_format_and_one_without_is_of_the_first(store):
 def test_a_document_of_a_later_format_is_refused_by_name_and_stays_as_it_is(store):
     key, later = f"sweeps/s/{LEDGER}", b'{"format": 2, "trials": []}'
     store.put(key, later)
-    with pytest.raises(StoreError, match=rf"{key} .*it has format 2, .* reads format 1. Update metasr"):
+    with pytest.raises(FormatError, match=rf"{key} .*it has format 2, .* reads up to 1. Update metasr"):
         TrialLedger(store, "sweeps/s", 1, record_of())
     assert store.get(key) == later
-    with pytest.raises(StoreError, match=r"sweep\.json: it has format 2"):
+    with pytest.raises(FormatError, match=r"sweep\.json: it has format 2"):
         SweepRecord.from_json(later)
 
 
