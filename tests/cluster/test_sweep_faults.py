@@ -273,7 +273,7 @@ def test_where_the_money_was_spent_before_no_trial_goes_on_and_the_best_stays_th
     _, parts = limited
     code, output, record, kept = parts["again"]
     assert code == 0, output
-    assert f"{COST_UP}: no trial resumes" in output
+    assert f"{COST_UP}: no trial is resumed" in output
     assert f"trial {record.best.number} is the challenger" in output
     assert (record, kept) == parts["cost"][2:]
 
