@@ -22,8 +22,8 @@ class CropSource(Protocol):
         """Yield for `first_step` and every step after it a worker's part of the batch.
 
         Args:
-            order: Which sample comes when.
-            first_step: Steps before it were done already.
+            order: The order of all samples.
+            first_step: First step to yield, from 0; above 0 where a run resumes.
             batch_size: Samples of a step, over all workers: equally many of each virtual shard of the order.
             part: This worker's samples within the batch: whole virtual shards.
 

@@ -56,7 +56,7 @@ def load_luminance(path: Path) -> NDArray[np.float32]:
         DataError: It is not an image of these formats, is cut short, is so large that PIL suspects a decompression
             bomb (before memory is allocated for it), or does not say which value is white.
     """
-    with _explained(path), Image.open(path, formats=FORMATS) as image:
+    with _as_data_error(path), Image.open(path, formats=FORMATS) as image:
         return _luminance(ImageOps.exif_transpose(image))
 
 
@@ -67,13 +67,13 @@ def photo_shape(path: Path) -> tuple[int, int]:
         UnreachableError: It is missing, or the file system fails.
         DataError: It is not an image of these formats.
     """
-    with _explained(path), Image.open(path, formats=FORMATS) as image:
+    with _as_data_error(path), Image.open(path, formats=FORMATS) as image:
         columns, rows = image.size
         return rows, columns
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _as_data_error(path: Path) -> Iterator[None]:
     """Turn errors in reading a photograph into DataError, or UnreachableError where the file system fails."""
     try:
         with path.open("rb") as file:  # PIL would leave a file open that it cannot read

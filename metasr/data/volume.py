@@ -92,7 +92,7 @@ def load_volume(path: Path) -> Volume:
         DataError: It is not NIfTI, is cut short, is not one 3-D image of real numbers, or holds NaN or infinity. The
             header is checked before the voxels are read, and no more is read than it promises.
     """
-    with _explained(path):
+    with _as_data_error(path):
         return _read(path)
 
 
@@ -103,7 +103,7 @@ def slices_shape(path: Path, plane: Plane = "axial") -> tuple[int, int, int]:
         UnreachableError: It is missing, or the file system fails.
         DataError: It is not NIfTI, or its header is one that `load_volume` refuses.
     """
-    with _explained(path):
+    with _as_data_error(path):
         kind = _image_class(path)
         with Opener(str(path), "rb") as file:
             header = _read_header(path, kind, file.read(kind.header_class.template_dtype.itemsize))
@@ -118,7 +118,7 @@ def _axes(affine: NDArray[np.float64], plane: Plane) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _as_data_error(path: Path) -> Iterator[None]:
     """Turn errors in reading a file into DataError, or UnreachableError where the file system fails."""
     try:
         if not path.is_file():
