@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -18,16 +19,21 @@ from cluster.config import PrepareConfig
 from cluster.prepare import prepare
 from cluster.store import open_store
 from metasr.data.synthetic import write_subjects
+from tests.patience import PATIENCE_S
 
 S3_BUCKET = "metasr-tests"
 S3_SERVER = Path(__file__).parents[1] / "infra" / "storage" / "s3.py"
-S3_START_TIMEOUT_S = 60
 
 # The same examples each time, on however slow a machine.
 settings.register_profile(
     "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("same")
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C: a shell's background jobs ignore it, and so would all that they start, such as commands here."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,7 @@ def wait_for_bucket(server: subprocess.Popen[bytes], log: Path, *, is_last: bool
     from botocore.exceptions import BotoCoreError, ClientError
 
     client = boto3.client("s3", config=Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5))
-    deadline = time.monotonic() + S3_START_TIMEOUT_S
+    deadline = time.monotonic() + PATIENCE_S
     while server.poll() is None and time.monotonic() < deadline:
         try:
             client.head_bucket(Bucket=S3_BUCKET)

@@ -20,6 +20,7 @@ from cluster.tracking import connect
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
 from tests.cluster.registered import make_bundle, record, scores
 from tests.cluster.tracked import start
+from tests.patience import PATIENCE_S
 
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
 
@@ -50,7 +51,7 @@ def cluster():
     with Path(folder, "head.log").open("wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE_S
         while "Ray runtime started" not in Path(folder, "head.log").read_text():
             assert head.poll() is None, Path(folder, "head.log").read_text()
             assert time.monotonic() < deadline, "the cluster did not start"
@@ -58,7 +59,7 @@ def cluster():
         yield head, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
     finally:
         head.terminate()  # and with it all that it has started
-        head.wait(timeout=200)
+        head.wait(timeout=PATIENCE_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 

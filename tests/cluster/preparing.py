@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.cluster.patients import brain, write_volume
+from tests.patience import PATIENCE_S
 
 PREPARE = Path(__file__).parents[2] / "jobs" / "prepare.py"
 CROP_PX = 128
@@ -36,7 +37,7 @@ def start(folder, store, *more, **options):
 
 def finish(process):
     """Return what else it said, on both ways out, and its exit code."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return out, err, process.returncode
 
 

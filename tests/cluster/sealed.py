@@ -11,6 +11,7 @@ import pytest
 
 from cluster.store import RetryPolicy, open_store
 from metasr.manifest import seal, unseal
+from tests.patience import PATIENCE_S
 
 # A store whose outages are over soon.
 QUICK = RetryPolicy(attempts=2, first_pause_s=0.01, max_pause_s=0.05, connect_s=5, stall_s=5, deadline_s=20)
@@ -84,6 +85,6 @@ def kill_after(script, arguments, seconds):
     lines = [process.stdout.readline()]
     threading.Timer(seconds, process.send_signal, [signal.SIGKILL]).start()
     lines += process.stdout.read().splitlines(keepends=True)
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(PATIENCE_S) == -signal.SIGKILL
     process.stdout.close()
     return [line for line in lines if line.endswith("\n")][-1].strip()  # the kill may tear the last one

@@ -8,6 +8,7 @@ import sys
 from cluster.sweep.ledger import LEDGER, StoredTrials
 from cluster.sweep.record import from_document
 from tests.cluster.training import ROOT, TINY, flags, line_with, places
+from tests.patience import PATIENCE_S
 
 STEPS = 60
 GOOD, BETTER, IDLE, WILD = 0.0005, 0.001, 1e-7, 1e30  # learning rates; the last gives NaN, the one before nothing
@@ -34,8 +35,6 @@ def start_sweep(home, store_url, space, settings, *more):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A shell's background jobs ignore Ctrl-C, and so would all that they start, this test among them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -51,7 +50,7 @@ def kill_sweep_at(text, home, store_url, space, settings):
 
 def sweep_to_end(home, store_url, space, settings, *more):
     process = start_sweep(home, store_url, space, settings, *more)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     return process.returncode, output
 
 

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from tests.cluster.tracked import MlflowServer
+from tests.patience import PATIENCE_S
 
 # MLflow takes no password of less than 12 characters, and tenths of a second to verify one, which it need not repeat.
 PASSWORDS = {user: f"hush-{user}-0123" for user in ("admin", "trainer", "guest")}
@@ -83,7 +84,7 @@ def postgresql():
 
         def call(program, *arguments):
             command = [programs / program, *arguments]
-            subprocess.run(command, check=True, cwd=place, stdout=subprocess.DEVNULL, timeout=120, **owner)
+            subprocess.run(command, check=True, cwd=place, stdout=subprocess.DEVNULL, timeout=PATIENCE_S, **owner)
 
         def database(name):
             call("createdb", f"--host={place}", "--username=postgres", name)

@@ -23,6 +23,7 @@ from metasr import manifest
 from metasr.data.sample import plan_step
 from metasr.errors import TrainingError
 from tests.cluster.training import ROOT, TINY, arguments_of, train_to_end
+from tests.patience import PATIENCE_S
 
 
 def config_of(**settings):
@@ -39,7 +40,7 @@ def command(verb, home, store_url, settings, *more):
         env=environment | {"HOME": str(home)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
     )
 
 

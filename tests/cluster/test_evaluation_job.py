@@ -21,12 +21,14 @@ from metasr.inference.bundle import load_bundle
 from metasr.scale import Scale
 from tests.cluster.patients import OPTIONS, SUBJECTS, run_prepare
 from tests.cluster.registered import flip, make_bundle
+from tests.patience import PATIENCE_S
 
 EVALUATE = Path(__file__).parents[2] / "jobs" / "evaluate.py"
 SCALES = "2", "1x1.5"
 VAL = SUBJECTS[1], SUBJECTS[2]
 
-# In a process of its own, because Ray leaves processes behind for Python to complain about.
+# In a process of its own, because Ray leaves processes behind for Python to complain about. It measures what each
+# line of its input asks for, on one connection to Ray, whose workers import torch once.
 MEASURE = """
 import json, os, sys
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ from pathlib import Path
 import torch
 from cluster.evaluation.measure import measure
 from cluster.evaluation.tasks import Setup, Weights, shares
+from cluster.runtime.connection import connected
 from cluster.runtime.ordered_map import Needs
 from cluster.store import open_store
 from cluster.stream import read_index
@@ -58,33 +61,36 @@ class Dies(Tissue):
             os._exit(1)
         return super().labeller(subject, hr, grid)
 
-url, bundle, scales, workers, step, marker = json.loads(sys.argv[1])
-store = open_store(url)
-index = read_index(store)
-loaded = load_bundle(Path(bundle), torch.device("cpu"))
-parts = shares(store, index, 0)
-steps = {
-    "none": [],
-    "tissue": [Tissue()],
-    "dies once": [Dies(marker=marker, subject=parts[-1].subject)],
-    "dies always": [Dies(marker=marker, subject=parts[-1].subject, always=True)],
-    "fails": [Command("false {input} {output}")],
-}[step]
-setup = Setup(
-    store.url, index, Weights.of(loaded), {"again": Weights.of(loaded)}, tuple(map(Scale.parse, scales)), 0,
-    loaded.degradation, None, 0.0, Needs(), parts[0].subject,
-)
-lines = []
-try:
-    found = measure(setup, parts, steps, workers=workers, progress=lambda text, part: lines.append(text))
-except MetaSRError as error:
-    print(json.dumps({"error": str(error)}))
-else:
+def found_by(url, bundle, scales, workers, step, marker):
+    store = open_store(url)
+    index = read_index(store)
+    loaded = load_bundle(Path(bundle), torch.device("cpu"))
+    parts = shares(store, index, 0)
+    steps = {
+        "none": [],
+        "tissue": [Tissue()],
+        "dies once": [Dies(marker=marker, subject=parts[-1].subject)],
+        "dies always": [Dies(marker=marker, subject=parts[-1].subject, always=True)],
+        "fails": [Command("false {input} {output}")],
+    }[step]
+    setup = Setup(
+        store.url, index, Weights.of(loaded), {"again": Weights.of(loaded)}, tuple(map(Scale.parse, scales)), 0,
+        loaded.degradation, None, 0.0, Needs(), parts[0].subject,
+    )
+    lines = []
+    try:
+        found = measure(setup, parts, steps, workers=workers, progress=lambda text, part: lines.append(text))
+    except MetaSRError as error:
+        return {"error": str(error)}
     pictured = [(one.slice.subject, one.slice.number, str(one.scale)) for one in found.result.comparisons]
-    print(json.dumps({
+    return {
         "scores": to_csv(found.result.scores), "outcomes": outcomes_to_csv(found.outcomes), "lines": lines,
         "pictured": pictured, "parts": len(parts),
-    }))
+    }
+
+with connected(cpus=1):
+    for line in sys.stdin:
+        print(json.dumps(found_by(*json.loads(line))), flush=True)
 """
 
 
@@ -103,17 +109,21 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(url, bundle, cluster, tmp_path_factory):
-    """What a process finds that joins the cluster, or none."""
+    """What a process finds that has joined the cluster; with one worker it does all itself."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", MEASURE], env=cluster[1], **pipes) as process:
 
-    def call(workers, step="none", url=url, marker=None):
-        marker = str(marker or tmp_path_factory.mktemp("marker") / "died")
-        arguments = json.dumps([url, str(bundle), SCALES, workers, step, marker])
-        command = [sys.executable, "-c", MEASURE, arguments]
-        done = subprocess.run(command, env=cluster[1], capture_output=True, text=True, timeout=150)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        def call(workers, step="none", url=url, marker=None):
+            marker = str(marker or tmp_path_factory.mktemp("marker") / "died")
+            process.stdin.write(json.dumps([url, str(bundle), SCALES, workers, step, marker]) + "\n")
+            process.stdin.flush()
+            while (line := process.stdout.readline()) and not line.startswith("{"):
+                pass  # Ray says who died
+            return json.loads(line)
 
-    return call
+        yield call
+        process.stdin.close()
+    assert process.returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +195,7 @@ def test_ctrl_c_ends_it_and_the_program_that_it_runs(cluster, url, bundle, tmp_p
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "slices scored" in out
     assert "Traceback" not in err

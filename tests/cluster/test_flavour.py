@@ -24,8 +24,7 @@ from metasr.inference.bundle import load_bundle, save_bundle
 from metasr.models import build_generator, evaluating
 from tests.cluster.registered import flip, stored_bundle
 from tests.cluster.tracked import closed_port, start
-
-START_TIMEOUT_S = 240
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -168,7 +167,7 @@ def served(no_pickle, champion, tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": path},
         )
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + PATIENCE_S
         while not is_up(url):
             assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]

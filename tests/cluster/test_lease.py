@@ -27,12 +27,12 @@ from metasr.errors import StoreError, TrainingError
 from tests.cluster.fault_proxy import FaultProxy, Refuse, Reset
 from tests.cluster.sealed import QUICK, make_sealed, open_at
 from tests.cluster.training import TINY, line_with, start_training, train_to_end
+from tests.patience import PATIENCE_S
 
 RUN = "recipe-0123"
 KEY = f"{RUN}/lease.json"
 QUICKLY = {"renew_every_s": 0.05, "patience_s": 1.0}
 PATIENTLY = {"renew_every_s": 0.05, "patience_s": 5.0}  # where the holder is alive, on a machine that may be busy
-TIMEOUT_S = 30
 
 DRIVER = """
 import sys
@@ -105,7 +105,7 @@ def held_in(store):
 
 def wait_for_beat(store, after):
     """Wait until a holder has renewed its lease."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + PATIENCE_S
     while held_in(store).beat <= after:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -131,7 +131,7 @@ def test_a_second_driver_is_refused_and_told_who_is_at_work(store, holding):
     assert len(told) == 1
     assert "waiting 5 s to see whether" in told[0]
     first.write("end")
-    assert first.process.wait(TIMEOUT_S) == 0
+    assert first.process.wait(PATIENCE_S) == 0
     with Lease.acquire(store, RUN, told.append, **QUICKLY) as lease:
         assert lease.fence == 2
     assert len(told) == 1
@@ -206,7 +206,7 @@ def test_a_frozen_driver_is_replaced_and_finds_out_when_it_wakes_up(store, holdi
         first.process.send_signal(signal.SIGCONT)
         first.write("until lost")
         assert first.read() == "lost True"
-        assert first.process.wait(TIMEOUT_S) == 0
+        assert first.process.wait(PATIENCE_S) == 0
         assert held_in(store).holder == Holder.me()
         assert not lease.lost.is_set()
     with pytest.raises(SupersededError):
@@ -268,7 +268,7 @@ def test_a_driver_that_was_replaced_changes_nothing_of_what_the_next_one_noted(
         monkeypatch.setattr(training_driver, "train_on_ray", train_as_second)
         assert training_driver.train(RunSpec(resolved("second"), "tiny"), print).step == 1
         if end == "by an error":
-            assert lease.lost.wait(TIMEOUT_S)
+            assert lease.lost.wait(PATIENCE_S)
             raise TrainingError("training failed", "its workers were superseded")
         if end == "by word of it":
             raise SupersededError("training has stopped here", "it was superseded")
@@ -295,7 +295,7 @@ def test_a_frozen_driver_that_wakes_up_after_the_end_leaves_the_run_finished(tmp
         first.send_signal(signal.SIGSTOP)
         train_to_end(tmp_path, store_url, settings)
         first.send_signal(signal.SIGCONT)
-        output, _ = first.communicate(timeout=120)
+        output, _ = first.communicate(timeout=PATIENCE_S)
     finally:
         first.kill()
         first.communicate()
@@ -331,7 +331,7 @@ def test_a_holder_outlasts_an_outage(url, caplog):
     with proxy_with(plan) as proxy, Lease.acquire(open_at(proxy.url, url), RUN, print, **QUICKLY) as lease:
         wait_for_beat(plain, 1)
         is_away.set()
-        assert refused.wait(TIMEOUT_S)
+        assert refused.wait(PATIENCE_S)
         before = held_in(plain).beat
         is_away.clear()
         wait_for_beat(plain, before)

@@ -13,6 +13,7 @@ from metasr.manifest import seal
 from metasr.training.state import LOG
 from tests.cluster.compared import CAUSES, MOMENT, change_tensor, compare, config, flip_lowest_bit, names_of, reseal
 from tests.cluster.training import line_with, only_run, start_training
+from tests.patience import PATIENCE_S
 from tests.unit.runs import IDENTITY, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,7 +47,7 @@ def test_a_run_that_goes_on_with_other_threads_says_so_in_its_lines_report_and_m
         try:
             line_with(process, expected)
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
             process.communicate()

@@ -11,6 +11,7 @@ import pytest
 from jobs.prepare import main
 from tests.cluster.patients import brain, write_volume
 from tests.cluster.preparing import NAMES, VAL, command, contents, finish, make_patients, start
+from tests.patience import PATIENCE_S
 
 ROWS, COLUMNS = 24, 60
 ONE = ("--workers", "1")
@@ -43,7 +44,7 @@ def on_a_terminal(folder, store, at="", typed=b""):
             if typed and at.encode() in written:
                 terminal.write(typed)
                 typed = b""
-    return written.decode(), process.wait(timeout=60)
+    return written.decode(), process.wait(timeout=PATIENCE_S)
 
 
 def read_or_end(terminal):

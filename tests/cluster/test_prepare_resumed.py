@@ -18,6 +18,7 @@ from cluster.prepare.plan import find, make_plan
 from cluster.shards import Shard
 from cluster.store import open_store
 from tests.cluster.patients import brain, make_volumes, shard_file, write_volume
+from tests.patience import PATIENCE_S
 
 NAMES = [f"patient-{number:02}" for number in range(10)]
 BROKEN = "patient-05"
@@ -69,7 +70,7 @@ prepare(Path(sys.argv[1]), open_store(sys.argv[2]), options, print, progress=pro
 def killed_once(folder, tmp_path_factory):
     store = tmp_path_factory.mktemp("killed") / "store"
     command = [sys.executable, "-c", KILLED, folder, store, OPTIONS.model_dump_json()]
-    outcome = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert outcome.returncode == -signal.SIGKILL, outcome.stderr
     assert not (store / "index.json").exists()
     return store

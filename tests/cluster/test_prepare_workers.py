@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.preparing import BROKEN, contents, finish, make_patients, start
+from tests.patience import PATIENCE_S
 
 TWO = ("--workers", "2")
 
@@ -124,7 +125,7 @@ print(json.dumps(numbers))
 
 def test_what_kills_whoever_reads_it_is_given_up_and_never_stops_the_rest(cluster, tmp_path):
     command = [sys.executable, "-c", DIES_SOMETIMES, tmp_path / "marker"]
-    outcome = subprocess.run(command, env=cluster[1], capture_output=True, text=True, timeout=120)
+    outcome = subprocess.run(command, env=cluster[1], capture_output=True, text=True, timeout=PATIENCE_S)
     assert outcome.returncode == 0, outcome.stderr
     numbers = json.loads(outcome.stdout.splitlines()[-1])
     assert numbers[2].startswith("the process that read it died")

@@ -11,6 +11,7 @@ from cluster.registry import CHAMPION, EVALUATION, Registry, history, promote, r
 from metasr.errors import CheckpointError, RegistryError
 from tests.cluster.registered import FORCED, GATE, flip, record, refused, scores, stored_bundle
 from tests.cluster.tracked import MlflowServer, start
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -339,7 +340,7 @@ def test_two_processes_promoting_at_once_on_a_server(server, bundles, tmp_path):
         for mine, other in (("2", "3"), ("3", "2"))
     }
     try:
-        errors = {version: process.communicate(timeout=200)[1] for version, process in processes.items()}
+        errors = {version: process.communicate(timeout=PATIENCE_S)[1] for version, process in processes.items()}
     finally:
         for process in processes.values():
             process.kill()

@@ -20,6 +20,7 @@ from cluster.tracking import connect
 from metasr import manifest
 from tests.cluster.fault_proxy import Answer, FaultProxy, Reset
 from tests.cluster.tracked import MlflowServer, closed_port
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 PNG = bytes.fromhex(
@@ -58,7 +59,7 @@ def bundle(tmp_path):
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -103,7 +104,7 @@ def assert_everything_is_there(config, steps):
 def test_everything_arrives_though_the_server_dies_in_the_middle(config, server, bundle):
     with RunLog(config, "run-1", PARAMS, {"code": "abc"}) as log:
         log.metrics(0, {"loss": 1.0}, {"val/picture": PNG})
-        assert log.drain(60) == 0
+        assert log.drain(PATIENCE_S) == 0
         killer = threading.Thread(target=server.kill)
         killer.start()
         tell_everything(log, bundle, range(1, 40))
@@ -111,7 +112,7 @@ def test_everything_arrives_though_the_server_dies_in_the_middle(config, server,
         log.tag("note", "a")
         assert log.remaining > 0
         server.start()
-        assert log.drain(60) == 0
+        assert log.drain(PATIENCE_S) == 0
         assert not log.last_error
     assert_everything_is_there(config, range(40))
 
@@ -131,7 +132,7 @@ def test_answers_that_are_lost_make_nothing_twice(config, bundle):
     with FaultProxy(config.uri, first_of_each([Reset(), Reset(), Answer(503), Reset(), Answer(500)])) as proxy:
         with RunLog(config.model_copy(update={"uri": proxy.url}), "run-1", PARAMS, {}) as log:
             tell_everything(log, bundle, range(20))
-            assert log.drain(90) == 0
+            assert log.drain(PATIENCE_S) == 0
         assert len([seen for seen in proxy.seen if isinstance(seen.fault, Reset)]) > 5
     assert_everything_is_there(config, range(20))
 
@@ -139,9 +140,9 @@ def test_answers_that_are_lost_make_nothing_twice(config, bundle):
 def test_the_same_bundle_is_one_version(config, bundle):
     with RunLog(config, "run-1", PARAMS, {}) as log:
         log.register(bundle)
-        assert log.drain(60) == 0
+        assert log.drain(PATIENCE_S) == 0
         log.register(bundle)
-        assert log.drain(60) == 0
+        assert log.drain(PATIENCE_S) == 0
     client, _ = the_run(config)
     assert len(client.search_model_versions(f"name = '{config.model}'")) == 1
 
@@ -151,7 +152,7 @@ def test_a_record_that_is_refused_holds_up_no_other(config, tmp_path):
         for step in range(10):
             log.metrics(step, {"loss%" if step == 4 else "loss": step})
         log.status("FINISHED")
-        assert log.drain(60) == 0
+        assert log.drain(PATIENCE_S) == 0
         assert log.refused == 1
     client, run = the_run(config)
     assert [step for step, _ in history(client, run)] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
@@ -163,7 +164,7 @@ def test_a_damaged_picture_holds_up_no_other_record(config):
     with RunLog(config, "run-1", PARAMS, {}) as log:
         log.metrics(0, {"loss": 0}, {"val": b"no picture"})
         log.metrics(1, {"loss": 1})
-        assert log.drain(60) == 0
+        assert log.drain(PATIENCE_S) == 0
         assert log.refused == 1
     assert [step for step, _ in history(*the_run(config))] == [0, 1]
 

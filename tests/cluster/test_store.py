@@ -13,6 +13,7 @@ import pytest
 
 from cluster.store import DamagedError, NotThereError, Version, open_store
 from metasr.errors import StoreError
+from tests.patience import PATIENCE_S
 
 KEY = "train/000001.tar"
 BAD_KEYS = [
@@ -241,8 +242,8 @@ def test_another_process_uses_a_store_already_in_use(store):
     store.put(KEY, b"ours")
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as worker:
-        assert worker.submit(store.get, KEY).result(timeout=60) == b"ours"
-        worker.submit(store.put, KEY, b"theirs").result(timeout=60)
+        assert worker.submit(store.get, KEY).result(timeout=PATIENCE_S) == b"ours"
+        worker.submit(store.put, KEY, b"theirs").result(timeout=PATIENCE_S)
     assert store.get(KEY) == b"theirs"
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import pytest
 
 from cluster.store import AlreadyThereError, ChangedError, Version, open_store
+from tests.patience import PATIENCE_S
 
 KEY = "runs/lease.json"
 LARGE = os.urandom((16 << 20) + 1)  # more than is stored at once
@@ -18,7 +19,7 @@ LARGE = os.urandom((16 << 20) + 1)  # more than is stored at once
 
 def make(store, barrier, number):
     """Make an object together with others; return the number of the one that succeeded."""
-    barrier.wait(60)
+    barrier.wait(PATIENCE_S)
     try:
         store.put_new(KEY, f"from {number}".encode())
     except AlreadyThereError:
@@ -157,7 +158,7 @@ def test_who_is_stopped_while_it_replaces_an_object_keeps_nobody_else_from_it(tm
         assert data == (b"0" if moment == "before" else b"of the frozen one")
         version = store.replace(KEY, b"1", version)
         frozen.send_signal(signal.SIGCONT)
-        assert frozen.wait(60) == status
+        assert frozen.wait(PATIENCE_S) == status
     assert store.get(KEY) == b"1"
     store.replace(KEY, b"2", version)
     assert [path.name for path in tmp_path.joinpath(KEY).parent.iterdir() if path.suffix in {".part", ".lock"}] == [
@@ -174,5 +175,5 @@ def test_of_many_that_find_a_stopped_holder_none_loses_a_change(tmp_path, monkey
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(increment, [store.url] * 8))
         frozen.send_signal(signal.SIGCONT)
-        assert frozen.wait(60) == 3
+        assert frozen.wait(PATIENCE_S) == 3
     assert store.get(KEY) == b"40"

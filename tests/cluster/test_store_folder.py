@@ -9,6 +9,7 @@ import pytest
 
 from cluster.store import open_store
 from metasr.errors import StoreError
+from tests.patience import PATIENCE_S
 
 KEY = "train/000001.tar"
 
@@ -58,7 +59,7 @@ open_store(sys.argv[1]).put(sys.argv[2], b"part of it")
 
 def test_what_a_killed_write_has_left_is_removed_when_it_is_old(folder_store, tmp_path):
     for _ in range(2):
-        killed = subprocess.run([sys.executable, "-c", KILLED, folder_store.url, KEY], timeout=60)
+        killed = subprocess.run([sys.executable, "-c", KILLED, folder_store.url, KEY], timeout=PATIENCE_S)
         assert killed.returncode == -signal.SIGKILL
     old, new = (tmp_path / "store" / "train").glob(".*.part")
     notes = old.with_name(".notes.part")

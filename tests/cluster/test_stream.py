@@ -21,11 +21,11 @@ from cluster.stream.prefetch import PrefetchThreads
 from metasr.data.crops import MemoryCrops
 from metasr.data.order import SampleOrder
 from tests.cluster.plain_shards import write_index, write_shard
+from tests.patience import PATIENCE_S
 
 SIZES = (5, 5, 3, 5, 4)  # training crops in each shard
 IN_MEMORY = {"keep_bytes": 1e9}
 BY_WINDOW = {"keep_bytes": 0}
-DEADLINE_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ class GatedStore(FolderStore):
 
     def get(self, key, **expected):
         self.asked[key].set()
-        assert self.gates[key].wait(DEADLINE_S)
+        assert self.gates[key].wait(PATIENCE_S)
         return super().get(key, **expected)
 
 
@@ -265,7 +265,7 @@ def test_the_next_window_is_asked_for_while_the_current_one_is_used(folder, inde
     for _ in range(2):
         next(stream)
     for name in both:
-        assert store.asked[name].wait(DEADLINE_S)
+        assert store.asked[name].wait(PATIENCE_S)
     assert {name for name in store.asked if store.asked[name].is_set()} == set(both)
     for gate in store.gates.values():
         gate.set()
@@ -280,7 +280,7 @@ def test_threads_that_have_read_the_next_window_go_on_with_the_one_after_it(fold
         store.gates[name].set()
     stream = source.stream(order, first_step=0, batch_size=1, part=slice(0, 1))
     next(stream)
-    assert store.asked[after].wait(DEADLINE_S)
+    assert store.asked[after].wait(PATIENCE_S)
     assert {name for name in store.asked if store.asked[name].is_set()} == {now, following, after}
     for gate in store.gates.values():
         gate.set()
@@ -322,23 +322,23 @@ def test_closing_a_stream_ends_its_threads(folder, index):
     store.gates[current].set()
     stream = source.stream(order, first_step=0, batch_size=1, part=slice(0, 1))
     next(stream)
-    assert store.asked[ahead].wait(DEADLINE_S)
+    assert store.asked[ahead].wait(PATIENCE_S)
     (thread,) = set(threading.enumerate()) - before
     stream.close()  # while the thread waits for the store
     store.gates[ahead].set()
-    thread.join(DEADLINE_S)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
 
 def test_tasks_that_wait_when_it_is_closed_are_not_begun():
     begun, gate = threading.Event(), threading.Event()
     threads = PrefetchThreads(num_threads=1)
-    first = threads.submit(lambda: begun.set() or gate.wait(DEADLINE_S))
+    first = threads.submit(lambda: begun.set() or gate.wait(PATIENCE_S))
     second = threads.submit(lambda: "too late")
-    assert begun.wait(DEADLINE_S)
+    assert begun.wait(PATIENCE_S)
     threads.close()
     gate.set()
-    assert first.result(DEADLINE_S)
+    assert first.result(PATIENCE_S)
     assert not second.running()
     assert not second.done()
 
@@ -371,12 +371,11 @@ def test_ctrl_c_ends_a_process_whose_store_does_not_answer(folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         assert process.stdout.readline() == "reading\n"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=DEADLINE_S)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
         process.communicate()

@@ -13,9 +13,9 @@ import xxhash
 
 from cluster.stream import ShardCache
 from metasr.errors import StoreError
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 120
 A, B, C, D = (letter * 1000 for letter in (b"a", b"b", b"c", b"d"))
 
 
@@ -190,7 +190,7 @@ def test_on_a_full_disk_old_copies_give_way_and_then_the_cache_does(tmp_path):
     if subprocess.run([*own_mounts, "sh", "-c", probe], capture_output=True).returncode:
         pytest.skip("needs a disk of its own, which this machine does not allow")
     command = [*own_mounts, sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path)]
-    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert outcome.returncode == 0, outcome.stderr
     kept, warning, leftovers = outcome.stdout.splitlines()
     assert kept == "[3, 4, 5]"
@@ -248,7 +248,7 @@ def is_locked(folder):
 def test_two_processes_share_one_download(start, folder):
     one, other = start(), start()
     assert one.stdout.readline() == other.stdout.readline() == "asking\n"
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     while not is_locked(folder):
         assert time.monotonic() < deadline
     said = []
@@ -257,7 +257,7 @@ def test_two_processes_share_one_download(start, folder):
         process.stdin.flush()
     for process in (one, other):
         said += process.stdout.read().splitlines()
-        assert process.wait(DEADLINE_S) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert sorted(said) == ["done", "done", "fetching"]
 
 

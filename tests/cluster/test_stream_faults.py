@@ -22,6 +22,7 @@ from metasr.data.order import SampleOrder
 from metasr.errors import DataError, StoreError
 from tests.cluster.fault_proxy import Answer, CutShort, FaultProxy, Flip, Refuse, Reset, Slow, Stall, first, mixed
 from tests.cluster.plain_shards import write_index, write_shard
+from tests.patience import PATIENCE_S
 
 SIZES = (5, 5, 3, 5, 4, 6)
 NAMES = [f"train-{number:06d}.tar" for number in range(len(SIZES))]
@@ -30,7 +31,6 @@ KEPT = pytest.mark.parametrize("kept", [IN_MEMORY, BY_WINDOW], ids=["in memory",
 QUICK = RetryPolicy(attempts=4, first_pause_s=0.001, max_pause_s=0.002, connect_s=5, stall_s=10, deadline_s=60)
 TWICE = RetryPolicy(attempts=2, first_pause_s=0.001, max_pause_s=0.002, connect_s=5, stall_s=10, deadline_s=60)
 BATCH, NUM_VIRTUAL_SHARDS = 4, 4
-DEADLINE_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_a_stream_that_is_closed_while_the_store_is_away_ends_its_threads(throug
     threads = [thread for thread in set(threading.enumerate()) - before if thread.daemon and "_work" in thread.name]
     stream.close()
     for thread in threads:
-        thread.join(DEADLINE_S)
+        thread.join(PATIENCE_S)
     assert threads
     assert not any(thread.is_alive() for thread in threads)
 

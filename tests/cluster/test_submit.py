@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.training import ROOT, arguments_of, only_run
+from tests.patience import PATIENCE_S
 
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
 
@@ -48,7 +49,7 @@ def cluster():
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + PATIENCE_S
         while not answers(request):
             assert head.poll() is None, Path(folder, "head.log").read_text()
             assert time.monotonic() < deadline, "the cluster did not start"
@@ -56,7 +57,7 @@ def cluster():
         yield address, environment
     finally:
         head.terminate()  # and with it all that it has started
-        head.wait(timeout=200)
+        head.wait(timeout=PATIENCE_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -95,7 +96,7 @@ def _submit(address, environment, arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE_S,
     )
 
 

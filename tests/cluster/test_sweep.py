@@ -19,6 +19,7 @@ from tests.cluster.sweeping import (
     sweep_to_end,
 )
 from tests.cluster.training import lines_with
+from tests.patience import PATIENCE_S
 
 # With this seed the first four trials have one rate each: GOOD and WILD, then IDLE and BETTER.
 SEARCH = {"search.trials": 4, "search.seed": 215, "search.asha_grace": 0.3, "search.asha_reduction": 2}
@@ -131,7 +132,7 @@ def test_ctrl_c_leaves_trials_that_go_on_and_says_how(tmp_path, store_url):
     try:
         lines_with(process, "trial 0  step", "trial 1  step")
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
         process.wait()

@@ -17,6 +17,7 @@ from cluster.sweep.budget import COST_UP, TIME_UP
 from tests.chaos.killer import descendants, send, train_workers
 from tests.cluster.sweeping import ledger_of, start_sweep, sweep_to_end
 from tests.cluster.training import line_with, lines_with
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a sweep, with all that happens to it, is one fixture
 EVERY, STEPS = 20, 400
@@ -114,7 +115,7 @@ def faulty(tmp_path_factory, store_url):
         send(signal.SIGKILL, workers)
         line_of_new_step(process, home, KILLED_ACTOR)
         send(signal.SIGKILL, [actor_of(home, KILLED_ACTOR)])
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
         process.communicate()
@@ -200,7 +201,7 @@ def limited(tmp_path_factory, store_url):
         line_of_new_step(process, home, 0)
         line_of_new_step(process, home, 1)
         press_ctrl_c(process)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
         process.communicate()
@@ -301,7 +302,7 @@ def mended(tmp_path_factory, store_url):
     try:
         seen = lines_with(process, "trial 0  step")
         send(signal.SIGKILL, [actor_of(home, 0)])
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
         process.communicate()

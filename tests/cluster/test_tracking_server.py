@@ -17,6 +17,7 @@ from metasr.errors import MetaSRError, RegistryError, StoreError
 from tests.cluster.registered import GATE, record, scores
 from tests.cluster.team_server import TeamServer, logged_in, postgresql
 from tests.cluster.tracked import artifact, start
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -56,7 +57,7 @@ def test_what_a_run_tells_arrives_and_its_bundle_is_found(trainer, config, regis
         log.metrics(1, {"loss": 0.5}, {"val": png.getvalue()})
         log.register(bundles[0])
         log.status("FINISHED")
-        assert log.drain(60) == 0, log.last_error
+        assert log.drain(PATIENCE_S) == 0, log.last_error
     found = registry.locate(CHALLENGER, tmp_path / "fetched")
     assert manifest.digest(found.folder) == manifest.digest(bundles[0])
     run = registry.client.get_run(registry.version(CHALLENGER).run_id)
@@ -77,7 +78,7 @@ def test_a_better_version_is_promoted_and_rolled_back(config, registry, bundles,
 
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(config, versions, champion):
-    have_compared = threading.Barrier(2, timeout=120)
+    have_compared = threading.Barrier(2, timeout=PATIENCE_S)
 
     def promoted(version):
         told = []

@@ -22,20 +22,21 @@ from tests.cluster.training import (
     train_locally,
     train_to_end,
 )
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
 def killed_and_continued(tmp_path_factory, store_url):
-    """A run of 400 steps whose driver gets SIGKILL after its first checkpoint, and the same command again."""
+    """A run of 200 steps whose driver gets SIGKILL after its first checkpoint, and the same command again."""
     home = tmp_path_factory.mktemp("killed")
     settings = {
-        "train.steps": 400,
-        "train.checkpoint_every_steps": 50,
-        "train.pixel_only_steps": 390,
+        "train.steps": 200,
+        "train.checkpoint_every_steps": 20,
+        "train.pixel_only_steps": 190,
         "resources.num_workers": 1,
     }
     process = start_training(home, store_url, settings)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE_S
     while not list((home / "runs").rglob("step-*/manifest.json")):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline, "no checkpoint was written"
@@ -50,16 +51,16 @@ def test_the_same_command_continues_after_the_driver_was_killed(killed_and_conti
     client, run = only_run(home)
     resumed = [point.step for point in client.get_metric_history(run.info.run_id, "resumed_at_step")]
     assert 1 <= len(resumed) <= 2  # of the first start, and of the second
-    assert 0 < resumed[-1] < 400
-    assert resumed[-1] % 50 == 0
-    assert f"step {resumed[-1]}/400  going on from the checkpoint of this step" in output
+    assert 0 < resumed[-1] < 200
+    assert resumed[-1] % 20 == 0
+    assert f"step {resumed[-1]}/200  going on from the checkpoint of this step" in output
     assert run.info.status == "FINISHED"
 
 
 def test_a_continued_run_ends_as_an_uninterrupted_one_to_the_bit(killed_and_continued, store_url):
     home, settings, _ = killed_and_continued
     step, digest = newest_digest(checkpoints_of(home / "runs"))
-    assert step == 400
+    assert step == 200
     assert digest == state_digest(train_locally(home, store_url, settings))
 
 
@@ -82,7 +83,7 @@ def test_a_finished_run_can_be_registered_under_another_name_too(killed_and_cont
 def test_what_a_run_leaves_in_mlflow(killed_and_continued):
     home, _, _ = killed_and_continued
     client, run = only_run(home)
-    assert run.data.params["train.steps"] == "400"
+    assert run.data.params["train.steps"] == "200"
     assert run.data.params["model.num_features"] == "8"
     assert {"loss_pixel", "loss_adversarial", "val_psnr_gain", "val_psnr_model_x2"} <= run.data.metrics.keys()
     assert run.data.metrics["loss_adversarial"] > 0
@@ -104,7 +105,7 @@ def test_the_curve_of_a_continued_run_has_each_point_with_one_value(killed_and_c
     assert all(len(found) == 1 for found in values.values())
     resumed = client.get_metric_history(run.info.run_id, "resumed_at_step")[-1].step
     # What lay in the mailbox when the driver was killed is in the checkpoint's log alone.
-    assert set(range(resumed + 10, 401, 10)) <= set(values) <= set(range(10, 401, 10))
+    assert set(range(resumed + 10, 201, 10)) <= set(values) <= set(range(10, 201, 10))
 
 
 def test_the_registered_bundle_is_that_of_the_best_checkpoint(killed_and_continued):
@@ -166,14 +167,14 @@ def test_a_run_cannot_start_from_the_weights_of_another_network(tmp_path, store_
     _, folder = another_run(tmp_path, store_url)
     settings = {"train.steps": 1, "model.skip": "none", "init-from": folder}
     process = start_training(tmp_path, store_url, settings)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert f"error: cannot start from {folder}: its model.skip is bicubic, not none" in output
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(tmp_path, store_url):
     process = start_training(tmp_path, store_url, {"train.steps": 1, "resources.num_workers": 8})
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert output.startswith("error: resources.num_workers 8: a batch has 4 virtual shards to share.")
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
@@ -183,7 +184,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(tmp
 def test_an_error_that_no_restart_can_mend_is_one_line_at_once_and_marks_the_run_as_failed(tmp_path, store_url):
     settings = {"train.steps": 20, "optim.generator_lr": 1e30, "resources.num_workers": 1}
     process = start_training(tmp_path, store_url, settings)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "Traceback" not in output
     assert "restart" not in output
@@ -200,7 +201,7 @@ def test_a_signal_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path, store_url, 
     try:
         line_with(process, "  loss ")
         process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
         process.wait()
@@ -221,7 +222,7 @@ def test_a_second_driver_is_refused_while_the_first_is_at_work(tmp_path, store_u
     try:
         line_with(first, "  loss ")
         second = start_training(tmp_path, store_url, settings)
-        output, _ = second.communicate(timeout=90)
+        output, _ = second.communicate(timeout=PATIENCE_S)
         assert second.returncode == 2
         assert f"another driver is at work on it: process {first.pid}" in output
         assert first.poll() is None

@@ -27,9 +27,9 @@ from tests.cluster.sealed import (
     save_sealed,
     steps_of,
 )
+from tests.patience import PATIENCE_S
 
 RUN = "recipe-0123"
-TIMEOUT_S = 60
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_snapshots_go_up_in_order_and_leave_the_disk(start, store, spool, told, 
     uploader = start(store, keep=3)
     for step, score in [(100, None), (200, 5.0), (300, float("nan"))]:
         submit(uploader, step, score)
-    assert uploader.drain(TIMEOUT_S)
+    assert uploader.drain(PATIENCE_S)
     checkpoints = RunCheckpoints(store, RUN)
     assert steps_of(checkpoints) == [300, 200, 100]
     assert [kept.score for kept in checkpoints.entries()] == [None, 5.0, None]
@@ -109,7 +109,7 @@ def test_training_does_not_wait_for_the_store(distant, is_away, start, spool, to
     assert waiting(spool) == [100]
     assert not uploader.drain(0.2)
     is_away.clear()
-    assert uploader.drain(TIMEOUT_S)
+    assert uploader.drain(PATIENCE_S)
     assert waiting(spool) == []
     assert steps_of(RunCheckpoints(distant, RUN)) == [100]
 
@@ -126,7 +126,7 @@ def test_while_the_store_is_away_the_newest_and_the_best_wait_for_it(distant, is
     while not any(line.startswith("checkpoints wait on the local disk") for line in told):
         assert not uploader.drain(0.5)
     is_away.clear()
-    assert uploader.drain(TIMEOUT_S)
+    assert uploader.drain(PATIENCE_S)
     checkpoints = RunCheckpoints(distant, RUN)
     assert len(steps_of(checkpoints)) == MAX_PENDING
     assert steps_of(checkpoints)[0] == 12
@@ -140,11 +140,11 @@ def test_while_the_store_is_away_the_newest_and_the_best_wait_for_it(distant, is
 def test_who_was_superseded_is_told_at_the_next_checkpoint(start, store, spool):
     uploader = start(store)
     submit(uploader, 100)
-    assert uploader.drain(TIMEOUT_S)
+    assert uploader.drain(PATIENCE_S)
     RunCheckpoints(store, RUN).claim(1)
     submit(uploader, 200)
     with pytest.raises(SupersededError, match="claimed again"):
-        uploader.drain(TIMEOUT_S)
+        uploader.drain(PATIENCE_S)
     with pytest.raises(SupersededError):
         submit(uploader, 300)
     assert steps_of(RunCheckpoints(store, RUN)) == [100]
@@ -157,7 +157,7 @@ def test_a_refusal_ends_training_with_its_reason(s3_url, start):
         uploader = start(open_at(proxy.url, f"{s3_url}/{uuid.uuid4().hex}"))
         submit(uploader, 100)
         with pytest.raises(StoreError, match="do not allow it"):
-            uploader.drain(TIMEOUT_S)
+            uploader.drain(PATIENCE_S)
 
 
 def test_a_snapshot_that_cannot_be_made_leaves_nothing(start, spool, store):
@@ -171,7 +171,7 @@ def test_a_snapshot_that_cannot_be_made_leaves_nothing(start, spool, store):
         uploader.submit(save, 100, 0.0)
     assert waiting(spool) == []
     submit(uploader, 200)
-    assert uploader.drain(TIMEOUT_S)
+    assert uploader.drain(PATIENCE_S)
     assert steps_of(RunCheckpoints(store, RUN)) == [200]
 
 
@@ -191,7 +191,7 @@ def test_finished_snapshots_of_a_killed_process_go_up_first(start, store, spool,
         leave(spool, step, score=step)
     uploader = start(store)
     submit(uploader, 400)
-    assert uploader.drain(TIMEOUT_S)
+    assert uploader.drain(PATIENCE_S)
     checkpoints = RunCheckpoints(store, RUN)
     assert steps_of(checkpoints) == [400, 300]
     assert checkpoints.best().score == 300
@@ -204,11 +204,11 @@ def test_finished_snapshots_of_a_killed_process_go_up_first(start, store, spool,
 def test_what_the_run_is_past_is_removed(start, store, spool):
     uploader = start(store)
     submit(uploader, 300)
-    uploader.drain(TIMEOUT_S)
+    uploader.drain(PATIENCE_S)
     kept = RunCheckpoints(store, RUN).entries()
     for step in (200, 300):
         leave(spool, step)
-    assert start(store).drain(TIMEOUT_S)
+    assert start(store).drain(PATIENCE_S)
     assert RunCheckpoints(store, RUN).entries() == kept
     assert waiting(spool) == []
 
@@ -216,7 +216,7 @@ def test_what_the_run_is_past_is_removed(start, store, spool):
 def test_a_snapshot_without_score_and_bundle_goes_up_too(start, store, spool):
     folder = leave(spool, 200, score=None)
     shutil.rmtree(folder / "checkpoint" / "bundle")
-    assert start(store).drain(TIMEOUT_S)
+    assert start(store).drain(PATIENCE_S)
     (kept,) = RunCheckpoints(store, RUN).entries()
     assert (kept.step, kept.score, set(kept.files)) == (200, None, {"state.safetensors", "manifest.json"})
 
@@ -230,7 +230,7 @@ def test_torn_and_damaged_snapshots_are_removed(start, store, spool, told):
     flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
     flipped = leave(spool, 600) / "checkpoint" / "bundle" / "generator.safetensors"
     flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
-    assert start(store).drain(TIMEOUT_S)
+    assert start(store).drain(PATIENCE_S)
     assert steps_of(RunCheckpoints(store, RUN)) == [100]
     assert waiting(spool) == []
     assert len([line for line in told if line.startswith("removing a snapshot")]) == 5
@@ -263,7 +263,7 @@ def test_killed_at_any_moment_nothing_that_was_submitted_is_lost(store, spool):
     told = []
     checkpoints = RunCheckpoints(store, "killed").claim(1)
     with Uploader(checkpoints, spool, 2, told.append) as uploader:
-        assert uploader.drain(TIMEOUT_S)
+        assert uploader.drain(PATIENCE_S)
     assert checkpoints.newest_good(Loader(), told.append).step - last in (0, 1)
     assert checkpoints.best().step == 1
     assert not [line for line in told if "bad" in line]
@@ -320,12 +320,12 @@ def test_a_full_disk_gives_up_what_is_superseded_and_then_says_so(distant, is_aw
             large(5, 900_000)
         assert waiting(spool) == [1, 4]
         is_away.clear()
-        assert uploader.drain(TIMEOUT_S)
+        assert uploader.drain(PATIENCE_S)
         checkpoints = RunCheckpoints(distant, RUN)
         assert steps_of(checkpoints) == [4, 1]
         for step in (1, 4):
             checkpoints.fetch_step(step, Loader())
         large(5)
-        assert uploader.drain(TIMEOUT_S)
+        assert uploader.drain(PATIENCE_S)
         assert steps_of(checkpoints) == [5, 4, 1]
         uploader.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.config import TrackingConfig
 from cluster.tracking import Run
+from tests.patience import PATIENCE_S
 
 
 def start(config, name="run-1"):
@@ -67,7 +68,7 @@ class MlflowServer:
                 start_new_session=True,
                 env=self._environment,
             )
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + PATIENCE_S
         while not self._is_up():
             assert time.monotonic() < deadline, (self._folder / "log").read_text()[-2000:]
             assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]

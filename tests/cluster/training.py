@@ -1,7 +1,6 @@
 """Small trainings, as a person runs them: a process of its own, which can be killed and started again."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from metasr.context import LocalContext
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import load_bundle
 from metasr.training.loop import fit
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -67,14 +67,12 @@ def start_training(home, store_url, settings, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A shell's background jobs ignore Ctrl-C, and so would all that they start, this test among them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def train_to_end(home, store_url, settings, **environment):
     process = start_training(home, store_url, settings, **environment)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     return output
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 DOCTOR = Path(__file__).parents[2] / "jobs" / "doctor.py"
 CANARY = "hush-canary-password"
 
@@ -24,7 +26,7 @@ def doctor(tmp_path):
             env={**os.environ, "HOME": str(tmp_path), **environment},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE_S,
         )
 
     return call

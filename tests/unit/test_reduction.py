@@ -10,6 +10,7 @@ from torch import nn
 
 from metasr.context import LocalContext, share
 from metasr.training.reduction import Exact, Fast
+from tests.patience import PATIENCE_S
 
 BATCH = 16
 
@@ -18,7 +19,7 @@ class Together:
     """What the workers of a group share: a place to lay values, and a barrier."""
 
     def __init__(self, num_workers):
-        self.barrier = threading.Barrier(num_workers, timeout=30)
+        self.barrier = threading.Barrier(num_workers, timeout=PATIENCE_S)
         self.values = [None] * num_workers
 
 
