@@ -43,9 +43,10 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 demo: setup
 	$(RUN)/metasr demo --output demo
 
-# A file's tests stay together, in one process for each core, because they share what takes long to make.
+# A file's tests stay together, because they share what takes long to make, in one process for each core. Torch has that
+# core alone: its threads would wait for each other.
 test: setup
-	$(RUN)/pytest -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(RUN)/pytest -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 test-cluster: setup
 	METASR_FUZZ_EXAMPLES=30000 $(RUN)/pytest tests/properties

@@ -38,9 +38,9 @@ def original(volumes, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster():
-    """A Ray of our own, for all tests of a file: the process that holds it, and the environment of those who join."""
+    """A Ray that tests share and none may harm: the process that holds it, and the environment of those who join."""
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it, and their paths must be
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
