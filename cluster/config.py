@@ -183,7 +183,12 @@ class PrepareConfig(Section):
     kind: Kind = "volumes"
     """What the folder holds: NIfTI volumes, or photographs (png, jpg, webp, tif, bmp), taken as luminance."""
     modality: str = ""
-    """Contrast to take from BraTS folders: t1ce, t1, t2, flair. Empty takes every NIfTI file as a subject."""
+    """Contrast to take: t1ce (after contrast agent), t1, t2, flair under any of their names, or the end of the files'
+    names. Several with commas. Empty takes every NIfTI file as a subject."""
+    patient_regex: str = ""
+    """Finds the patient in the path of a file below the folder: its first group that matches, else all it matches."""
+    patients: str = ""
+    """CSV file that says who is who: a column `file` or `subject`, and a column `patient`."""
     crop_px: int = Field(128, ge=32)
     """Side of the training crops: the window with the most brain, or the tiles of a photograph (paper: 128)."""
     min_brain: float = Field(0.1, ge=0, le=1)
@@ -193,7 +198,7 @@ class PrepareConfig(Section):
     val_fraction: float = Field(0.2, gt=0, lt=1)
     """Part of the subjects kept for validation, at least one."""
     val_subjects: tuple[str, ...] = ()
-    """Subjects to validate on, by name; val_fraction is not used then."""
+    """Subjects or patients to validate on, by name; val_fraction is not used then."""
     shard_mb: float = Field(64, gt=0)
     """Size in MB from which a shard ends, with the subject that reaches it; few subjects make smaller shards."""
     seed: int = Field(0, ge=0)
@@ -203,7 +208,7 @@ class PrepareConfig(Section):
 
     @model_validator(mode="after")
     def _photos_have_no_brain(self) -> Self:
-        for name in ("modality", "min_brain", "slice_step"):
+        for name in ("modality", "patient_regex", "patients", "min_brain", "slice_step"):
             if self.kind == "photos" and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is for volumes, not for photos")
         return self

@@ -67,8 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     finally:
         _clear()
     say(f"{store.url}: {report.index.summary()}")
-    if report.refused:
-        say(f"left out, see above: {', '.join(report.refused)}")
+    say(report.summary())
     say(f"next: metasr train --recipe smoke --data.url {known.output}")
 
 

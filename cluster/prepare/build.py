@@ -11,15 +11,17 @@ from typing import Any
 from cluster.config import PrepareConfig
 from cluster.prepare.cut import Cut, Spacing, Statistics, cut, widest
 from cluster.prepare.journal import FinishedShard, Journal
-from cluster.prepare.plan import SplitPlan, find, input_sha256, make_plan, recipe_sha256, said_options
+from cluster.prepare.plan import SplitPlan, doubts, find, input_sha256, make_plan, recipe_sha256, said_options
 from cluster.prepare.pseudonyms import stored_names
 from cluster.prepare.publish import Publication
 from cluster.runtime.ordered_map import InOrder, in_order
 from cluster.shards import SPLITS, Index, Sample, Shard, ShardWriter, Split
 from cluster.store import Store, WaitingStore
 from metasr import __version__
+from metasr.data.files import shown
+from metasr.data.patients import patient_of
 from metasr.data.split import digest_of_names
-from metasr.data.subjects import Subject
+from metasr.data.subjects import Found, Subject
 from metasr.errors import DataError, MetaSRError, UnreachableError
 
 PAUSES_S = (1.0, 5.0)  # before a file that could not be reached is tried again
@@ -29,10 +31,15 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Report:
-    """What `prepare` did: the index it wrote, and the subjects it had to leave out with the reason."""
+    """What `prepare` did: the index it wrote, the subjects that could not be used and why, and what it found."""
 
     index: Index
     refused: dict[str, str]
+    found: Found
+
+    def summary(self) -> str:
+        """Return in one line how many files were used, and how many not for which reason."""
+        return self.found.summary(self.refused)
 
 
 def prepare(
@@ -54,20 +61,21 @@ def prepare(
         folder: With a NIfTI volume per subject, or with photographs; all nodes must reach it.
         store: Where the shards go.
         options: See `PrepareConfig`.
-        tell: Called with a line for each subject that is left out.
+        tell: Called with a line for each subject that is left out, and what is to be known before the work.
         workers: Subjects in hand at a time, see `in_order`.
         progress: Called with a line for each subject that is taken; by default `tell`.
 
     Raises:
         ConfigError: Pseudonyms are asked for without a key.
-        UnreachableError: A file cannot be reached from a node: it is not left out for that.
+        UnreachableError: A file cannot be reached from a node, though it is there: it is not left out for that.
         DataError: There is nothing to prepare or nothing that can be used, or another preparation into the same
             store was done first.
         StoreError: The store cannot be written to.
     """
     folder = folder.absolute()  # the processes that read have working directories of their own
-    names = stored_names(options.pseudonymise)
-    subjects = find(folder, options)
+    found = find(folder, options)
+    subjects = found.subjects
+    names = stored_names(options.pseudonymise, subjects=subjects)
     plan = make_plan(subjects, options, names)
     said = said_options(options, names)
     recipe = recipe_sha256(said)
@@ -76,6 +84,8 @@ def prepare(
     journal.check()
     waiting = WaitingStore(store, tell)
     publication = Publication(waiting)
+    for line in [*(found.lines() if found.left_out or found.without else []), *doubts(plan)]:
+        tell(line)
     finished = journal.read(tell, progress or tell)
     building = _Building(waiting, options, names, Journal(waiting, inputs), publication, tell, progress or tell)
     building.resume(finished)
@@ -87,10 +97,10 @@ def prepare(
             plan = make_plan(plan.train, options, names)
         if not building.take(plan, "train", folder, map_in_order):
             raise _too_few(folder)
-    index = building.index(said, recipe)
+    index = building.index(said, recipe, subjects)
     index.check()
     publication.publish(index)
-    return Report(index, building.refused)
+    return Report(index, building.refused, found)
 
 
 def _too_few(folder: Path) -> DataError:
@@ -143,7 +153,7 @@ class _Building:
         for number, (subject, outcome) in enumerate(zip(here, map_in_order(read, here), strict=True), first + 1):
             of = f"{split}, {number} of {len(plan.subjects(split))}"
             if isinstance(outcome, Cut) and not replaced:
-                self._add(writer, split, self._names(subject.name), outcome, of)
+                self._add(writer, split, subject, outcome, of)
             else:
                 reason = self.refused[subject.name] = REPLACED if isinstance(outcome, Cut) else str(outcome)
                 self._tell(f"{subject.name}: left out. {reason}")
@@ -151,13 +161,16 @@ class _Building:
         self._finish(writer.close())
         return not names.isdisjoint(self._subjects[split])
 
-    def _add(self, writer: ShardWriter, split: Split, name: str, cut: Cut, of: str) -> None:
+    def _add(self, writer: ShardWriter, split: Split, subject: Subject, cut: Cut, of: str) -> None:
         self._publication.check()
+        name = self._names(subject.name)
         if split == "train":
             self._statistics += cut.statistics
         self._spacing_mm = widest(self._spacing_mm, cut.spacing_mm)
         self._subjects[split].append(name)
-        self._finish(writer.write(name, [Sample(name, number, image) for number, image in cut.images]))
+        self._finish(
+            writer.write(name, [Sample(name, number, image, subject.contrast) for number, image in cut.images])
+        )
         images = "images" if self._options.kind == "photos" else "slices"
         self._progress(f"{name}: {len(cut.images)} {images}, {of}")
 
@@ -167,8 +180,8 @@ class _Building:
             self._journal.write(entry, number=len(self._shards[shard.split]))
             self._shards[shard.split].append(shard)
 
-    def index(self, options: dict[str, Any], recipe_sha256: str) -> Index:
-        """Return the index of all shards.
+    def index(self, options: dict[str, Any], recipe_sha256: str, subjects: Sequence[Subject]) -> Index:
+        """Return the index of all shards, which hold these subjects, as far as they could be used.
 
         Raises:
             DataError: All training crops show one value.
@@ -176,6 +189,7 @@ class _Building:
         if not self._statistics.std:
             raise DataError("the training crops", "all their values are the same", "Give images that show something")
         return Index(
+            **self._about(subjects),
             tool_version=__version__,
             options=options,
             recipe_sha256=recipe_sha256,
@@ -188,6 +202,15 @@ class _Building:
             split_sha256={split: digest_of_names(names) for split, names in self._subjects.items()},
             shards=tuple(shard for split in SPLITS for shard in self._shards[split]),
         ).sealed()
+
+    def _about(self, subjects: Sequence[Subject]) -> dict[str, dict[str, str]]:
+        """Return contrasts and patients of those who were used, where there is something to say of them."""
+        used = {name for names in self._subjects.values() for name in names}
+        stored = {name: one for one in subjects if (name := self._names(one.name)) in used}
+        about = {"contrasts": {name: one.contrast for name, one in stored.items() if one.contrast}}
+        if self._options.kind == "volumes" and not self._options.pseudonymise:
+            about["patients"] = {name: one.patient for name, one in stored.items() if one.patient != patient_of(name)}
+        return {key: said for key, said in about.items() if said}
 
 
 def _read(folder: Path, options: PrepareConfig, split: Split, subject: Subject) -> Cut | str:
@@ -205,7 +228,7 @@ def _read(folder: Path, options: PrepareConfig, split: Split, subject: Subject) 
             f"See that all nodes reach {folder}, or give --workers 1; the same command then goes on",
         ) from error
     except (MetaSRError, MemoryError) as error:
-        return str(error) if isinstance(error, MetaSRError) else f"{subject.file}: memory does not hold it"
+        return shown(str(error) if isinstance(error, MetaSRError) else f"{subject.file}: memory does not hold it")
 
 
 def _cut(subject: Subject, options: PrepareConfig, split: Split) -> Cut:

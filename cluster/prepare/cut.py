@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cluster.config import PrepareConfig
 from metasr.config import Section
 from metasr.data.intensity import IntensityScale
+from metasr.data.labels import label_reason
 from metasr.data.photos import load_luminance, tiles
 from metasr.data.slices import brain_slices, informational_crop
 from metasr.data.subjects import Subject
@@ -101,6 +102,8 @@ def _slices(volume: Volume, options: PrepareConfig, *, crop: bool) -> Iterator[t
     file = str(volume.source)
     if np.abs(volume.data).max() > MAX_INTENSITY:
         raise DataError(file, f"its intensities go beyond {MAX_INTENSITY:g}", "Repair or leave it out")
+    if reason := label_reason(volume.data, int(volume.header["intent_code"])):
+        raise DataError(file, reason, "Leave it out, or give --modality, which takes images alone")
     intensities = IntensityScale.fit(volume.data)
     if intensities is None:
         raise DataError(file, "all its voxels are the same", "Leave it out")

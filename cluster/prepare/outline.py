@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.config import PrepareConfig
-from cluster.prepare.plan import SplitPlan, find, make_plan
+from cluster.prepare.plan import SplitPlan, doubts, find, make_plan
 from cluster.prepare.pseudonyms import stored_names
 from cluster.shards import SPLITS, Limit, Split, sample_bytes, shard_bytes
+from metasr.data.files import shown
 from metasr.data.photos import photo_shape
 from metasr.data.subjects import Subject
 from metasr.data.volume import slices_shape
@@ -34,9 +35,10 @@ def outline(folder: Path, options: PrepareConfig) -> list[str]:
         UnreachableError: A file cannot be reached.
         DataError: See `find` and `make_plan`.
     """
-    plan = make_plan(find(folder, options), options, stored_names(options.pseudonymise))
+    found = find(folder, options)
+    plan = make_plan(found.subjects, options, stored_names(options.pseudonymise, subjects=found.subjects))
     lines = [line for split in SPLITS for line in _outline(plan, split, options)]
-    return [*lines, BOUNDS]
+    return [*lines, BOUNDS, *found.lines(), *doubts(plan)]
 
 
 def _outline(plan: SplitPlan, split: Split, options: PrepareConfig) -> list[str]:
@@ -48,7 +50,7 @@ def _outline(plan: SplitPlan, split: Split, options: PrepareConfig) -> list[str]
         except UnreachableError:
             raise
         except DataError as error:
-            refused.append(f"{subject.name}: would be left out. {error}")
+            refused.append(f"{subject.name}: would be left out. {shown(str(error))}")
     files_mb = sum(subject.file.stat().st_size for subject in subjects) / 1e6
     images = sum(estimate.images for estimate in estimates)
     shards = _shards(estimates, plan.shard_limit(split, options))

@@ -11,12 +11,15 @@ from cluster.config import PrepareConfig
 from cluster.prepare.pseudonyms import Names
 from cluster.shards import Limit, Split
 from metasr import __version__
+from metasr.data.find import find_subjects
+from metasr.data.given import GivenPatients, patients_by_regex, patients_by_table
 from metasr.data.photos import find_photos
-from metasr.data.split import split_subjects
-from metasr.data.subjects import Subject, find_subjects, patient_of
-from metasr.errors import DataError
+from metasr.data.split import doubtful_pairs, split_subjects
+from metasr.data.subjects import Found, Subject, some
+from metasr.errors import ConfigError, DataError
 
 MIN_SHARDS = 4
+GIVEN = "given"  # in an index: by a table or an expression that is not kept, as it may hold names
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,35 @@ class SplitPlan:
         return Limit(options.shard_mb * 1e6, max(1, len(self.subjects(split)) // MIN_SHARDS))
 
 
-def find(folder: Path, options: PrepareConfig) -> list[Subject]:
-    """Return the subjects of a folder, sorted by name.
+def find(folder: Path, options: PrepareConfig) -> Found:
+    """Return the subjects of a folder, and what is left out.
 
     Raises:
-        DataError: There are none, or it is not clear which files are meant.
+        ConfigError: Patients are given in two ways, or by what is no regular expression.
+        DataError: There are none, or it is not clear which files are meant, or who a patient is.
     """
-    return find_photos(folder) if options.kind == "photos" else find_subjects(folder, options.modality)
+    if options.kind == "photos":
+        return find_photos(folder)
+    return find_subjects(folder, options.modality, _given_patients(options))
+
+
+def _given_patients(options: PrepareConfig) -> GivenPatients | None:
+    if options.patient_regex and options.patients:
+        raise ConfigError("patient-regex and patients", "both say who is who", "Give one of them")
+    if options.patients:
+        return patients_by_table(Path(options.patients).expanduser())
+    return patients_by_regex(options.patient_regex) if options.patient_regex else None
+
+
+def doubts(plan: SplitPlan) -> list[str]:
+    """Return a warning if somebody who trains and somebody who validates may be one person."""
+    pairs = [f"{one} trains and {other} validates" for one, other in doubtful_pairs(plan.train, plan.val)]
+    if not pairs:
+        return []
+    return [
+        f"warning: these may be one person, and then validation shows more than there is: {some(pairs)}. "
+        "Say who is who with --patient-regex or --patients"
+    ]
 
 
 def make_plan(subjects: Sequence[Subject], options: PrepareConfig, stored: Names = str) -> SplitPlan:
@@ -53,24 +78,31 @@ def make_plan(subjects: Sequence[Subject], options: PrepareConfig, stored: Names
         DataError: A subject that should validate is not there, a patient would be in both, or there are too few.
     """
     names = [subject.name for subject in subjects]
-    if unknown := set(options.val_subjects) - set(names):
+    asked = set(options.val_subjects)
+    if unknown := asked - {*names, *(subject.patient for subject in subjects)}:
         raise DataError(f"subject {min(unknown)}", "it is not in the folder", f"Choose from {', '.join(names)}")
-    chosen = set(options.val_subjects or split_subjects(subjects, options.val_fraction, options.seed))
+    if asked:
+        chosen = {subject.name for subject in subjects if asked & {subject.name, subject.patient}}
+    else:
+        chosen = set(split_subjects(subjects, options.val_fraction, options.seed))
     ordered = sorted(subjects, key=lambda subject: stored(subject.name))
     val = tuple(subject for subject in ordered if subject.name in chosen)
     train = tuple(subject for subject in ordered if subject.name not in chosen)
-    if both := {patient_of(subject.name) for subject in val} & {patient_of(subject.name) for subject in train}:
+    if both := {subject.patient for subject in val} & {subject.patient for subject in train}:
         reason = "it is in training and in validation"
         raise DataError(f"subject {min(both)}", reason, "Let all of a patient's visits validate, or none")
     return SplitPlan(val, train)
 
 
 def said_options(options: PrepareConfig, names: Names) -> dict[str, Any]:
-    """Return the options as the index says them."""
+    """Return the options as the index says them: without the path of a table, and names that were to be secret."""
     val_subjects = [names(name) for name in options.val_subjects]
     if options.pseudonymise:
         val_subjects.sort()
-    return options.model_dump(mode="json") | {"val_subjects": val_subjects}
+    said = options.model_dump(mode="json", exclude={"patient_regex", "patients"}) | {"val_subjects": val_subjects}
+    if options.patient_regex:
+        said["patient_regex"] = GIVEN if options.pseudonymise else options.patient_regex
+    return said | ({"patients": GIVEN} if options.patients else {})
 
 
 def recipe_sha256(options: dict[str, Any], tool_version: str = __version__) -> str:
@@ -85,7 +117,8 @@ def input_sha256(recipe: str, subjects: Sequence[Subject], names: Names) -> str:
         for subject in subjects
         for status in [subject.file.stat()]
     ]
-    return _digest({"recipe": recipe, "files": files})
+    patients = {"patients": [names(subject.patient) for subject in subjects if subject.is_given]}
+    return _digest({"recipe": recipe, "files": files} | (patients if patients["patients"] else {}))
 
 
 def _digest(content: Any) -> str:

@@ -3,9 +3,10 @@
 import hashlib
 import hmac
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from metasr.data.subjects import patient_of
+from metasr.data.patients import patient_of
+from metasr.data.subjects import Subject
 from metasr.errors import ConfigError
 
 KEY_VARIABLE = "METASR_PSEUDONYM_KEY"
@@ -15,13 +16,20 @@ Names = Callable[[str], str]
 """From a subject's name to the one that is stored."""
 
 
-def stored_names(pseudonymise: bool, environment: Mapping[str, str] = os.environ) -> Names:
+def stored_names(
+    pseudonymise: bool, environment: Mapping[str, str] = os.environ, subjects: Iterable[Subject] = ()
+) -> Names:
     """Return how subjects are called in the store.
 
     A pseudonym is `<hash of the patient>`, or `<hash of the patient>-<hash of the subject>` where the patient has
     visits: HMAC-SHA256, 16 hexadecimal digits. Without the key nobody can compute it, or try names against it; with
     the same key a patient has the same pseudonym in every data set. Who knows the names of all can tell who
     validates, by the seed in the index, but within a split nothing of the order.
+
+    Args:
+        pseudonymise: Whether names are not to be stored.
+        environment: Has the key.
+        subjects: Those whose patients are known; of others the name says it.
 
     Raises:
         ConfigError: There is no key.
@@ -39,8 +47,11 @@ def stored_names(pseudonymise: bool, environment: Mapping[str, str] = os.environ
     def keyed(text: str) -> str:
         return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:NUM_DIGITS]
 
+    patients = {subject.name: subject.patient for subject in subjects}
+    patients |= {patient: patient for patient in patients.values()}
+
     def pseudonym(subject: str) -> str:
-        patient = patient_of(subject)
+        patient = patients.get(subject) or patient_of(subject)
         return keyed(patient) if patient == subject else f"{keyed(patient)}-{keyed(subject)}"
 
     return pseudonym

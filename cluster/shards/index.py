@@ -15,8 +15,8 @@ from pydantic import Field
 
 from cluster.config import Kind
 from metasr.config import Section
+from metasr.data.patients import patient_of
 from metasr.data.split import digest_of_names
-from metasr.data.subjects import patient_of
 from metasr.errors import DataError
 
 INDEX = "index.json"
@@ -36,11 +36,13 @@ class Sample:
         subject: Whose.
         slice: Which slice, counted from the feet; which tile of a photograph, row by row.
         image: float16 `[H, W]`, intensities in about [0, 1].
+        contrast: Of the image, where the data set has several.
     """
 
     subject: str
     slice: int
     image: NDArray[np.float16]
+    contrast: str = ""
 
 
 class Shard(Section):
@@ -88,7 +90,11 @@ class Index(Section):
     kind: Kind = "volumes"
     """What the images are made of."""
     modality: str = ""
-    """Contrast of the volumes, where one was chosen."""
+    """Contrast of the volumes, where one was chosen; several with commas."""
+    contrasts: dict[str, str] = Field(default_factory=dict)
+    """Contrast of each subject, where there are several: those of one patient are subjects of their own."""
+    patients: dict[str, str] = Field(default_factory=dict)
+    """Who a subject is of, where its name alone would say something else; see `patient_of`."""
     mean: float
     """Mean intensity of the training crops."""
     std: float = Field(gt=0)
@@ -130,12 +136,21 @@ class Index(Section):
             f"validation {whose} in {len(self.shards)} shards, mean {self.mean:.3f}, std {self.std:.3f}"
         )
 
+    def recorded_patient(self, subject: str) -> str:
+        """Return who a subject is of where its name alone would say something else; empty where it does not."""
+        patient = subject if self.kind == "photos" else self.patients.get(subject, "")
+        return "" if patient == patient_of(subject) else patient
+
+    def patient_of(self, subject: str) -> str:
+        """Return who a subject is of."""
+        return self.recorded_patient(subject) or patient_of(subject)
+
     def check(self) -> None:
         """Raise DataError if it is damaged, a patient is in both splits, a split is empty or not as it was made."""
         if self.sha256 and self.sha256 != self.digest():
             reason = "it is damaged: its SHA-256 is not the one that it was written with"
             raise DataError(INDEX, reason, f"Restore it from {index_key(self.sha256)}, or prepare the data again")
-        train, val = ({patient_of(name) for name in self.subjects.get(split, ())} for split in SPLITS)
+        train, val = ({self.patient_of(name) for name in self.subjects.get(split, ())} for split in SPLITS)
         if train & val:
             raise DataError(
                 f"subject {min(train & val)}", "it is in training and in validation", "Prepare the data again"

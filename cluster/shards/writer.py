@@ -54,7 +54,7 @@ class ShardWriter:
             np.save(buffer, sample.image, allow_pickle=False)
             files = {
                 "npy": buffer.getvalue(),
-                "json": json.dumps({"subject": sample.subject, "slice": sample.slice}).encode(),
+                "json": json.dumps(_description(sample)).encode(),
             }
             self._members.append({"__key__": _key(sample), **files})
             self._num_bytes += sum(_tar_bytes(len(content)) for content in files.values())
@@ -92,6 +92,12 @@ def shard_bytes(samples_bytes: int) -> int:
 def _tar_bytes(num_bytes: int) -> int:
     """Return what a file of so many bytes takes in a tar: a header and whole blocks."""
     return TAR_BLOCK_BYTES * (1 + -(-num_bytes // TAR_BLOCK_BYTES))
+
+
+def _description(sample: Sample) -> dict[str, Any]:
+    """Return what is said of an image beside it."""
+    contrast = {"contrast": sample.contrast} if sample.contrast else {}
+    return {"subject": sample.subject, "slice": sample.slice} | contrast
 
 
 def _key(sample: Sample) -> str:

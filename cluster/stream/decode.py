@@ -50,8 +50,8 @@ def decode(data: bytes) -> list[Sample]:
         if key in keys:
             raise ValueError(f"{shown(key)} is there twice")
         keys.add(key)
-        subject, number = _description(key, files[f"{key}.json"])
-        samples.append(Sample(subject, number, _image(key, files[f"{key}.npy"])))
+        subject, number, contrast = _description(key, files[f"{key}.json"])
+        samples.append(Sample(subject, number, _image(key, files[f"{key}.npy"]), contrast))
     return samples
 
 
@@ -118,18 +118,22 @@ def _long_name(kind: bytes, content: bytes) -> bytes:
     return name
 
 
-def _description(key: str, file: memoryview) -> tuple[str, int]:
-    """Return the subject and the number of the slice."""
+def _description(key: str, file: memoryview) -> tuple[str, int, str]:
+    """Return the subject, the number of the slice, and the contrast, where the data set has several."""
     if len(file) > MAX_DESCRIPTION_BYTES:
         raise ValueError(f"the description of {shown(key)} is too long")
     try:
         meta = json.loads(str(file, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the description of {shown(key)} is not JSON: {error}") from error
-    subject, number = (meta.get("subject"), meta.get("slice")) if isinstance(meta, dict) else (None, None)
+    if not isinstance(meta, dict):
+        meta = {}
+    subject, number, contrast = meta.get("subject"), meta.get("slice"), meta.get("contrast", "")
+    if not isinstance(contrast, str):
+        raise ValueError(f"the description of {shown(key)} has a contrast that is no text")
     if not isinstance(subject, str) or not subject or type(number) is not int or number < 0:
         raise ValueError(f"the description of {shown(key)} has no subject or no slice")
-    return subject, number
+    return subject, number, contrast
 
 
 def _image(key: str, file: memoryview) -> NDArray[np.float16]:

@@ -19,7 +19,7 @@ def held_out_slices(store: Store, index: Index, per_subject: int) -> list[HeldOu
     """
     chosen = []
     for _, group in groupby(read_samples(store, index, "val"), key=lambda sample: sample.subject):
-        chosen += _chosen(list(group), per_subject)
+        chosen += _chosen(list(group), index, per_subject)
     return chosen
 
 
@@ -31,7 +31,7 @@ def slices_of(store: Store, index: Index, shard: Shard, subject: str, per_subjec
         DataError: It is not what the index says.
     """
     samples = [sample for sample in read_shard(store, index, shard) if sample.subject == subject]
-    return _chosen(samples, per_subject)
+    return _chosen(samples, index, per_subject)
 
 
 def validation_slices(store: Store, index: Index, number: int, cache: ShardCache | None = None) -> list[HeldOutSlice]:
@@ -45,7 +45,7 @@ def validation_slices(store: Store, index: Index, number: int, cache: ShardCache
         here = [position - first for position in wanted if first <= position < first + shard.num_samples]
         if here:
             samples = read_shard(store, index, shard, cache)
-            chosen += [_held_out(samples[i]) for i in here]
+            chosen += [_held_out(samples[i], index) for i in here]
         first += shard.num_samples
     return chosen
 
@@ -56,9 +56,10 @@ def spread(length: int, count: int) -> list[int]:
     return [int((i + 0.5) * length / count) for i in range(count)]
 
 
-def _chosen(samples: list[Sample], per_subject: int) -> list[HeldOutSlice]:
-    return [_held_out(samples[i]) for i in spread(len(samples), per_subject or len(samples))]
+def _chosen(samples: list[Sample], index: Index, per_subject: int) -> list[HeldOutSlice]:
+    return [_held_out(samples[i], index) for i in spread(len(samples), per_subject or len(samples))]
 
 
-def _held_out(sample: Sample) -> HeldOutSlice:
-    return HeldOutSlice(sample.subject, sample.slice, torch.from_numpy(sample.image.astype(np.float32))[None, None])
+def _held_out(sample: Sample, index: Index) -> HeldOutSlice:
+    image = torch.from_numpy(sample.image.astype(np.float32))[None, None]
+    return HeldOutSlice(sample.subject, sample.slice, image, index.recorded_patient(sample.subject))

@@ -16,7 +16,7 @@ NO_DATA = (".", "lost+found")  # how names of folders without data begin: hidden
 def files_in(folder: Path) -> list[Path]:
     """Return the files of a folder at any depth, sorted. Links to folders are followed; no folder is visited twice.
 
-    A broken link counts as a file if its name has a suffix.
+    A broken link counts as a file if its name has a suffix; without one it may lead to a disk that is not mounted.
 
     Raises:
         UnreachableError: A folder in it cannot be read and is not hidden, or a broken link may have led to a folder.
@@ -43,9 +43,20 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def is_file(path: Path) -> bool:
-    """Return whether a path is a file or a broken link, which is reported when it is read."""
-    return path.is_file() or (path.is_symlink() and not path.exists())
+def why_unusable(path: Path) -> str:
+    """Return why this process cannot read a file, as the end of a sentence; an empty string where it can.
+
+    The file is not opened: a failing disk, or a node without the file, shows when the file is read.
+    """
+    if path.is_symlink() and not path.exists():
+        return "a broken link"
+    readable = os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+    return "" if readable else "not readable by this user"
+
+
+def shown(text: str) -> str:
+    """Return text that can be printed and stored: bytes of file names that are not UTF-8 are escaped."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def check_reached(path: Path, error: Exception) -> None:

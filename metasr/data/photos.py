@@ -1,6 +1,7 @@
 """Photographs: found in a folder, read as luminance, cut into tiles (the paper starts with DIV2K)."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from metasr.data.files import check_reached, files_in, is_file
-from metasr.data.subjects import Subject
+from metasr.data.files import check_reached, files_in, shown, why_unusable
+from metasr.data.subjects import Found, Subject
 from metasr.errors import DataError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -19,28 +20,36 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 BT601 = (299, 587, 114)  # thousandths of red, green and blue: sums of 8-bit values stay exact in float32
 
 
-def find_photos(folder: Path) -> list[Subject]:
-    """Return the photographs of a folder, at any depth, sorted by name: each is a subject of its own.
+def find_photos(folder: Path) -> Found:
+    """Return the photographs of a folder, at any depth, sorted by name: each is a subject, and a patient, of its own.
 
     Its name is its path within the folder without the suffix, such as `0801` or `valid/0801`. Links are followed.
 
     Raises:
         UnreachableError: A folder in it cannot be read.
-        DataError: The folder is missing, holds no photograph, or holds two of one name.
+        DataError: The folder is missing, holds no photograph that can be used, or holds two of one name.
     """
     if not folder.is_dir():
         raise DataError(f"folder {folder}", "there is no such folder", "Give the folder that holds the photographs")
     photos: dict[str, Path] = {}
+    left_out: dict[str, list[str]] = defaultdict(list)
     for path in files_in(folder):
-        if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not is_file(path):
+        reason = why_unusable(path)
+        if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not (path.is_file() or reason):
             continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in photos:
+        below = path.relative_to(folder)
+        name = shown(below.with_suffix("").as_posix())
+        if reason:
+            left_out[reason].append(shown(below.as_posix()))
+        elif name in photos:
             raise DataError(f"photograph {name}", f"there are two, {photos[name]} and {path}", "Leave one out")
-        photos[name] = path
+        else:
+            photos[name] = path
     if not photos:
         raise DataError(f"folder {folder}", "it has no photograph", f"Give one with {', '.join(ENDINGS)} files")
-    return [Subject(name, path) for name, path in sorted(photos.items())]
+    return Found(
+        "photographs", [Subject(name, path, patient=name) for name, path in sorted(photos.items())], left_out
+    )
 
 
 def load_luminance(path: Path) -> NDArray[np.float32]:

@@ -1,11 +1,22 @@
 """The split into training and validation: whole patients, chosen by seed and name, stratified by group."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
-from metasr.data.subjects import Subject, patient_of
+from metasr.data.patients import is_of_collection
+from metasr.data.subjects import Subject
 from metasr.errors import DataError
+
+# What may tell visits of one person apart: "case7a", "case7 b", "P07_2", "P07-new", "HC_scan2".
+VISIT_LIKE = re.compile(
+    r"(.*\d)(?:[_\-. ]?[a-z]{1,2}|[_\-. ]\d{1,2}|[_\-. ][a-z]+\d{0,2})"
+    r"|(.+)[_\-. ](?:session|ses|time|tp|study|scan|exam|run|mr|day)[_-]?\d+",
+    re.IGNORECASE,
+)
+MAX_OF_A_PATIENT = 4  # volumes in a folder that may be that of one patient
 
 
 def split_subjects(subjects: Sequence[Subject], val_fraction: float, seed: int) -> list[str]:
@@ -24,12 +35,12 @@ def split_subjects(subjects: Sequence[Subject], val_fraction: float, seed: int) 
     """
     strata: dict[str, str] = {}
     for subject in sorted(subjects, key=attrgetter("name")):
-        strata.setdefault(patient_of(subject.name), subject.stratum)
+        strata.setdefault(subject.patient, subject.stratum)
     if len(strata) < 2:
         raise DataError(
             f"{len(strata)} subject to split",
             "training and validation must not share a patient",
-            "Give a folder with at least two subjects",
+            "Give a folder with at least two subjects, or say with --patient-regex or --patients who is who",
         )
     ranked: dict[str, list[str]] = {}
     for patient in sorted(strata, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()):
@@ -37,7 +48,7 @@ def split_subjects(subjects: Sequence[Subject], val_fraction: float, seed: int) 
     count = min(max(1, round(len(strata) * val_fraction)), len(strata) - 1)
     seats = _largest_remainder({stratum: len(patients) for stratum, patients in ranked.items()}, count)
     chosen = {patient for stratum, patients in ranked.items() for patient in patients[: seats[stratum]]}
-    return sorted(subject.name for subject in subjects if patient_of(subject.name) in chosen)
+    return sorted(subject.name for subject in subjects if subject.patient in chosen)
 
 
 def _largest_remainder(sizes: dict[str, int], count: int) -> dict[str, int]:
@@ -53,3 +64,37 @@ def _largest_remainder(sizes: dict[str, int], count: int) -> dict[str, int]:
 def digest_of_names(names: Iterable[str]) -> str:
     """Return the SHA-256 of sorted names, a line each: two splits with the same digest are the same."""
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
+
+
+def doubtful_pairs(train: Sequence[Subject], val: Sequence[Subject]) -> list[tuple[str, str]]:
+    """Return one who trains and one who validates for each patient that the two could be, though no rule says so.
+
+    Their names differ in what visits could be told apart by, or their files lie in one folder where most folders hold
+    the files of few. Who was given, or is named as a public collection does it, is in no doubt.
+    """
+    pairs: dict[str, tuple[str, str]] = {}
+    for alike in (_by_name, _by_folder):
+        groups: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+        for side, subjects in enumerate((train, val)):
+            for key, subject in alike(subjects, [*train, *val]):
+                groups[key][side].append(subject.name)
+        for in_train, in_val in groups.values():
+            if in_train and in_val:
+                pairs.setdefault(in_val[0], (in_train[0], in_val[0]))
+    return sorted(pairs.values())
+
+
+def _by_name(subjects: Sequence[Subject], _: Sequence[Subject]) -> Iterator[tuple[str, Subject]]:
+    for subject in subjects:
+        if not subject.is_given and not is_of_collection(subject.name):
+            match = VISIT_LIKE.fullmatch(subject.patient)
+            yield (match[1] or match[2] if match else subject.patient).rstrip("_-. ").lower(), subject
+
+
+def _by_folder(subjects: Sequence[Subject], everybody: Sequence[Subject]) -> Iterator[tuple[str, Subject]]:
+    sizes: dict[str, int] = defaultdict(int)
+    for subject in everybody:
+        sizes[str(subject.file.parent)] += 1
+    few = [folder for folder, size in sizes.items() if size <= MAX_OF_A_PATIENT]
+    if len(few) > 1 and len(few) == len(sizes):
+        yield from ((str(one.file.parent), one) for one in subjects if not one.is_given)

@@ -1,26 +1,24 @@
-"""Find the volumes of subjects in a folder, and read patient, contrast and collection from their names."""
+"""Subjects of a data set, and what the search of a folder says: who is there, and what is left out and why."""
 
-import re
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from metasr.data.files import files_in, is_file
-from metasr.errors import DataError
+from metasr.data.patients import patient_of
 
-# The names of each contrast in BraTS: until 2021, and since 2023.
-CONTRASTS = (("t1", "t1n"), ("t1ce", "t1c"), ("t2", "t2w"), ("flair", "t2f"))
-NIFTI = re.compile(r"\.nii(\.gz)?$")
-CONTRAST = re.compile(rf"(.+)[_-]({'|'.join(name for names in CONTRASTS for name in names)})", re.IGNORECASE)
-SEGMENTATION = re.compile(r".+[_-]seg", re.IGNORECASE)
-# A subject may be a visit: BraTS-GLI-<patient>-<visit>, Brats18_<patient>_<visit>, brats_tcia_pat105_<visit>, or the
-# pseudonym of one: <16 hexadecimal digits>-<16 more>.
-VISIT = re.compile(
-    r"(BraTS(?:-[A-Z]+)+-\d+)-\d+|(Brats1[789]_.+)_\d+|(brats_(?:2013|tcia)_pat\d+)_\d+|([0-9a-f]{16})-[0-9a-f]{16}",
-    re.IGNORECASE,
-)
-# Hospitals and collections, and since 2023 kinds of tumour, that BraTS names in its subjects.
-COLLECTION = re.compile(r"(?:BraTS\d*_)?(2013|CBICA|TCIA|TCGA|TMC)|BraTS-([A-Z]+(?:-[A-Z]+)*)-", re.IGNORECASE)
-GRADES = ("HGG", "LGG")
+MAX_NAMED = 5
+MAX_MISSED = 20  # names that somebody will want to see, all of them
+DICOM = ".dcm"
+_CONVERT = "nib-convert in{} out.nii.gz (comes with nibabel)"
+_CONVERT3D = "c3d in{} -o out.nii.gz (Convert3D)"
+CONVERTERS = {
+    DICOM: "dcm2niix -z y -o OUT FOLDER",
+    ".ima": "dcm2niix -z y -o OUT FOLDER",
+    **{ending: _CONVERT.format(ending) for ending in (".mgz", ".mgh", ".img", ".mnc")},
+    **{ending: _CONVERT3D.format(ending) for ending in (".mha", ".mhd", ".nrrd", ".nhdr")},
+}
+LOOKED_AT = 64  # files without an ending that DICOM would have
+DICOM_MAGIC_AT = 128
 
 
 @dataclass(frozen=True)
@@ -30,89 +28,92 @@ class Subject:
     Attributes:
         name: Unique in its folder.
         file: Volume or photograph.
-        stratum: The group by which the split into training and validation is stratified.
+        stratum: The group it belongs to, each of which gives its share of those who validate.
+        contrast: As it was asked for; empty where none was.
+        patient: Who it is of; by default as the name says. Those of one patient are visits, or contrasts.
+        is_given: Whether a person said who the patient is.
     """
 
     name: str
     file: Path
     stratum: str = ""
+    contrast: str = ""
+    patient: str = ""
+    is_given: bool = False
+
+    def __post_init__(self) -> None:
+        """Ask the name for the patient."""
+        object.__setattr__(self, "patient", self.patient or patient_of(self.name))
 
 
-def patient_of(subject: str) -> str:
-    """Return the patient that a subject is a visit of, as BraTS names them, else the subject itself."""
-    contrast = CONTRAST.fullmatch(subject)
-    name = contrast[1] if contrast else subject
-    visit = VISIT.fullmatch(name)
-    return next(filter(None, visit.groups())) if visit else name
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds.
 
-
-def find_subjects(folder: Path, modality: str) -> list[Subject]:
-    """Return the subjects of a folder, sorted by name.
-
-    Files are looked for at any depth, also behind links, and named `<subject>_<modality>.nii.gz` (BraTS; also `-` and
-    `.nii`). A file in a folder that is itself named so has the folder's name. Without a modality every NIfTI file
-    that is not a segmentation is a subject of its own.
-
-    Raises:
-        UnreachableError: A folder in it cannot be read.
-        DataError: The folder is missing, holds no such file, or holds two for one subject.
+    Attributes:
+        what: What was looked for, in the plural, such as `NIfTI files`.
+        subjects: Sorted by name.
+        left_out: Files that are not used, by the reason, as paths below the folder.
+        without: Subjects that have other contrasts but not the one asked for, by that one.
+        notes: What else is to be said, a line each.
     """
-    if not folder.is_dir():
-        raise DataError(f"folder {folder}", "there is no such folder", "Give the folder that holds the subjects")
-    files = [path for path in files_in(folder) if _is_volume(path)]
-    names = {path: _name(path.relative_to(folder)) for path in files}
-    if modality:
-        found = {path: match[1] for path, name in names.items() if (match := _pattern(modality).fullmatch(name))}
-    else:
-        found = {path: name for path, name in names.items() if not SEGMENTATION.fullmatch(name)}
-        _require_one_contrast(found)
-    subjects: dict[str, Subject] = {}
-    for path, name in found.items():
-        if name in subjects:
-            raise DataError(
-                f"subject {name}", f"it has two volumes, {subjects[name].file} and {path}", "Leave one out"
-            )
-        subjects[name] = Subject(name, path, _stratum(path.relative_to(folder), name))
-    if not subjects:
-        looked_for = f"*_{modality}.nii.gz" if modality else "*.nii.gz"
-        others = f"it has {len(files)} NIfTI files, such as {files[0].name}" if files else "it has no NIfTI file"
-        photos = "" if files else "; photographs need --kind photos"
-        raise DataError(f"no {looked_for} in {folder}", others, f"Check the folder and --modality{photos}")
-    return [subject for _, subject in sorted(subjects.items())]
+
+    what: str
+    subjects: list[Subject]
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def num_files(self) -> int:
+        """How many files there are of the kind that was looked for."""
+        return len(self.subjects) + sum(map(len, self.left_out.values()))
+
+    def lines(self) -> list[str]:
+        """Return what there is and what is left out: a line for each reason, after one with how many there are."""
+        lines = [f"{self.num_files} {self.what}, of which {len(self.subjects)} can be used"]
+        lines += [f"  left out, {reason}: {some(names)}" for reason, names in self.left_out.items()]
+        lines += [f"  without {contrast}: {some(names, most=MAX_MISSED)}" for contrast, names in self.without.items()]
+        return [*lines, *(f"  {note}" for note in self.notes)]
+
+    def summary(self, refused: Collection[str]) -> str:
+        """Return in one line how many files were used, and how many not for which reason.
+
+        Args:
+            refused: Subjects that could not be used once they were read.
+        """
+        reasons = [f"{len(names)} {reason}" for reason, names in self.left_out.items()]
+        reasons += [f"{some(refused, most=MAX_MISSED)} that could not be used, see above"] if refused else []
+        left_out = f"; left out: {'; '.join(reasons)}" if reasons else ""
+        return f"used {len(self.subjects) - len(refused)} of {self.num_files} {self.what}{left_out}"
 
 
-def _is_volume(path: Path) -> bool:
-    return NIFTI.search(path.name) is not None and not path.name.startswith(".") and is_file(path)
+def some(names: Collection[str], most: int = MAX_NAMED) -> str:
+    """Return how many names there are, and all of them where they are few."""
+    shown = sorted(names)[: most if len(names) <= most else 1]
+    return f"{len(names)} ({', '.join(shown)})" if len(names) <= most else f"{len(names)}, such as {shown[0]}"
 
 
-def _name(path: Path) -> str:
-    """Return the name of a volume without its ending: that of the file, or of a folder named like a volume."""
-    named = next(part for part in path.parts if NIFTI.search(part))
-    return NIFTI.sub("", named)
+def convertible(files: Sequence[Path]) -> list[str]:
+    """Return how files of other formats of volumes become NIfTI, a line for each format."""
+    endings = [path.suffix.lower() for path in files]
+    found = {ending: endings.count(ending) for ending in CONVERTERS if ending in endings}
+    if not found:
+        unnamed = [path for path in files if path.suffix.lower() not in (".nii", ".gz", ".json")][:LOOKED_AT]
+        if count := sum(map(_is_dicom, unnamed)):
+            found = {DICOM: count}
+    return [f"{count} are {_format(ending)}; convert: {CONVERTERS[ending]}" for ending, count in found.items()]
 
 
-def _pattern(modality: str) -> re.Pattern[str]:
-    same = next((names for names in CONTRASTS if modality.lower() in names), (modality,))
-    return re.compile(rf"(.+)[_-](?:{'|'.join(map(re.escape, same))})", re.IGNORECASE)
+def _format(ending: str) -> str:
+    return "DICOM" if ending in (DICOM, ".ima") else f"*{ending}"
 
 
-def _require_one_contrast(found: dict[Path, str]) -> None:
-    """Refuse contrasts of one patient as subjects of their own: they could end up in both splits."""
-    contrasts: dict[str, list[str]] = {}
-    for match in filter(None, map(CONTRAST.fullmatch, found.values())):
-        contrasts.setdefault(match[1], []).append(match[2])
-    for subject, names in contrasts.items():
-        if len({name.lower() for name in names}) > 1:
-            choice = next((name for name in names if name.lower() in CONTRASTS[1]), names[0])
-            raise DataError(
-                f"subject {subject}",
-                f"it has {len(names)} contrasts, found: {', '.join(names)}",
-                f"Choose one, such as --modality {choice}",
-            )
-
-
-def _stratum(path: Path, name: str) -> str:
-    """Return the grade that a folder is named after, else the collection in the subject's name, else nothing."""
-    grade = next((part.upper() for part in path.parts[:-1] if part.upper() in GRADES), "")
-    collection = COLLECTION.match(name)
-    return grade or (next(filter(None, collection.groups())).upper() if collection else "")
+def _is_dicom(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(DICOM_MAGIC_AT + 4)[DICOM_MAGIC_AT:] == b"DICM"
+    except OSError:
+        return False

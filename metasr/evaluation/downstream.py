@@ -72,6 +72,7 @@ class Outcome:
 
     Attributes:
         measure: dice, hausdorff_mm, hausdorff95_mm, or the same in px.
+        patient: Whose the subject is, where its name does not say it.
     """
 
     step: str
@@ -81,6 +82,7 @@ class Outcome:
     label: str
     measure: str
     value: float
+    patient: str = ""
 
 
 def compare_labels(
@@ -105,7 +107,7 @@ def compare_labels(
         methods: Those for one scale are compared at that scale.
         grid: Of these slices.
     """
-    subject = slices[0].subject
+    subject, patient = slices[0].subject, slices[0].patient
     label = step.labeller(subject, _stack([one.image for one in slices]), grid)
     of_hr: dict[tuple[int, ...], Labels] = {}
     for scale in scales:
@@ -117,7 +119,7 @@ def compare_labels(
             of_hr[hr.shape] = label(hr, brain)
         found = {method.name: label(_stack([one.images[method.name] for one in compared]), brain) for method in able}
         for method, number, measure, value in _measures(step, of_hr[hr.shape], found, grid):
-            yield Outcome(step.name, subject, scale, method, step.class_name(number), measure, value)
+            yield Outcome(step.name, subject, scale, method, step.class_name(number), measure, value, patient)
 
 
 def _measures(

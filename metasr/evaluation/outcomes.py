@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from metasr.data.subjects import patient_of
+from metasr.data.patients import whose
 from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
 from metasr.evaluation.statistics import bootstrap_interval
@@ -51,7 +51,7 @@ def by_patient(outcomes: Sequence[Outcome], step: str) -> dict[tuple[Scale, str,
         if outcome.step == step:
             for label in (outcome.label, ALL_CLASSES):
                 cell = outcome.scale, label, outcome.measure, outcome.method
-                values[cell][patient_of(outcome.subject)].append(outcome.value)
+                values[cell][whose(outcome)].append(outcome.value)
     return {
         cell: {name: fmean(found) for name, found in sorted(patients.items())} for cell, patients in values.items()
     }
@@ -109,7 +109,12 @@ def from_csv(text: str) -> list[Outcome]:
     """
     names = "step", "subject", "method", "label", "measure"
     return [
-        Outcome(scale=Scale.parse(row["scale"]), value=float(row["value"]), **{name: row[name] for name in names})
+        Outcome(
+            scale=Scale.parse(row["scale"]),
+            value=float(row["value"]),
+            patient=row.get("patient", ""),
+            **{n: row[n] for n in names},
+        )
         for row in csv.DictReader(StringIO(text))
     ]
 

@@ -29,11 +29,13 @@ class HeldOutSlice:
         subject: Whose.
         number: Which slice, counted from the feet.
         image: Intensities in about [0, 1], `[1, 1, H, W]`.
+        patient: Whose the subject is, where its name does not say it.
     """
 
     subject: str
     number: int
     image: Tensor
+    patient: str = ""
 
     @property
     def seed(self) -> int:
@@ -48,6 +50,7 @@ class Score:
     Attributes:
         consistency: PSNR of the degraded SR image against the LR image; for the whole slice alone.
         perceptual: Distance in the features of a network; for the whole slice alone, and where one was given.
+        patient: Whose the subject is, where its name does not say it.
     """
 
     subject: str
@@ -60,6 +63,7 @@ class Score:
     nrmse: float
     consistency: float | None = None
     perceptual: float | None = None
+    patient: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,5 +206,6 @@ def _scores(comparison: Comparison, degrade: Degradation, distance: Distance | N
                 method,
                 region.name,
                 *region.measure(sr, hr, similarity),
+                patient=held_out.patient,
             )
             yield replace(score, consistency=consistency, perceptual=perceptual) if region.name == "whole" else score

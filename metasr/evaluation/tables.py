@@ -1,7 +1,7 @@
 """Scores as text: the tables that people read, and the rows that programs read."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from io import StringIO
 from math import isnan
@@ -106,10 +106,13 @@ def to_csv(scores: Sequence[Score]) -> str:
     return rows_to_csv(Score, [asdict(score) | {"scale": str(score.scale)} for score in scores])
 
 
-def rows_to_csv(kind: type["DataclassInstance"], rows: Iterable[Mapping[str, object]]) -> str:
-    """Return rows as CSV, with the fields of a dataclass as columns."""
+def rows_to_csv(kind: type["DataclassInstance"], rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as CSV, with the fields of a dataclass as columns; patients only where names do not say them."""
     text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
+    names = [field.name for field in fields(kind)]
+    if not any(row.get("patient") for row in rows):
+        names = [name for name in names if name != "patient"]
+    writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -134,6 +137,7 @@ def from_csv(text: str) -> list[Score]:
             float(row["nrmse"]),
             float(row["consistency"]) if row["consistency"] else None,
             float(row["perceptual"]) if row["perceptual"] else None,
+            row.get("patient", ""),
         )
         for row in csv.DictReader(StringIO(text))
     ]

@@ -268,8 +268,8 @@ def test_validating_on_one_visit_of_a_patient_who_trains_is_refused(tmp_path):
 
 
 def test_training_crops_of_one_value_are_refused(tmp_path):
-    mask = (brain(0) > 0).astype(np.uint8)
-    mask[4:36, 4:40] = 1
+    mask = (brain(0) > 0) * np.float32(0.5)  # of whole numbers it would be a mask
+    mask[4:36, 4:40] = 0.5
     mask[..., :2] = mask[..., -2:] = 0
     for name in ("a", "b"):
         write_volume(tmp_path / "volumes" / f"{name}.nii", mask)

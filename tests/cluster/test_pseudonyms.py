@@ -12,7 +12,7 @@ from cluster.prepare import outline
 from cluster.prepare.pseudonyms import KEY_VARIABLE, stored_names
 from cluster.store import open_store
 from cluster.stream import read_samples
-from metasr.data.subjects import patient_of
+from metasr.data.patients import patient_of
 from metasr.errors import ConfigError
 from tests.cluster.patients import brain, run_prepare
 

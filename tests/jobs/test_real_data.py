@@ -15,7 +15,7 @@ from cluster.config import PrepareConfig
 from cluster.prepare import prepare
 from cluster.store import open_store
 from cluster.sweep.ledger import read_ledger
-from metasr.data.subjects import find_subjects
+from metasr.data.find import find_subjects
 from metasr.data.volume import load_volume, save_volume
 from metasr.inference.target import Target
 from metasr.inference.upscale import upscale_volume
@@ -73,7 +73,7 @@ def test_a_sweep_runs_on_shards_in_a_bucket(tmp_path, s3_url):
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_a_patient_upscaled_lies_where_it_lay(tmp_path, number):
-    path = find_subjects(Path(FOLDER), "t1ce")[number].file
+    path = find_subjects(Path(FOLDER), "t1ce").subjects[number].file
     original = nib.load(path)
     nib.save(original.slicer[60:100, 60:110, 70:73], tmp_path / "part.nii.gz")
     part = load_volume(tmp_path / "part.nii.gz")

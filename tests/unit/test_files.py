@@ -8,7 +8,7 @@ import pytest
 
 from metasr.data.files import files_in
 from metasr.data.photos import find_photos
-from metasr.data.subjects import find_subjects
+from metasr.data.find import find_subjects
 from metasr.errors import UnreachableError
 
 NOBODY = 65534
@@ -44,7 +44,7 @@ def places(folder):
 def test_who_lies_on_another_disk_is_found(folder):
     (folder / "C").symlink_to(folder.parent / "disk" / "C")
     assert places(folder) == ["A/scan.nii", "B/scan.nii", "C/scan.nii"]
-    assert [photo.name for photo in find_photos(folder)] == ["A/photo", "B/photo", "C/photo"]
+    assert [photo.name for photo in find_photos(folder).subjects] == ["A/photo", "B/photo", "C/photo"]
 
 
 def test_links_that_go_round_or_lead_to_what_was_seen_add_nothing(folder):
@@ -83,11 +83,27 @@ def test_a_folder_behind_a_link_that_is_not_mounted_is_named(folder):
         files_in(folder)
 
 
-def test_a_volume_behind_a_link_that_leads_nowhere_is_not_passed_over(folder):
-    (folder / "D.nii").symlink_to("absent.nii")
-    (folder / "E.png").symlink_to("absent.png")
-    (folder / ".hidden").symlink_to("absent")
-    for name in ("A", "B"):
-        (folder / name / "scan.nii").rename(folder / name / f"{name}.nii")
-    assert [subject.name for subject in find_subjects(folder, "")] == ["A", "B", "D"]
-    assert [photo.name for photo in find_photos(folder)] == ["A/photo", "B/photo", "E"]
+@pytest.mark.parametrize("find", [lambda folder: find_subjects(folder, ""), find_photos])
+def test_a_link_that_leads_nowhere_costs_that_file_and_is_named(folder, find):
+    whole = find(folder).subjects
+    for name in ("D.nii", "E.png", ".hidden"):
+        (folder / name).symlink_to("absent")
+    found = find(folder)
+    assert found.subjects == whole
+    (name,) = found.left_out["a broken link"]
+    assert name in ("D.nii", "E.png")
+
+
+@pytest.mark.parametrize("find", [lambda folder: find_subjects(folder, ""), find_photos])
+def test_a_file_that_may_not_be_read_costs_that_file_and_is_named(folder, monkeypatch, find):
+    monkeypatch.chdir(folder)  # nobody may come here by the way from above
+    for place in (Path("."), Path("A"), Path("B")):
+        place.chmod(0o755)
+    for name in ("scan.nii", "photo.png"):
+        (Path("A") / name).chmod(0o644)
+        (Path("B") / name).chmod(0)
+    with without_privileges():
+        found = find(Path("."))
+    assert [subject.file.parent.name for subject in found.subjects] == ["A"]
+    (name,) = found.left_out["not readable by this user"]
+    assert name in ("B/scan.nii", "B/photo.png")

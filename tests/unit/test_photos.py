@@ -197,7 +197,7 @@ def folder(tmp_path):
 
 
 def test_a_photograph_has_the_name_of_its_place(folder):
-    found = find_photos(folder("0801.png", "b/0001.JPG", "a/deep/0001.webp", "a/.0002.png", "a/list.txt"))
+    found = find_photos(folder("0801.png", "b/0001.JPG", "a/deep/0001.webp", "a/.0002.png", "a/list.txt")).subjects
     assert [photo.name for photo in found] == ["0801", "a/deep/0001", "b/0001"]
     assert [photo.file.name for photo in found] == ["0801.png", "0001.webp", "0001.JPG"]
 

@@ -1,0 +1,84 @@
+"""What contrasts of MRI are called in the names of files: by BraTS, in BIDS, and in the other public collections."""
+
+import re
+from typing import NamedTuple
+
+# By canonical name, in the order in which they are looked for: T1 after contrast before T1, FLAIR before T2.
+_AFTER = r"(?:ce|c|\+c|gd|gad|gado|gadolinium|km|ks|contrast|post(?:[_-]?(?:contrast|gd|gad|gadolinium))?)"
+_T1 = r"t1[_-]?w?"
+_SEQUENCE = r"(?:mp-?rage|mpr|f?spgr)"
+CONTRASTS = {
+    "t1ce": rf"{_T1}[_-]?{_AFTER}|ct1w?|(?:ce|post|gd)[_-]?{_T1}|{_SEQUENCE}[_-]?{_AFTER}",
+    "flair": r"(?:t2[_-]?w?[_-]?)?flair|t2f",
+    "t1": rf"{_T1}(?:[_-]?(?:n|native|pre(?:[_-]?(?:contrast|gd))?|{_SEQUENCE}))?|{_SEQUENCE}",
+    "t2": r"t2[_-]?w?(?:[_-]?(?:tse|fse))?",
+}
+PROCESSED = r"(?:[_-](?:pp|preproc|preprocessed|defaced))?"
+SEPARATOR = r"[_\-. ]"
+_END = {
+    name: re.compile(rf"(?:(.*){SEPARATOR})?({words}){PROCESSED}", re.IGNORECASE) for name, words in CONTRASTS.items()
+}
+# In BIDS all that follows the last underscore is the contrast. An entity says that a T1w was taken after contrast
+# agent: ce-gadolinium, acq-postcontrast.
+_BIDS = re.compile(r"(sub-[a-z0-9]+(?:_[a-z]+-[a-z0-9.+]+)*)_([a-z0-9]+)", re.IGNORECASE)
+_BIDS_AGENT = re.compile(r"(?<=_)ce-(?!none(?:_|$)|no(?:_|$)|pre)[a-z0-9]+(?:_|$)", re.IGNORECASE)
+_BIDS_ACQUISITION = re.compile(
+    r"_acq-(?:(?!pre|no)[a-z0-9]*(?:post|gado|contrast)[a-z0-9]*|ce|t1ce|[a-z0-9]*gd)(?:_|$)", re.IGNORECASE
+)
+# Pairs of names that BraTS gave to one contrast: until 2021, and since 2023.
+BRATS = (("t1", "t1n"), ("t1ce", "t1c"), ("t2", "t2w"), ("flair", "t2f"))
+
+
+class Name(NamedTuple):
+    """The name of a volume, divided.
+
+    Attributes:
+        subject: What is in front of the contrast; empty where the name is that of a contrast alone.
+        word: The contrast as the name has it.
+        contrast: Its canonical name: t1ce, flair, t1 or t2.
+    """
+
+    subject: str
+    word: str
+    contrast: str
+
+
+def split_name(name: str) -> Name | None:
+    """Divide the name of a volume, without its ending, into subject and contrast; None if it names no contrast."""
+    if bids := _BIDS.fullmatch(name):
+        subject, suffix = bids.groups()
+        found = next((contrast for contrast, end in _END.items() if end.fullmatch(suffix)), "")
+        if found == "t1" and (_BIDS_AGENT.search(f"{subject}_") or _BIDS_ACQUISITION.search(subject)):
+            return Name(_BIDS_AGENT.sub("", f"{subject}_").rstrip("_"), suffix, "t1ce")
+        return Name(subject, suffix, found) if found else None
+    for contrast, end in _END.items():
+        if match := end.fullmatch(name):
+            return Name(match[1] or "", match[2], contrast)
+    return None
+
+
+def canonical(modality: str) -> str:
+    """Return the canonical name of a contrast that a person asks for, and what is none as it is."""
+    found = split_name(modality)
+    return found.contrast if found and not found.subject else modality
+
+
+def find_contrast(name: str, modality: str) -> Name | None:
+    """Return the parts of a name if it is that of a volume of this contrast, under any of the contrast's names.
+
+    Args:
+        name: Of a file, without its ending.
+        modality: Any name of a contrast; what is none is looked for as it stands, whatever its case.
+    """
+    wanted = canonical(modality)
+    if wanted in CONTRASTS:
+        found = split_name(name)
+        return found if found and found.contrast == wanted else None
+    match = re.fullmatch(rf"(?:(.*){SEPARATOR})?({re.escape(modality)})", name, re.IGNORECASE)
+    return Name(match[1] or "", match[2], modality) if match else None
+
+
+def is_called(word: str, modality: str) -> bool:
+    """Return whether a name has a contrast as it was asked for, or as BraTS called it at another time."""
+    same = next((names for names in BRATS if modality.lower() in names), (modality.lower(),))
+    return word.lower() in same
