@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from cluster.registry.gate import SHOWN
 from cluster.registry.records import Evidence
 from metasr.config import ModelConfig
-from metasr.data.patients import whose
+from metasr.data.patients import patient_of_row
 from metasr.evaluation import Score, differences, mean_by_scale
 from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
@@ -129,7 +129,7 @@ def _measured(
     about: Mapping[str, Any], evidence: Evidence, scores: Sequence[Score], outcomes: Sequence[Outcome]
 ) -> str:
     slices = {(score.subject, score.slice) for score in scores}
-    patients = {whose(score) for score in scores}
+    patients = {patient_of_row(score) for score in scores}
     if about["data_digest"] != evidence.data_sha256:
         whose = "of another index than that of the training data: whether it was trained on some of them is not known"
     elif _origin(about):

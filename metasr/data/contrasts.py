@@ -1,9 +1,9 @@
-"""What contrasts of MRI are called in the names of files: by BraTS, in BIDS, and in the other public collections."""
+"""Names of MRI contrasts in file names: in BraTS, BIDS and other public collections."""
 
 import re
 from typing import NamedTuple
 
-# By canonical name, in the order in which they are looked for: T1 after contrast before T1, FLAIR before T2.
+# By canonical name, in the order of matching: T1 after contrast agent before T1, FLAIR before T2.
 _AFTER = r"(?:ce|c|\+c|gd|gad|gado|gadolinium|km|ks|contrast|post(?:[_-]?(?:contrast|gd|gad|gadolinium))?)"
 _T1 = r"t1[_-]?w?"
 _SEQUENCE = r"(?:mp-?rage|mpr|f?spgr)"
@@ -18,24 +18,24 @@ SEPARATOR = r"[_\-. ]"
 _END = {
     name: re.compile(rf"(?:(.*){SEPARATOR})?({words}){PROCESSED}", re.IGNORECASE) for name, words in CONTRASTS.items()
 }
-# In BIDS all that follows the last underscore is the contrast. An entity says that a T1w was taken after contrast
-# agent: ce-gadolinium, acq-postcontrast.
+# In BIDS the contrast follows the last underscore. An entity marks a T1w after contrast agent: ce-gadolinium,
+# acq-postcontrast.
 _BIDS = re.compile(r"(sub-[a-z0-9]+(?:_[a-z]+-[a-z0-9.+]+)*)_([a-z0-9]+)", re.IGNORECASE)
 _BIDS_AGENT = re.compile(r"(?<=_)ce-(?!none(?:_|$)|no(?:_|$)|pre)[a-z0-9]+(?:_|$)", re.IGNORECASE)
 _BIDS_ACQUISITION = re.compile(
     r"_acq-(?:(?!pre|no)[a-z0-9]*(?:post|gado|contrast)[a-z0-9]*|ce|t1ce|[a-z0-9]*gd)(?:_|$)", re.IGNORECASE
 )
-# Pairs of names that BraTS gave to one contrast: until 2021, and since 2023.
+# The names of each contrast in BraTS: until 2021, and since 2023.
 BRATS = (("t1", "t1n"), ("t1ce", "t1c"), ("t2", "t2w"), ("flair", "t2f"))
 
 
 class Name(NamedTuple):
-    """The name of a volume, divided.
+    """The parts of the name of a volume.
 
     Attributes:
-        subject: What is in front of the contrast; empty where the name is that of a contrast alone.
-        word: The contrast as the name has it.
-        contrast: Its canonical name: t1ce, flair, t1 or t2.
+        subject: The part before the contrast; empty if the name is a contrast alone.
+        word: The contrast, as the file is named.
+        contrast: Canonical name of the contrast: t1ce, flair, t1 or t2.
     """
 
     subject: str
@@ -44,7 +44,7 @@ class Name(NamedTuple):
 
 
 def split_name(name: str) -> Name | None:
-    """Divide the name of a volume, without its ending, into subject and contrast; None if it names no contrast."""
+    """Split the name of a volume, without suffix, into subject and contrast; None if it names no contrast."""
     if bids := _BIDS.fullmatch(name):
         subject, suffix = bids.groups()
         found = next((contrast for contrast, end in _END.items() if end.fullmatch(suffix)), "")
@@ -58,17 +58,17 @@ def split_name(name: str) -> Name | None:
 
 
 def canonical(modality: str) -> str:
-    """Return the canonical name of a contrast that a person asks for, and what is none as it is."""
+    """Return the canonical name of a contrast; other names are returned as they are."""
     found = split_name(modality)
     return found.contrast if found and not found.subject else modality
 
 
 def find_contrast(name: str, modality: str) -> Name | None:
-    """Return the parts of a name if it is that of a volume of this contrast, under any of the contrast's names.
+    """Return the parts of the name of a volume if it is of a contrast, under any name of the contrast; else None.
 
     Args:
-        name: Of a file, without its ending.
-        modality: Any name of a contrast; what is none is looked for as it stands, whatever its case.
+        name: Name of a file, without suffix.
+        modality: Any name of a contrast. Other text is matched literally, ignoring case.
     """
     wanted = canonical(modality)
     if wanted in CONTRASTS:
@@ -79,6 +79,6 @@ def find_contrast(name: str, modality: str) -> Name | None:
 
 
 def is_called(word: str, modality: str) -> bool:
-    """Return whether a name has a contrast as it was asked for, or as BraTS called it at another time."""
+    """Return whether a file names its contrast as the user did, or by the other name that BraTS has for it."""
     same = next((names for names in BRATS if modality.lower() in names), (modality.lower(),))
     return word.lower() in same

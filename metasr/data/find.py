@@ -1,4 +1,4 @@
-"""Finding the volumes of subjects in a folder, whatever its layout, and saying what is left out."""
+"""Find the volumes of subjects in a folder of any layout, and report what is left out."""
 
 import re
 from collections import defaultdict
@@ -14,7 +14,7 @@ from metasr.data.patients import folder_patient
 from metasr.data.subjects import Found, Subject, convertible
 from metasr.errors import ConfigError, DataError
 
-# Hospitals and collections, and since 2023 kinds of tumour, that BraTS names in its subjects.
+# Hospitals and collections in the subject names of BraTS; kinds of tumour since 2023.
 COLLECTION = re.compile(r"(?:BraTS\d*_)?(2013|CBICA|TCIA|TCGA|TMC)|BraTS-([A-Z]+(?:-[A-Z]+)*)-", re.IGNORECASE)
 GRADES = ("HGG", "LGG")
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # as nnU-Net names the contrasts of a case
@@ -24,7 +24,7 @@ SAY_WHO = "Leave one out, or say who is who with --patient-regex or --patients"
 
 @dataclass(frozen=True)
 class _Volume:
-    """A NIfTI file: its path below the folder, the names of the folders that it lies in, and its own."""
+    """A NIfTI file: path, path below the folder, names of the folders on the way, and name without suffix."""
 
     path: Path
     below: str
@@ -33,25 +33,25 @@ class _Volume:
 
     @classmethod
     def of(cls, path: Path, folder: Path) -> "_Volume":
-        """Return what the path says. A file in a folder that is named like a volume has the folder's name."""
+        """Parse a path. A file in a folder that is named like a volume takes the name of the folder."""
         below = shown(path.relative_to(folder).as_posix())
         parts = below.split("/")
         place = next(place for place, part in enumerate(parts) if NIFTI.search(part))
         return cls(path, below, tuple(parts[:place]), NIFTI.sub("", parts[place]))
 
     def whose(self, name: str) -> tuple[str, str]:
-        """Return patient and visit, where `name` is what its own name says of them."""
+        """Return patient and visit, given the part of the file's own name that identifies them."""
         return folder_patient((*self.folders, name or self.name))
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A volume that may be used.
+    """A volume of a contrast that was asked for.
 
     Attributes:
-        visit: Of the patient: the name of the subject without a contrast.
-        asked: The contrast that was asked for, and is what it is.
-        word: What its name calls the contrast.
+        visit: Name of the patient's visit: that of the subject, without contrast.
+        asked: The contrast, as the user named it.
+        word: The contrast, as the file is named.
     """
 
     volume: _Volume
@@ -64,19 +64,19 @@ class _Candidate:
 def find_subjects(folder: Path, modality: str = "", given: GivenPatients | None = None) -> Found:
     """Return the subjects of a folder, sorted by name, and what is left out.
 
-    Files are looked for at any depth, also behind links, and named `<subject>_<modality>.nii.gz`, under any name of
-    the contrast; or `<modality>.nii.gz` in a folder of the patient. A file in a folder that is itself named like a
-    volume has the folder's name. Without a modality every volume is a subject. Masks and label maps are none.
+    Files are found at any depth, also behind links: `<subject>_<modality>.nii.gz`, with any name of the contrast, or
+    `<modality>.nii.gz` in a folder of the patient. A file in a folder that is itself named like a volume takes the
+    folder's name. Without a modality every volume is a subject. Masks and label maps are left out.
 
     Args:
-        folder: Where to look.
-        modality: A contrast, or several with commas between them: each is a subject of its own, of one patient.
-        given: Who the patients are, where names do not say it.
+        folder: The folder to search.
+        modality: A contrast, or several separated by commas: then each volume is a subject of its own.
+        given: The user's rule for patients, where names do not tell them.
 
     Raises:
         UnreachableError: A folder in it cannot be read.
         ConfigError: A contrast is asked for twice.
-        DataError: The folder is missing, holds no such file, holds two for one subject, or a patient is not given.
+        DataError: The folder is missing, has no such file or two for one subject, or `given` lacks a patient.
     """
     if not folder.is_dir():
         raise DataError(f"folder {folder}", "there is no such folder", "Give the folder that holds the subjects")
@@ -106,7 +106,7 @@ def find_subjects(folder: Path, modality: str = "", given: GivenPatients | None 
 
 
 def _asked(modality: str) -> tuple[str, ...]:
-    """Return the contrasts that are asked for."""
+    """Return the contrasts in a list separated by commas."""
     asked = tuple(filter(None, (one.strip() for one in modality.split(","))))
     for place, one in enumerate(asked):
         if any(find_contrast(one, other) for other in asked[:place]):
@@ -117,7 +117,7 @@ def _asked(modality: str) -> tuple[str, ...]:
 def _of_contrasts(
     images: Iterable[_Volume], asked: Sequence[str], left_out: dict[str, list[str]]
 ) -> Iterable[_Candidate]:
-    """Yield the volumes of the contrasts that are asked for."""
+    """Yield the volumes of the contrasts asked for; add the others to `left_out`."""
     for volume in images:
         for modality in asked:
             if found := find_contrast(volume.name, modality):
@@ -136,8 +136,8 @@ def _one_each(
 ) -> dict[str, _Candidate]:
     """Return a volume for each subject, by its name.
 
-    Of two names of one contrast that is preferred which was asked for. Where a person says who is who, two files of
-    one name are two subjects, named after their paths.
+    Of two volumes of one contrast the one that is named as the user named the contrast is taken. With patients given,
+    files of equal names are subjects of their own, named after their paths.
 
     Raises:
         DataError: There are two for one subject.
@@ -150,9 +150,7 @@ def _one_each(
         exact = [one for one in group if is_called(one.word, one.asked)] or group
         for one in group:
             if one not in exact:
-                left_out[f"beside a volume of the same contrast that is called {exact[0].word}"].append(
-                    one.volume.below
-                )
+                left_out[f"a second volume of the contrast, besides *_{exact[0].word}"].append(one.volume.below)
         if given and len(exact) > 1:
             chosen |= {NIFTI.sub("", one.volume.below).replace("/", "_"): one for one in exact}
             continue
@@ -175,14 +173,14 @@ def _subjects(
         subjects.append(Subject(name, path, stratum, one.asked if several else "", patient, given is not None))
     if given and unknown:
         reason = f"it gives no patient for {len(unknown)} of {len(chosen)} files, such as {unknown[0]}"
-        raise DataError(given.source, reason, "See that it covers every file, or take the others out of the folder")
+        raise DataError(given.source, reason, "Make it cover every file, or move the others elsewhere")
     return subjects
 
 
 def _require_all(
     subjects: Sequence[Subject], asked: Sequence[str], folder: Path, named: Sequence[Path], why: Sequence[str]
 ) -> None:
-    """Raise DataError if there is no subject, or none of a contrast."""
+    """Raise DataError if there is no subject, or none of one of several contrasts."""
     found = {subject.contrast for subject in subjects}
     missing = [one for one in asked if one not in found] if len(asked) > 1 else []
     if subjects and not missing:
@@ -202,7 +200,7 @@ def _reasons(left_out: dict[str, list[str]]) -> list[str]:
 def _without(
     images: Iterable[_Volume], candidates: Sequence[_Candidate], asked: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Return the visits that have a volume of another contrast but none of one that is asked for."""
+    """Return for each contrast asked for the visits that have volumes of other contrasts only."""
     named: list[tuple[_Volume, Name]] = [
         (volume, name) for volume in images if (name := split_name(volume.name)) is not None
     ]
@@ -212,7 +210,7 @@ def _without(
 
 
 def _require_one_contrast(candidates: Sequence[_Candidate]) -> None:
-    """Refuse contrasts of one patient as subjects of their own: which of them are meant must be said."""
+    """Refuse several contrasts of one patient: without --modality it is unclear which are wanted."""
     contrasts: dict[str, dict[str, str]] = defaultdict(dict)
     for one in candidates:
         if name := split_name(one.volume.name):
@@ -231,7 +229,7 @@ def _require_one_contrast(candidates: Sequence[_Candidate]) -> None:
 
 
 def _channels(candidates: Iterable[_Candidate]) -> Iterable[tuple[str, str]]:
-    """Yield case and channel of volumes named as in nnU-Net: several cases, each with the same channels from 0000."""
+    """Yield case and channel of volumes named as in nnU-Net: several cases with the same channels, 0000 and up."""
     folders: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for one in candidates:
         if match := CHANNEL.fullmatch(one.volume.name):

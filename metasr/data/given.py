@@ -1,4 +1,4 @@
-"""Patients that a person gives, because names of files do not say them: a regular expression, or a table."""
+"""Patients named by the user, where file names do not tell them: by a regular expression or a table."""
 
 import csv
 import re
@@ -16,11 +16,11 @@ KEYS = ("file", "subject")
 
 @dataclass(frozen=True)
 class GivenPatients:
-    """Who the patient of a file is, as a person says it.
+    """The user's rule for the patient of a file.
 
     Attributes:
-        source: What the person gave, for a message.
-        find: From the path of a file below its folder, and the names of its subject, to the patient; "" if not given.
+        source: The option and its value, for messages.
+        find: Takes the path of a file below its folder and the names of its subject; returns the patient or "".
     """
 
     source: str
@@ -28,10 +28,10 @@ class GivenPatients:
 
 
 def patients_by_regex(pattern: str) -> GivenPatients:
-    """Return patients that a regular expression finds in paths: its first group that matches, or the whole match.
+    """Return the rule of a regular expression: its first group that matches in the path, else the whole match.
 
     Raises:
-        ConfigError: It is no regular expression.
+        ConfigError: It is not a regular expression.
     """
     try:
         regex = re.compile(pattern)
@@ -46,12 +46,12 @@ def patients_by_regex(pattern: str) -> GivenPatients:
 
 
 def patients_by_table(file: Path) -> GivenPatients:
-    """Return the patients of a CSV file with a column `patient` and a column `file` or `subject`.
+    """Return the rule of a CSV file with a column `patient` and a column `file` or `subject`.
 
-    A file is given by its path below the folder or its name, with the ending or without.
+    `file` is a path below the folder or the name of a file, with or without suffix.
 
     Raises:
-        DataError: It cannot be read, lacks a column, or gives a file two patients.
+        DataError: It cannot be read, lacks a value, or gives a file two patients.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -73,7 +73,7 @@ def patients_by_table(file: Path) -> GivenPatients:
         for key in keys:
             if table.setdefault(key, row["patient"]) != row["patient"]:
                 reason = f"it gives {key} two patients, {table[key]} and {row['patient']}"
-                raise DataError(f"patients {file}", reason, "Leave one of the lines out")
+                raise DataError(f"patients {file}", reason, "Remove one of the lines")
 
     def find(path: str, names: Sequence[str]) -> str:
         below = NIFTI.sub("", path)
@@ -84,7 +84,7 @@ def patients_by_table(file: Path) -> GivenPatients:
 
 
 def _rows(lines: TextIO) -> list[dict[str, str]]:
-    """Return the rows of a table by the names of their columns, which commas, semicolons or tabs divide."""
+    """Return rows by column name; the separator is a comma, semicolon or tab."""
     header = lines.readline()
     lines.seek(0)
     rows = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))

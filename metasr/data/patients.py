@@ -1,4 +1,4 @@
-"""Whose a volume is: the patient that the name of a subject tells, whatever its collection calls visits."""
+"""Derive the patient from the name of a subject or the path of a file, in the namings of public collections."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from metasr.data.contrasts import SEPARATOR, split_name
 
-# Collections in which a number without a word is a visit, and the pseudonym of one: 16 hexadecimal digits twice.
+# Collections where a bare number marks a visit; and pseudonyms of visits: 16 hexadecimal digits twice.
 COLLECTIONS = re.compile(
     r"(BraTS(?:-[A-Z]+)+-\d+)-\d+"
     r"|(Brats1[789]_.+)_\d+"
@@ -24,7 +24,7 @@ COLLECTIONS = re.compile(
 BIDS = re.compile(r"(sub-[a-z0-9]+)(?:_[a-z]+-[a-z0-9.+]+)+", re.IGNORECASE)
 DATE = r"(?:19|20)\d\d[-._]?(?:0[1-9]|1[0-2])[-._]?(?:0[1-9]|[12]\d|3[01])|\d\d-\d\d-(?:19|20)\d\d"
 _NUMBER = r"[_-]?\d+[a-z]?(?:-\d)?"
-# What follows a patient's name when it is a visit; of the others only after a name that has a number itself.
+# Suffixes of visits. The short and ambiguous ones count only after a name that has a digit.
 VISIT = re.compile(
     rf"(?:visit|vis|time[_-]?point|fu|follow[_-]?up|week|wk|month|year|yr){_NUMBER}|ses-[a-z0-9]+|{DATE}"
     r"|baseline|screening|follow[_-]?up|(?:pre|post|intra)[_-]?op(?:erative)?",
@@ -36,7 +36,7 @@ SHORT_VISIT = re.compile(
     re.IGNORECASE,
 )
 LETTER_VISIT = re.compile(r"[vmtwdy]\d{1,4}", re.IGNORECASE)
-# Words that say of a name only that it is one, and of groups: alone they are no patient's.
+# Words that identify nobody: any patient's file or folder may have them, or they name a group.
 GENERIC = re.compile(
     r"(?:study|studies|site|cent(?:er|re)|cohort|group|grp|fold|set|batch|hospital|scanner|dataset|ds)\d*"
     r"|(?:sub|subj|subject|pat|patient|case|scan|exam|img|image|vol|volume|file)s?|patientid|id|no|nr|im|data|brain|head"
@@ -46,10 +46,10 @@ GENERIC = re.compile(
 
 
 def patient_of(subject: str) -> str:
-    """Return the patient that a subject is a visit of, as its name says, else the subject itself.
+    """Return the patient of a subject, derived from the name; the name itself if it has no suffix of a visit.
 
-    Of names in BIDS `sub-` decides. Elsewhere the end is taken off for as long as it is a contrast, or a separator
-    and a word for a visit: `P07_week-044_t1ce` is of P07. What is left must be a name, not `case` or `patient`.
+    In BIDS the `sub-` entity is the patient. In other names suffixes of contrasts and visits are removed:
+    `P07_week-044_t1ce` gives P07. The rest must identify somebody: `case_visit1` stays as it is.
     """
     name = subject.rpartition("/")[2] if subject.rpartition("/")[2].startswith("sub-") else subject
     found = split_name(name)
@@ -59,8 +59,8 @@ def patient_of(subject: str) -> str:
     return next(filter(None, match.groups())) if match else name
 
 
-class OfSubject(Protocol):
-    """A row about a subject, with its patient where the name does not say it."""
+class SubjectRow(Protocol):
+    """A row of results of a subject, with the patient where the name does not tell it."""
 
     @property
     def subject(self) -> str:
@@ -68,27 +68,27 @@ class OfSubject(Protocol):
 
     @property
     def patient(self) -> str:
-        """Whose the subject is; empty where the name says it."""
+        """The patient; empty where the name of the subject tells it."""
 
 
-def whose(row: OfSubject) -> str:
-    """Return the patient that a row is about: as it was recorded, else as the name says."""
+def patient_of_row(row: SubjectRow) -> str:
+    """Return the patient of a row: the recorded one, else the one that the name of the subject tells."""
     return row.patient or patient_of(row.subject)
 
 
 def is_of_collection(subject: str) -> bool:
-    """Return whether a subject is named as a collection does it that tells visits by numbers, or BIDS."""
+    """Return whether a subject is named as in BIDS or in a collection whose visits are known."""
     return bool(COLLECTIONS.fullmatch(subject) or BIDS.fullmatch(subject))
 
 
 def folder_patient(parts: Sequence[str]) -> tuple[str, str]:
-    """Return the patient that a path is of, and the name of the visit.
+    """Return the patient of a path, and the name of the visit.
 
-    `("site", "P07", "2019-01-01", "t1")` is of P07, and P07_2019-01-01. A name that any patient's file could have is
-    passed over; where all of them are such, the visits count, or the last.
+    `("site", "P07", "2019-01-01", "t1")` gives P07 and P07_2019-01-01. Generic names are skipped; if nothing else is
+    left, the visits or the last name are taken for the patient.
 
     Args:
-        parts: Names of the folders, from the outermost, and of the file without ending and contrast.
+        parts: Names of the folders, outermost first, and of the file without suffix and contrast.
     """
     visits: list[str] = []
     for place in reversed(range(len(parts))):
@@ -103,7 +103,7 @@ def folder_patient(parts: Sequence[str]) -> tuple[str, str]:
 
 
 def _is_visit(part: str, above: str, *, letters: bool) -> bool:
-    """Return whether a part of a path is a visit of the one above it. One letter, or digits alone, say so little."""
+    """Return whether a part of a path names a visit of the patient above it."""
     if VISIT.fullmatch(part) and not part.isdigit():
         return True
     short = _has_digit(part) and SHORT_VISIT.fullmatch(part)
@@ -111,13 +111,13 @@ def _is_visit(part: str, above: str, *, letters: bool) -> bool:
 
 
 def _is_generic(name: str) -> bool:
-    """Return whether a name is one that any patient's file or folder could have."""
+    """Return whether any patient's file or folder could have this name."""
     found = split_name(name)
     return not _is_name(found.subject if found else name)
 
 
 def _without_end(name: str) -> str:
-    """Return a name without the visit or contrast at its end; empty where it has none."""
+    """Return a name without the visit or contrast at its end; empty if there is none."""
     found = split_name(name)
     if found and _is_numbered(found.subject):
         return found.subject

@@ -10,13 +10,13 @@ from metasr.data.patients import is_of_collection
 from metasr.data.subjects import Subject
 from metasr.errors import DataError
 
-# What may tell visits of one person apart: "case7a", "case7 b", "P07_2", "P07-new", "HC_scan2".
+# Names whose end may be that of a visit: "case7a", "case7 b", "P07_2", "P07-new", "HC_scan2".
 VISIT_LIKE = re.compile(
     r"(.*\d)(?:[_\-. ]?[a-z]{1,2}|[_\-. ]\d{1,2}|[_\-. ][a-z]+\d{0,2})"
     r"|(.+)[_\-. ](?:session|ses|time|tp|study|scan|exam|run|mr|day)[_-]?\d+",
     re.IGNORECASE,
 )
-MAX_OF_A_PATIENT = 4  # volumes in a folder that may be that of one patient
+MAX_PER_PATIENT = 4  # more volumes than this in a folder are not taken for those of one patient
 
 
 def split_subjects(subjects: Sequence[Subject], val_fraction: float, seed: int) -> list[str]:
@@ -67,10 +67,10 @@ def digest_of_names(names: Iterable[str]) -> str:
 
 
 def doubtful_pairs(train: Sequence[Subject], val: Sequence[Subject]) -> list[tuple[str, str]]:
-    """Return one who trains and one who validates for each patient that the two could be, though no rule says so.
+    """Return pairs of a training and a validation subject that could be one person, though no rule says so.
 
-    Their names differ in what visits could be told apart by, or their files lie in one folder where most folders hold
-    the files of few. Who was given, or is named as a public collection does it, is in no doubt.
+    Either their names differ only at an end that could be a visit, or their files share a folder, in a data set where
+    every folder has few files. Patients given by the user, and names of known collections, are not doubted.
     """
     pairs: dict[str, tuple[str, str]] = {}
     for alike in (_by_name, _by_folder):
@@ -95,6 +95,6 @@ def _by_folder(subjects: Sequence[Subject], everybody: Sequence[Subject]) -> Ite
     sizes: dict[str, int] = defaultdict(int)
     for subject in everybody:
         sizes[str(subject.file.parent)] += 1
-    few = [folder for folder, size in sizes.items() if size <= MAX_OF_A_PATIENT]
+    few = [folder for folder, size in sizes.items() if size <= MAX_PER_PATIENT]
     if len(few) > 1 and len(few) == len(sizes):
         yield from ((str(one.file.parent), one) for one in subjects if not one.is_given)

@@ -1,4 +1,4 @@
-"""Subjects of a data set, and what the search of a folder says: who is there, and what is left out and why."""
+"""Subjects of a data set, and the report of a search for them: what was found, what is left out and why."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from pathlib import Path
 from metasr.data.patients import patient_of
 
 MAX_NAMED = 5
-MAX_MISSED = 20  # names that somebody will want to see, all of them
+MAX_MISSED = 20  # of names that a person wants to see in full
 DICOM = ".dcm"
-_CONVERT = "nib-convert in{} out.nii.gz (comes with nibabel)"
-_CONVERT3D = "c3d in{} -o out.nii.gz (Convert3D)"
+_CONVERT = "nib-convert in{} out.nii.gz"
+_CONVERT3D = "c3d in{} -o out.nii.gz"
 CONVERTERS = {
     DICOM: "dcm2niix -z y -o OUT FOLDER",
     ".ima": "dcm2niix -z y -o OUT FOLDER",
     **{ending: _CONVERT.format(ending) for ending in (".mgz", ".mgh", ".img", ".mnc")},
     **{ending: _CONVERT3D.format(ending) for ending in (".mha", ".mhd", ".nrrd", ".nhdr")},
 }
-LOOKED_AT = 64  # files without an ending that DICOM would have
+MAX_OPENED = 64  # files that are opened to see whether they are DICOM
 DICOM_MAGIC_AT = 128
 
 
@@ -28,10 +28,10 @@ class Subject:
     Attributes:
         name: Unique in its folder.
         file: Volume or photograph.
-        stratum: The group it belongs to, each of which gives its share of those who validate.
-        contrast: As it was asked for; empty where none was.
-        patient: Who it is of; by default as the name says. Those of one patient are visits, or contrasts.
-        is_given: Whether a person said who the patient is.
+        stratum: The group by which the split into training and validation is stratified.
+        contrast: The contrast of the volume, as the user named it; empty unless several were asked for.
+        patient: The patient; by default derived from the name. A patient may have several visits and contrasts.
+        is_given: Whether the user named the patient, by a table or a regular expression.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Subject:
     is_given: bool = False
 
     def __post_init__(self) -> None:
-        """Ask the name for the patient."""
+        """Derive the patient from the name where it is not given."""
         object.__setattr__(self, "patient", self.patient or patient_of(self.name))
 
 
@@ -51,11 +51,11 @@ class Found:
     """What a folder holds.
 
     Attributes:
-        what: What was looked for, in the plural, such as `NIfTI files`.
+        what: The kind of files, in the plural, such as `NIfTI files`.
         subjects: Sorted by name.
-        left_out: Files that are not used, by the reason, as paths below the folder.
-        without: Subjects that have other contrasts but not the one asked for, by that one.
-        notes: What else is to be said, a line each.
+        left_out: Files that are not used, by reason, as paths below the folder.
+        without: By contrast asked for: subjects that have other contrasts but not this one.
+        notes: Further lines, such as how to convert files of other formats.
     """
 
     what: str
@@ -66,21 +66,21 @@ class Found:
 
     @property
     def num_files(self) -> int:
-        """How many files there are of the kind that was looked for."""
+        """Number of files of this kind, used or not."""
         return len(self.subjects) + sum(map(len, self.left_out.values()))
 
     def lines(self) -> list[str]:
-        """Return what there is and what is left out: a line for each reason, after one with how many there are."""
+        """Return the counts of files, and a line for each reason to leave some out."""
         lines = [f"{self.num_files} {self.what}, of which {len(self.subjects)} can be used"]
         lines += [f"  left out, {reason}: {some(names)}" for reason, names in self.left_out.items()]
         lines += [f"  without {contrast}: {some(names, most=MAX_MISSED)}" for contrast, names in self.without.items()]
         return [*lines, *(f"  {note}" for note in self.notes)]
 
     def summary(self, refused: Collection[str]) -> str:
-        """Return in one line how many files were used, and how many not for which reason.
+        """Return one line: how many files were used, and how many were left out for which reason.
 
         Args:
-            refused: Subjects that could not be used once they were read.
+            refused: Subjects that turned out to be unusable when their files were read.
         """
         reasons = [f"{len(names)} {reason}" for reason, names in self.left_out.items()]
         reasons += [f"{some(refused, most=MAX_MISSED)} that could not be used, see above"] if refused else []
@@ -89,20 +89,22 @@ class Found:
 
 
 def some(names: Collection[str], most: int = MAX_NAMED) -> str:
-    """Return how many names there are, and all of them where they are few."""
+    """Return the number of names, with the names themselves up to `most`, else with the first as an example."""
     shown = sorted(names)[: most if len(names) <= most else 1]
     return f"{len(names)} ({', '.join(shown)})" if len(names) <= most else f"{len(names)}, such as {shown[0]}"
 
 
 def convertible(files: Sequence[Path]) -> list[str]:
-    """Return how files of other formats of volumes become NIfTI, a line for each format."""
+    """Return a line for each other format of volumes among files: how many, and the tool that converts them."""
     endings = [path.suffix.lower() for path in files]
     found = {ending: endings.count(ending) for ending in CONVERTERS if ending in endings}
     if not found:
-        unnamed = [path for path in files if path.suffix.lower() not in (".nii", ".gz", ".json")][:LOOKED_AT]
+        unnamed = [path for path in files if path.suffix.lower() not in (".nii", ".gz", ".json")][:MAX_OPENED]
         if count := sum(map(_is_dicom, unnamed)):
             found = {DICOM: count}
-    return [f"{count} are {_format(ending)}; convert: {CONVERTERS[ending]}" for ending, count in found.items()]
+    return [
+        f"{count} are {_format(ending)}; convert them with `{CONVERTERS[ending]}`" for ending, count in found.items()
+    ]
 
 
 def _format(ending: str) -> str:

@@ -72,7 +72,7 @@ class Outcome:
 
     Attributes:
         measure: dice, hausdorff_mm, hausdorff95_mm, or the same in px.
-        patient: Whose the subject is, where its name does not say it.
+        patient: The patient, where the name of the subject does not tell it.
     """
 
     step: str

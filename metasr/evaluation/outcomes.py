@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from metasr.data.patients import whose
+from metasr.data.patients import patient_of_row
 from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
 from metasr.evaluation.statistics import bootstrap_interval
@@ -51,7 +51,7 @@ def by_patient(outcomes: Sequence[Outcome], step: str) -> dict[tuple[Scale, str,
         if outcome.step == step:
             for label in (outcome.label, ALL_CLASSES):
                 cell = outcome.scale, label, outcome.measure, outcome.method
-                values[cell][whose(outcome)].append(outcome.value)
+                values[cell][patient_of_row(outcome)].append(outcome.value)
     return {
         cell: {name: fmean(found) for name, found in sorted(patients.items())} for cell, patients in values.items()
     }

@@ -29,7 +29,7 @@ class HeldOutSlice:
         subject: Whose.
         number: Which slice, counted from the feet.
         image: Intensities in about [0, 1], `[1, 1, H, W]`.
-        patient: Whose the subject is, where its name does not say it.
+        patient: The patient, where the name of the subject does not tell it.
     """
 
     subject: str
@@ -50,7 +50,7 @@ class Score:
     Attributes:
         consistency: PSNR of the degraded SR image against the LR image; for the whole slice alone.
         perceptual: Distance in the features of a network; for the whole slice alone, and where one was given.
-        patient: Whose the subject is, where its name does not say it.
+        patient: The patient, where the name of the subject does not tell it.
     """
 
     subject: str

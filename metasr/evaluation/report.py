@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from metasr import __version__
-from metasr.data.patients import whose
+from metasr.data.patients import patient_of_row
 from metasr.evaluation import tables
 from metasr.evaluation.cost import SLICE_PX, VOLUME_SLICES, Cost
 from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
@@ -127,7 +127,7 @@ def rivals_of(scores: Sequence[Score]) -> list[str]:
 
 def _head(result: Evaluation, about: Circumstances) -> str:
     """Return what was evaluated on what, and what the numbers are worth."""
-    patients = sorted({whose(score) for score in result.scores})
+    patients = sorted({patient_of_row(score) for score in result.scores})
     who = f"{len(patients)} patients" if len(patients) > 1 else f"1 patient ({patients[0]})"
     low, high = about.trained_scales
     lines = [

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from metasr.data.patients import whose
+from metasr.data.patients import patient_of_row
 from metasr.evaluation.methods import MODEL_NAME
 from metasr.evaluation.protocol import Score
 from metasr.evaluation.regions import RegionName
@@ -60,7 +60,7 @@ def by_patient(
     for score in scores:
         value: float | None = getattr(score, measure)
         if score.region == region and value is not None:
-            values[score.scale, score.method][whose(score)].append(value)
+            values[score.scale, score.method][patient_of_row(score)].append(value)
     return {
         cell: {patient: fmean(of_slices) for patient, of_slices in sorted(patients.items())}
         for cell, patients in values.items()

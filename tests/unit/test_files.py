@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from metasr.data.files import files_in
-from metasr.data.photos import find_photos
 from metasr.data.find import find_subjects
+from metasr.data.photos import find_photos
 from metasr.errors import UnreachableError
 
 NOBODY = 65534

@@ -1,9 +1,11 @@
 """Finding subjects: the ways BraTS has named its files, and folders that are not BraTS."""
 
+import os
+
 import pytest
 
 from metasr.data.find import find_subjects
-from metasr.errors import DataError
+from metasr.errors import ConfigError, DataError
 
 # One file of each release's naming, `{}` for the modality.
 BRATS = {
@@ -186,3 +188,84 @@ def test_a_folder_without_volumes_is_named(folder, modality):
 def test_a_missing_modality_says_what_was_found_instead(folder):
     with pytest.raises(DataError, match=r"no \*_t1ce.nii.gz in .*it has 2 NIfTI files, such as A_flair.nii.gz"):
         find_subjects(folder("A_flair.nii.gz", "A_t2.nii.gz"), "t1ce")
+
+
+def test_files_that_are_left_out_are_counted_and_named_by_reason(folder):
+    place = folder(
+        *(f"A{n}/A{n}_{one}.nii.gz" for n in range(9) for one in ("t1ce", "seg")),
+        *("B/B_t1.nii.gz", "B/B_flair.nii.gz", "C/C_adc.nii.gz", "masks/D_t1ce.nii.gz", "scan.MHA", "mri/orig.mgz"),
+    )
+    (place / "A0" / "A0_t1ce.nii.gz").unlink()
+    (place / "A0" / "A0_t1ce.nii.gz").symlink_to("nowhere.nii.gz")
+    found = find_subjects(place, "t1ce")
+    assert names_of(found) == [f"A{n}" for n in range(1, 9)]
+    assert found.lines() == [
+        "22 NIfTI files, of which 8 can be used",
+        "  left out, named as masks or label maps: 10, such as A0/A0_seg.nii.gz",
+        "  left out, a broken link: 1 (A0/A0_t1ce.nii.gz)",
+        "  left out, of contrast flair: 1 (B/B_flair.nii.gz)",
+        "  left out, of contrast t1: 1 (B/B_t1.nii.gz)",
+        "  left out, without t1ce at the end of the name: 1 (C/C_adc.nii.gz)",
+        "  without t1ce: 1 (B)",
+        "  1 are *.mgz; convert them with `nib-convert in.mgz out.nii.gz`",
+        "  1 are *.mha; convert them with `c3d in.mha -o out.nii.gz`",
+    ]
+    assert found.summary(["A3"]).startswith(
+        "used 7 of 22 NIfTI files; left out: 10 named as masks or label maps; 1 a broken link; "
+    )
+    assert found.summary(["A3"]).endswith("1 (A3) that could not be used, see above")
+
+
+def test_dicom_is_known_by_what_it_holds_and_the_error_names_the_tool(folder):
+    place = folder("IM0001", "IM0002", "notes")
+    for name in ("IM0001", "IM0002"):
+        (place / name).write_bytes(bytes(128) + b"DICM" + bytes(100))
+    with pytest.raises(DataError, match="it has no NIfTI file; 2 are DICOM; convert them with `dcm2niix"):
+        find_subjects(place, "")
+
+
+def test_several_contrasts_of_a_patient_are_subjects_that_say_which_they_are(folder):
+    place = folder("A_t1ce.nii.gz", "A_T1.nii.gz", "A_flair.nii.gz", "B/T1Gd.nii.gz", "B/scan_t1n.nii.gz", "C_t1.nii")
+    found = find_subjects(place, "t1ce, t1")
+    said = [(subject.name, subject.patient, subject.contrast) for subject in found.subjects]
+    both = [(f"{name}_{contrast}", name, contrast) for name in "AB" for contrast in ("t1", "t1ce")]
+    assert said == [*both, ("C_t1", "C", "t1")]
+    assert found.without == {"t1ce": ["C"]}
+
+
+@pytest.mark.parametrize("modality", ["t1ce,t1c", "t1,T1", "t1,t1w"])
+def test_a_contrast_that_is_asked_for_twice_is_refused(folder, modality):
+    with pytest.raises(ConfigError, match="is asked for twice"):
+        find_subjects(folder("A_t1.nii"), modality)
+
+
+def test_a_contrast_that_nobody_has_is_an_error_beside_one_that_some_have(folder):
+    with pytest.raises(DataError, match=r"no \*_t2.nii.gz in .*1 left out, of contrast flair"):
+        find_subjects(folder("A_t1.nii", "A_flair.nii"), "t1,t2")
+
+
+def test_of_two_names_of_a_contrast_the_one_that_was_asked_for_is_taken(folder):
+    place = folder("A_T1w.nii.gz", "A_MPRAGE.nii.gz", "B_mprage.nii.gz")
+    assert files_of(find_subjects(place, "T1w")) == ["A_T1w.nii.gz", "B_mprage.nii.gz"]
+    assert files_of(find_subjects(place, "mprage")) == ["A_MPRAGE.nii.gz", "B_mprage.nii.gz"]
+
+
+@pytest.mark.parametrize("place", ["", "imagesTr/"])
+def test_channels_of_a_case_are_its_contrasts(folder, place):
+    cases = folder(*(f"{place}case{n}_{channel:04d}.nii.gz" for n in (1, 2) for channel in range(4)))
+    with pytest.raises(DataError, match=r"subject case1: it has 4 contrasts, found: 0000, 0001, .*--modality 0"):
+        find_subjects(cases, "")
+    assert names_of(find_subjects(cases, "0001")) == ["case1", "case2"]
+    assert {subject.patient for subject in find_subjects(cases, "0000,0003").subjects} == {"case1", "case2"}
+
+
+def test_numbered_patients_are_not_taken_for_channels(folder):
+    place = folder(*(f"Patient_{n:04d}.nii.gz" for n in range(4)), "site1_0001.nii.gz", "site2_0002.nii.gz")
+    assert len({subject.patient for subject in find_subjects(place, "").subjects}) == 6
+
+
+def test_names_that_are_not_utf8_are_escaped_and_their_files_still_found(folder):
+    name = os.fsdecode(b"M\xfcller_t1ce.nii.gz")
+    found = find_subjects(folder(name, "B_t1ce.nii.gz"), "t1ce")
+    assert names_of(found) == ["B", "M\\xfcller"]
+    assert found.subjects[1].file.is_file()

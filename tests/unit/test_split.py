@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metasr.data.split import digest_of_names, split_subjects
+from metasr.data.split import digest_of_names, doubtful_pairs, split_subjects
 from metasr.data.subjects import Subject
 from metasr.errors import DataError
 
@@ -119,3 +119,32 @@ def test_visits_in_two_strata_are_still_one_patient():
 def test_the_digest_of_a_split_is_that_of_its_sorted_names():
     assert digest_of_names(["b", "a"]) == digest_of_names(["a", "b"]) == hashlib.sha256(b"a\nb\n").hexdigest()
     assert digest_of_names(["ab"]) != digest_of_names(["a", "b"])
+
+
+def doubted(train, val):
+    sides = [[Subject(Path(name).stem, Path(name)) for name in names.split()] for names in (train, val)]
+    return doubtful_pairs(*sides)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "pairs"),
+    [
+        ("x/case7a.nii x/case8.nii", "x/case7b.nii", [("case7a", "case7b")]),
+        ("x/case7.nii", "x/case7b.nii", [("case7", "case7b")]),
+        ("x/P07_1.nii x/P07_2.nii", "x/P07_3.nii", [("P07_1", "P07_3")]),
+        ("x/P07-new.nii", "x/P07-old2.nii", [("P07-new", "P07-old2")]),
+        ("x/HC_scan1.nii", "x/HC_scan2.nii", [("HC_scan1", "HC_scan2")]),
+        ("P1/123.nii P2/124.nii", "P1/987.nii", [("123", "987")]),
+        ("x/TCGA-02-0003.nii x/BraTS20_Training_001.nii", "x/TCGA-02-0006.nii x/BraTS20_Training_002.nii", []),
+        ("x/OpenMS_07.nii x/sub-01.nii x/a.nii", "x/OpenMS_19.nii x/sub-02.nii x/b.nii", []),
+        ("x/Brats18_2013_0_1.nii", "x/Brats18_2013_1_1.nii", []),
+        ("HGG/1.nii HGG/2.nii HGG/3.nii HGG/4.nii HGG/5.nii LGG/6.nii", "HGG/7.nii LGG/8.nii", []),
+    ],
+)
+def test_names_and_folders_that_may_be_of_one_person_on_both_sides_are_doubted(train, val, pairs):
+    assert doubted(train, val) == pairs
+
+
+def test_patients_that_the_user_named_are_not_doubted():
+    one, two = (Subject(name, Path(name), patient=name, is_given=True) for name in ("case7a", "case7b"))
+    assert doubtful_pairs([one], [two]) == []
