@@ -12,12 +12,20 @@ from metasr.errors import ConfigError
 
 DESCRIPTION = """Turn a folder of NIfTI volumes, or of photographs, into training shards.
 
-Finds one volume per subject (BraTS folders, or any folder of NIfTI files), scales its intensities, cuts its axial
-slices, splits the subjects into training and validation, and writes WebDataset shards and an index. Photographs
-(DIV2K, say) become luminance; those that train are cut into tiles. The same command again continues.
+Finds one volume per subject (BraTS, BIDS, a folder per patient, or any folder of NIfTI files), scales its
+intensities, cuts its axial slices, splits the patients into training and validation, and writes WebDataset shards and
+an index. Masks and label maps are left out; the last line counts what was used and what was left out, and why.
+Photographs (DIV2K, say) become luminance; those that train are cut into tiles. The same command again continues.
+
+All visits and contrasts of a patient are on one side of the split. Who is who follows from the names: `sub-` in BIDS,
+else the name without `_visit2`, `_2019-01-31` and the like, or the folder. Where names do not tell, say it yourself
+with --patient-regex or --patients.
 
   metasr prepare -i BraTS/ -o ~/data/t1ce --modality t1ce
   metasr prepare -i BraTS/ -o s3://bucket/t1ce --modality t1ce     (endpoint and keys: AWS_* variables)
+  metasr prepare -i BraTS/ -o ~/data/t1 --modality t1ce,t1         (two contrasts of each patient)
+  metasr prepare -i scans/ -o ~/data/mine --patient-regex '^(P[0-9]+)/'    (the folder P... is the patient)
+  metasr prepare -i scans/ -o ~/data/mine --patients who.csv       (columns: file or subject, patient)
   metasr prepare -i DIV2K/ -o ~/data/photos --kind photos
   metasr prepare -o ~/data/t1ce --verify        (read a data set again, all of it, and check what its index says)"""
 

@@ -7,9 +7,9 @@ from metasr.data.labels import INTENT_LABEL, is_label_name, label_reason
 
 LABELS = """
     A_seg A-seg seg A_mask A_brain_mask brainmask A_tumorMask A_mask1 A_label A_labels A_dseg A_segmentation
-    A_labelmap A_segmentations A_segm A_aseg A_aparc A_aparc+aseg A_gtv A_GTV1 A_ctv A_roi A_lesion A_lesion_mask consensus_gt
-    gt A_wmparc A_ribbon A_GlistrBoost A_GlistrBoost_ManuallyCorrected BraTS_tumor_seg A_seg_label_1 flair_seg_label1
-    P1_T1_MASK sub-01_label-lesion_mask sub-01_desc-aparcaseg_dseg A_groundtruth
+    A_labelmap A_segmentations A_segm A_aseg A_aparc A_aparc+aseg A_gtv A_GTV1 A_ctv A_roi A_lesion A_lesion_mask gt
+    consensus_gt A_wmparc A_ribbon A_GlistrBoost A_GlistrBoost_ManuallyCorrected BraTS_tumor_seg A_seg_label_1
+    flair_seg_label1 P1_T1_MASK sub-01_label-lesion_mask sub-01_desc-aparcaseg_dseg A_groundtruth
 """
 IMAGES = """
     A_t1ce A_masked_t1 maskell_t1 A_segovia A_t1 labelle A_T1_unmasked sub-01_desc-preproc_T1w lesions_clinic_07
