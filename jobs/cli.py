@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -36,12 +36,12 @@ Config = TypeVar("Config", bound=BaseModel)
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are the project's own: what, and the nearest flag that exists."""
 
-    def __init__(self, *arguments: object, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:
         options.setdefault(
             "formatter_class",
             lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32, width=110),
         )
-        super().__init__(*arguments, allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, **options)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_known(self, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -162,7 +162,8 @@ def _dispatch(arguments: Sequence[str]) -> int | None:
     if verb not in VERBS:
         raise ConfigError(f"unknown verb {verb}", nearest(verb, VERBS), "`metasr --help` lists the verbs")
     job = importlib.import_module(f"jobs.{verb.replace('-', '_')}")
-    return job.main(arguments[1:])
+    code: int | None = job.main(arguments[1:])
+    return code
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ def main(arguments: Sequence[str]) -> None:
     if known.all_scales and asked:
         raise ConfigError("--all-scales and --eval.scales", "they ask for different scales", "Give one of them")
 
-    from cluster.evaluation import Request, evaluate_model
+    from cluster.evaluation import EvaluationRequest, evaluate_model
 
-    request = Request(
+    request = EvaluationRequest(
         model=known.named or known.model or "challenger",
         against=tuple(known.against),
         scales=resolved.config.eval.scales if asked else None,

@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     if known.history:
         say("\n".join(history(registry)) or f"{config.tracking.model} has had no champion")
         return
+    before: str | None
     if known.rollback:
         version, before = rollback(registry, say)
     else:

@@ -1,6 +1,6 @@
 """Evaluation as a job: slices of subjects are scored as Ray tasks, and the results bound to the version."""
 
-from cluster.evaluation.measure import Measured, measure
-from cluster.evaluation.run import Request, evaluate_model
+from cluster.evaluation.measure import EvaluationResults, measure
+from cluster.evaluation.run import EvaluationRequest, evaluate_model
 
-__all__ = ["Measured", "Request", "evaluate_model", "measure"]
+__all__ = ["EvaluationRequest", "EvaluationResults", "evaluate_model", "measure"]

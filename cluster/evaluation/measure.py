@@ -22,7 +22,7 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationResults:
     """What was found.
 
     Attributes:
@@ -38,7 +38,7 @@ class Measured:
 
 def measure(
     setup: Setup, parts: Sequence[Share], steps: Sequence[Step], *, workers: int | None, progress: Progress
-) -> Measured:
+) -> EvaluationResults:
     """Score all parts, and do the downstream steps of all subjects, several at a time.
 
     Scores do not depend on how many are in hand: each part is computed alone, with the same number of threads, and
@@ -55,7 +55,9 @@ def measure(
     Raises:
         MetaSRError: A task failed, or whoever worked on it died again and again; it names the subject.
     """
-    result, devices, outcomes = Evaluation([], [], defaultdict(list)), {}, []
+    result = Evaluation([], [], defaultdict(list))
+    outcomes: list[Outcome] = []
+    devices: dict[str, None] = {}
     works = [(step, share) for step in steps for share in parts if not share.number]
     total = len(parts) + len(works)
     with in_order(workers, len(parts), setup.needs, _min_for_ray(setup, parts, steps)) as map_in_order:
@@ -67,7 +69,7 @@ def measure(
         for done, ((step, share), rows) in enumerate(several, start=len(parts) + 1):
             outcomes += rows
             progress(f"{share.subject}: {step.name} compared", done / total)
-    return Measured(result, outcomes, ", ".join(devices))
+    return EvaluationResults(result, outcomes, ", ".join(devices))
 
 
 def _all(

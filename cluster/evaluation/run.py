@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from cluster.config import EvaluateConfig
-from cluster.evaluation.measure import Measured, Progress, measure
+from cluster.evaluation.measure import EvaluationResults, Progress, measure
 from cluster.evaluation.tasks import Setup, Weights, shares
 from cluster.registry import Evidence, Located, Registry, record_evaluation
 from cluster.runtime.code_version import code_version
@@ -35,7 +35,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What was asked for.
 
     Attributes:
@@ -63,7 +63,7 @@ class Request:
     workers: int | None = None
 
 
-def evaluate_model(request: Request, config: EvaluateConfig, tell: Tell, progress: Progress) -> Located:
+def evaluate_model(request: EvaluationRequest, config: EvaluateConfig, tell: Tell, progress: Progress) -> Located:
     """Evaluate a model on the validation subjects, tell the tables, and record them with the version that it is.
 
     Returns:
@@ -116,7 +116,7 @@ def evaluate_model(request: Request, config: EvaluateConfig, tell: Tell, progres
     return located
 
 
-def _steps(request: Request, config: EvaluateConfig) -> list[Step]:
+def _steps(request: EvaluationRequest, config: EvaluateConfig) -> list[Step]:
     steps: list[Step] = [Tissue()] if request.tissue else []
     if request.command:
         steps.append(Command(request.command, config.downstream.timeout_s))
@@ -147,7 +147,7 @@ def _rivals(registry: Registry, located: Located, references: Sequence[str]) -> 
     return found
 
 
-def _scales(request: Request, bundle: Bundle) -> Sequence[Scale]:
+def _scales(request: EvaluationRequest, bundle: Bundle) -> Sequence[Scale]:
     """Return the scales that were asked for, else the one the model is for, else those that are reported."""
     if request.scales is not None:
         return request.scales
@@ -157,7 +157,7 @@ def _scales(request: Request, bundle: Bundle) -> Sequence[Scale]:
     return ALL_SCALES if request.all_scales else REPORTED_SCALES
 
 
-def _write_outcomes(folder: Path, measured: Measured, steps: Sequence[Step], tell: Tell) -> None:
+def _write_outcomes(folder: Path, measured: EvaluationResults, steps: Sequence[Step], tell: Tell) -> None:
     """Write `downstream.csv` and `downstream.txt`, and tell the latter, if there were steps."""
     if not steps:
         return
@@ -168,7 +168,9 @@ def _write_outcomes(folder: Path, measured: Measured, steps: Sequence[Step], tel
     tell("\n" + text)
 
 
-def _circumstances(request: Request, bundle: Bundle, setup: Setup, measured: Measured) -> Circumstances:
+def _circumstances(
+    request: EvaluationRequest, bundle: Bundle, setup: Setup, measured: EvaluationResults
+) -> Circumstances:
     """Return everything that the results depend on."""
     index: Index = setup.index
     return Circumstances(
@@ -187,7 +189,7 @@ def _circumstances(request: Request, bundle: Bundle, setup: Setup, measured: Mea
     )
 
 
-def _evidence(about: Circumstances, setup: Setup, request: Request, steps: Sequence[Step]) -> Evidence:
+def _evidence(about: Circumstances, setup: Setup, request: EvaluationRequest, steps: Sequence[Step]) -> Evidence:
     """Return what a promotion has to know of an evaluation."""
     return Evidence(
         bundle_sha256=about.bundle_sha256,

@@ -90,7 +90,7 @@ class Share(NamedTuple):
     num_slices: int
 
 
-class Scored(NamedTuple):
+class ScoredShare(NamedTuple):
     """What a task found, and what it computed on."""
 
     result: Evaluation
@@ -113,7 +113,7 @@ def shares(store: Store, index: Index, per_subject: int) -> list[Share]:
     return found
 
 
-def score(setup: Setup, share: Share) -> Scored:
+def score(setup: Setup, share: Share) -> ScoredShare:
     """Evaluate a part of a subject's slices.
 
     Raises:
@@ -135,7 +135,7 @@ def score(setup: Setup, share: Share) -> Scored:
             distance=load_perceptual_distance(file=file) if file else None,
             pictured=[middle] if share.subject == setup.pictured else [],
         )
-        return Scored(result, device_name(device))
+        return ScoredShare(result, device_name(device))
 
 
 def downstream(setup: Setup, work: tuple[Step, Share]) -> list[Outcome]:

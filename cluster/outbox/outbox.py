@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from cluster.outbox.journal import COMPACT_BYTES, REFUSED, Journal
 from cluster.outbox.record import Record
+from cluster.outbox.record_log import COMPACT_BYTES, REFUSED, RecordLog
 from metasr import manifest
 
 MAX_IN_MEMORY = 1000
@@ -46,9 +46,9 @@ class Outbox:
         self._lock = threading.Lock()
         self._memory: deque[Record] = deque()
         self._is_full = False
-        self._journal: Journal | None = None
+        self._log: RecordLog | None = None
         try:
-            self._journal = Journal(folder)
+            self._log = RecordLog(folder)
         except OSError as error:
             self._complain(error)
 
@@ -90,9 +90,9 @@ class Outbox:
     def mark_sent(self, records: Sequence[Record]) -> None:
         """Forget the first records, which were sent, and their files."""
         with self._lock:
-            if records[-1].end and self._journal:
-                self._journal.mark_sent(records[-1].end)
-                self._journal.compact(COMPACT_BYTES)
+            if records[-1].end and self._log:
+                self._log.mark_sent(records[-1].end)
+                self._log.compact(COMPACT_BYTES)
             for record in records:
                 if not record.end and self._memory and self._memory[0] is record:
                     self._memory.popleft()
@@ -138,15 +138,15 @@ class Outbox:
     def close(self) -> None:
         """Close the files. A folder that nobody needs goes: all is sent, none was refused, and nobody has it open."""
         with self._lock:
-            if self._journal is None:
+            if self._log is None:
                 return
             with suppress(OSError, BusyError):
-                self._journal.compact()
+                self._log.compact()
                 with self.sending():  # a request of ours may still be under way
                     if not self._memory:
-                        self._journal.remove_if_sent()
-            self._journal.close()
-            self._journal = None
+                        self._log.remove_if_sent()
+            self._log.close()
+            self._log = None
 
     def __enter__(self) -> Self:
         return self
@@ -157,15 +157,15 @@ class Outbox:
     def _write(self, record: Record) -> bool:
         """Write a record to the disk; return whether it is there."""
         try:
-            self._journal = self._journal or Journal(self.folder)
-            self._journal.append(record)
+            self._log = self._log or RecordLog(self.folder)
+            self._log.append(record)
         except OSError as error:
             self._complain(error)
             return False
         return True
 
     def _unsent(self) -> Iterator[Record]:
-        return self._journal.unsent() if self._journal else iter(())
+        return self._log.unsent() if self._log else iter(())
 
     def _keep(self, record: Record) -> None:
         """Keep a record in memory; metrics and pictures make way for newer ones."""

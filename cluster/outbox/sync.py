@@ -9,8 +9,8 @@ from urllib.parse import unquote
 from cluster.config import TrackingConfig, expand
 from cluster.outbox.delivery import deliver_to
 from cluster.outbox.head import HEAD, Head
-from cluster.outbox.journal import REFUSED, REMOVED
 from cluster.outbox.outbox import BusyError, Outbox
+from cluster.outbox.record_log import REFUSED, REMOVED
 from cluster.outbox.sender import send_all
 from cluster.redaction import one_line
 

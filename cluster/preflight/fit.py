@@ -4,7 +4,7 @@ import torch
 
 from cluster.config import JobConfig
 from cluster.preflight.node import NodeFacts, versions
-from cluster.preflight.results import Finding, ok, problem, warning
+from cluster.preflight.results import Judgement, ok, problem, warning
 from cluster.preflight.services import Data
 from cluster.stream import KEPT_WHOLE_BYTES, max_shards_in_memory
 from metasr.models import build_discriminator, build_generator
@@ -15,7 +15,7 @@ LOG_BYTES_A_STEP = 300
 FREE_CARD_BYTES = 4_000_000_000
 
 
-def alike(nodes: list[NodeFacts]) -> Finding:
+def alike(nodes: list[NodeFacts]) -> Judgement:
     """Judge whether all nodes run what the driver runs."""
     here = versions()
     differ = [
@@ -31,7 +31,7 @@ def alike(nodes: list[NodeFacts]) -> Finding:
     return ok(f"{len(nodes)} node(s) and the driver: {shown}")
 
 
-def able(nodes: list[NodeFacts]) -> Finding:
+def able(nodes: list[NodeFacts]) -> Judgement:
     """Judge whether every node reaches what the driver reaches."""
     if failures := [f"{node.address}: {failure}" for node in nodes for failure in node.failures]:
         return problem("; ".join(failures), "Give nodes the driver's AWS_* variables, mounts and files")
@@ -42,14 +42,12 @@ def checkpoint_bytes(config: JobConfig) -> int:
     """Return about how many bytes a checkpoint of the run takes at most."""
     with torch.device("meta"):
         networks = build_generator(config.model), build_discriminator(config.model)
-    generator, discriminator = (
-        sum(value.numel() * value.element_size() for value in network.state_dict().values()) for network in networks
-    )
+    generator, discriminator = (sum(value.nbytes for value in network.state_dict().values()) for network in networks)
     copies = 4 + (2 if config.optim.ema_decay else 0)  # weights, two moments of Adam, the bundle; the average
-    return copies * generator + 3 * discriminator + LOG_BYTES_A_STEP * config.train.steps
+    return int(copies * generator + 3 * discriminator) + LOG_BYTES_A_STEP * config.train.steps
 
 
-def storage_room(config: JobConfig, free_bytes: int) -> Finding:
+def storage_room(config: JobConfig, free_bytes: int) -> Judgement:
     """Judge the room in a `storage.url` that is a folder."""
     one, number = checkpoint_bytes(config), config.train.keep_checkpoints + 1
     said = f"{free_bytes / GB:.1f} GB free; {number} checkpoints take {number * one / GB:.2f} GB"
@@ -58,7 +56,7 @@ def storage_room(config: JobConfig, free_bytes: int) -> Finding:
     return ok(said)
 
 
-def disks(config: JobConfig, data: Data, nodes: list[NodeFacts]) -> Finding:
+def disks(config: JobConfig, data: Data, nodes: list[NodeFacts]) -> Judgement:
     """Judge the room on nodes for checkpoints on their way, and for copies of shards."""
     spool = 2 * checkpoint_bytes(config)
     total = sum(shard.num_bytes for shard in data.index.shards)
@@ -78,7 +76,7 @@ def disks(config: JobConfig, data: Data, nodes: list[NodeFacts]) -> Finding:
     return ok(f"at least {min(node.free_bytes['storage.spool'] for node in nodes) / GB:.1f} GB free on every node")
 
 
-def shared_memory(nodes: list[NodeFacts]) -> Finding:
+def shared_memory(nodes: list[NodeFacts]) -> Judgement:
     """Judge /dev/shm, where Ray keeps its objects."""
     if small := [node for node in nodes if node.shm_bytes < node.store_bytes]:
         node = small[0]
@@ -99,7 +97,7 @@ def worker_bytes(config: JobConfig, data: Data) -> int:
     return PROCESS_BYTES + (sum(sizes) if sum(sizes) <= KEPT_WHOLE_BYTES else sum(sizes[:held]))
 
 
-def memory(config: JobConfig, data: Data, nodes: list[NodeFacts]) -> Finding:
+def memory(config: JobConfig, data: Data, nodes: list[NodeFacts]) -> Judgement:
     """Judge the memory for the workers of each node."""
     needed = worker_bytes(config, data)
     each = {node.address: node.memory_bytes // node.num_workers for node in nodes if node.num_workers}
@@ -112,7 +110,7 @@ def memory(config: JobConfig, data: Data, nodes: list[NodeFacts]) -> Finding:
     return ok(said)
 
 
-def perceptual(nodes: list[NodeFacts]) -> Finding:
+def perceptual(nodes: list[NodeFacts]) -> Judgement:
     """Judge whether all nodes have the same weights of the perceptual loss."""
     by_sha: dict[str, str] = {node.vgg_sha256: node.address for node in nodes}
     if len(by_sha) > 1:
@@ -121,7 +119,7 @@ def perceptual(nodes: list[NodeFacts]) -> Finding:
     return ok(f"the same VGG weights on every node, SHA-256 {next(iter(by_sha))[:12]}")
 
 
-def gpus(nodes: list[NodeFacts]) -> Finding:
+def gpus(nodes: list[NodeFacts]) -> Judgement:
     """Judge the cards of the nodes that workers fit on."""
     using = [node for node in nodes if node.num_workers]
     if blind := [node.address for node in using if len(node.cards) < node.num_workers]:

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config import JobConfig, portable
 from cluster.preflight.node import NodeFacts, look_at_node
-from cluster.preflight.results import Finding, ok, problem, warning
+from cluster.preflight.results import Judgement, ok, problem, warning
 from cluster.preflight.services import Data, is_loopback
 from cluster.runtime.connection import connected
 from cluster.store import Store
@@ -111,7 +111,7 @@ def _asks_for_token(dashboard: str) -> bool | None:
         return None
 
 
-def access_found(cluster: Cluster) -> Finding:
+def access_found(cluster: Cluster) -> Judgement:
     """Judge who can use this Ray: whoever reaches its ports without a token can run any code."""
     host = urlsplit(f"//{cluster.dashboard}").hostname or ""
     if cluster.asks_for_token is None:
@@ -137,7 +137,7 @@ def workers_on(config: JobConfig, resources: dict[str, float]) -> int:
     return min(fit, int(resources.get("GPU", 0) / config.resources.gpus_per_worker + 1e-9))
 
 
-def room_found(config: JobConfig, cluster: Cluster) -> Finding:
+def room_found(config: JobConfig, cluster: Cluster) -> Judgement:
     """Judge whether all workers fit, and how many would now."""
     asked, least = config.resources.num_workers, config.resources.min_workers or config.resources.num_workers
     fit = sum(workers_on(config, node["Resources"]) for node in cluster.nodes)
@@ -222,7 +222,7 @@ def _answers(
                 node["NodeManagerAddress"],
                 data.index.digest() if data else "",
                 marker,
-                cards=cards,
+                cards,
             )
             for node in nodes
         ]

@@ -67,7 +67,7 @@ class NodeFacts:
     driver: str = ""
 
 
-def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str, *, cards: bool = True) -> NodeFacts:
+def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str, cards: bool) -> NodeFacts:
     """Return what this node is like.
 
     Args:

@@ -12,7 +12,7 @@ from metasr.errors import MetaSRError
 State = Literal["ok", "warning", "problem", "skipped"]
 
 
-class Finding(NamedTuple):
+class Judgement(NamedTuple):
     """A judgement: how it is, what was found, and what to do where it is not well."""
 
     state: State
@@ -20,19 +20,19 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-def ok(found: str) -> Finding:
+def ok(found: str) -> Judgement:
     """Return a judgement: all is well."""
-    return Finding("ok", found)
+    return Judgement("ok", found)
 
 
-def warning(found: str, fix: str) -> Finding:
+def warning(found: str, fix: str) -> Judgement:
     """Return a judgement: it will work, but."""
-    return Finding("warning", found, fix)
+    return Judgement("warning", found, fix)
 
 
-def problem(found: str, fix: str) -> Finding:
+def problem(found: str, fix: str) -> Judgement:
     """Return a judgement: it will not work, or is not safe."""
-    return Finding("problem", found, fix)
+    return Judgement("problem", found, fix)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Checks:
         """Return what a look has seen; None if it has failed or was not made."""
         return self._facts.get(name)
 
-    def judge(self, name: str, judgement: Callable[..., Finding], *needs: str) -> None:
+    def judge(self, name: str, judgement: Callable[..., Judgement], *needs: str) -> None:
         """Judge what looks have seen; skipped if one of them has failed."""
         if name in needs and name not in self._facts:
             return  # the look has said why
@@ -121,16 +121,16 @@ class Checks:
 
     def _skips(self, name: str, needs: tuple[str, ...]) -> bool:
         if missing := [need for need in needs if need not in self._facts]:
-            self._note(name, Finding("skipped", f"{missing[0]} has to be well first"))
+            self._note(name, Judgement("skipped", f"{missing[0]} has to be well first"))
         return bool(missing)
 
-    def _note(self, name: str, finding: Finding) -> None:
+    def _note(self, name: str, finding: Judgement) -> None:
         result = CheckResult(name, finding.state, without_secrets(finding.found), without_secrets(finding.fix))
         self.results.append(result)
         self._see(result)
 
 
-def _explained(error: BaseException) -> Finding:
+def _explained(error: BaseException) -> Judgement:
     if isinstance(error, MetaSRError):
         return problem(f"{error.what}: {error.why}" if error.why else error.what, error.fix)
     return problem(one_line(error), "Correct what this names, and run the doctor again")

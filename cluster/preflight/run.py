@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from cluster.config import JobConfig, check_workers
 from cluster.preflight import fit, machines, services
 from cluster.preflight.node import room
-from cluster.preflight.results import CheckResult, Checks, Finding, ok
+from cluster.preflight.results import CheckResult, Checks, Judgement, ok
 from cluster.store import open_store
 from metasr.errors import ConfigError
 from metasr.perceptual import check_perceptual
@@ -105,7 +105,7 @@ def _raise_or_tell(results: list[CheckResult], tell: Callable[[str], None], *, p
             tell(f"{result.name}: {result.found}. {result.fix}")
 
 
-def _settings_found(config: JobConfig) -> Finding:
+def _settings_found(config: JobConfig) -> Judgement:
     check_workers(config)
     return ok(f"{config.resources.num_workers} workers share {config.train.num_virtual_shards} virtual shards")
 
@@ -120,7 +120,7 @@ def _check_stores(checks: Checks, config: JobConfig, deadline_s: float) -> None:
     checks.judge("storage room", lambda storage: _storage_room(config, storage.url), "storage")
 
 
-def _storage_room(config: JobConfig, url: str) -> Finding:
+def _storage_room(config: JobConfig, url: str) -> Judgement:
     if not url.startswith("file:"):
         return ok("a bucket has room")
     return fit.storage_room(config, room(unquote(urlsplit(url).path)))

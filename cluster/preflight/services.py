@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from cluster.config import JobConfig, TrackingConfig, expand
-from cluster.preflight.results import Finding, ok, warning
+from cluster.preflight.results import Judgement, ok, warning
 from cluster.shards import Index
 from cluster.store import AlreadyThereError, ChangedError, RetryPolicy, Store, open_store
 from cluster.stream import read_index
@@ -97,7 +97,7 @@ def _unconditional(store: Store, condition: str) -> StoreError:
     )
 
 
-def store_found(store: Store) -> Finding:
+def store_found(store: Store) -> Judgement:
     """Say what `try_store` has shown."""
     return ok(f"{store.url} can be written and read, and conditional writes are kept")
 
@@ -160,7 +160,7 @@ def _credentials(uri: str) -> str:
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}" if user else ""
 
 
-def mlflow_found(mlflow: MLflow) -> Finding:
+def mlflow_found(mlflow: MLflow) -> Judgement:
     """Judge version and authentication."""
     at = f"{mlflow.where} answers" if mlflow.where else "the database can be opened"
     least = ".".join(map(str, MIN_MLFLOW))
@@ -187,6 +187,6 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
 
 
-def data_found(data: Data) -> Finding:
+def data_found(data: Data) -> Judgement:
     """Say what the index holds."""
     return ok(f"{data.store.url}: {data.index.summary()}")

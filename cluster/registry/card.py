@@ -13,7 +13,7 @@ from metasr.evaluation import Score, differences, mean_by_scale
 from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
 from metasr.evaluation.outcomes import ALL_CLASSES, gains
-from metasr.evaluation.statistics import Difference, Measure
+from metasr.evaluation.statistics import Measure, PairedDifference
 from metasr.scale import Scale
 
 CARD = "model_card.md"
@@ -51,7 +51,7 @@ def model_card(
         scores: Of the evaluation.
         outcomes: Of its downstream evaluation, if there was one.
     """
-    found: dict[Measure, list[Difference]] = {
+    found: dict[Measure, list[PairedDifference]] = {
         measure: differences(scores, BICUBIC_NAME, measure) for measure in SHOWN
     }
     sections = {
@@ -163,7 +163,7 @@ def _downstream(outcomes: Sequence[Outcome], step: str) -> str:
     )
 
 
-def _failures(scores: Sequence[Score], found: Mapping[Measure, Sequence[Difference]]) -> str:
+def _failures(scores: Sequence[Score], found: Mapping[Measure, Sequence[PairedDifference]]) -> str:
     """Return how many patients, slices and scales are below bicubic, and the worst slices.
 
     What is not a number is below.
@@ -183,7 +183,7 @@ def _failures(scores: Sequence[Score], found: Mapping[Measure, Sequence[Differen
     return f"{_table(counts)}\n\nThe worst, by PSNR:\n\n{worst}"
 
 
-def _below(found: Sequence[Difference], cells: Sequence[_Cell], measure: Measure) -> list[str]:
+def _below(found: Sequence[PairedDifference], cells: Sequence[_Cell], measure: Measure) -> list[str]:
     """Return which patients, slices and scales are below bicubic in one measure."""
     patients = {name for gain in found for name in gain.by_patient}
     patients_below = {name for gain in found for name, value in gain.by_patient.items() if _is_below(value)}
@@ -197,7 +197,7 @@ def _below(found: Sequence[Difference], cells: Sequence[_Cell], measure: Measure
     ]
 
 
-def _scale_by_scale(scores: Sequence[Score], found: Mapping[Measure, Sequence[Difference]]) -> str:
+def _scale_by_scale(scores: Sequence[Score], found: Mapping[Measure, Sequence[PairedDifference]]) -> str:
     means = mean_by_scale(scores)
     header = ["scale"]
     for name, _, _ in SHOWN.values():
@@ -213,7 +213,7 @@ def _scale_by_scale(scores: Sequence[Score], found: Mapping[Measure, Sequence[Di
     return _table(rows)
 
 
-def _gain(gain: Difference, digits: int) -> str:
+def _gain(gain: PairedDifference, digits: int) -> str:
     interval = "" if gain.interval is None else " [{:+.{d}f}, {:+.{d}f}]".format(*gain.interval, d=digits)
     return f"{gain.mean:+.{digits}f}{interval}"
 
@@ -221,9 +221,9 @@ def _gain(gain: Difference, digits: int) -> str:
 def _cells(scores: Sequence[Score]) -> list[_Cell]:
     whole = {(one.subject, one.slice, one.scale, one.method): one for one in scores if one.region == "whole"}
     return [
-        _Cell(*where, ours.psnr - theirs.psnr, ours.ssim - theirs.ssim)
-        for (*where, method), ours in whole.items()
-        if method == MODEL_NAME and (theirs := whole.get((*where, BICUBIC_NAME)))
+        _Cell(subject, number, scale, ours.psnr - theirs.psnr, ours.ssim - theirs.ssim)
+        for (subject, number, scale, method), ours in whole.items()
+        if method == MODEL_NAME and (theirs := whole.get((subject, number, scale, BICUBIC_NAME)))
     ]
 
 

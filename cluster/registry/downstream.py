@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from cluster.config import GateConfig
-from cluster.registry.gate import CHAMPION_NAME, Finding
+from cluster.registry.gate import CHAMPION_NAME, RuleResult
 from cluster.registry.records import Evaluated
 from metasr.errors import RegistryError
 from metasr.evaluation.downstream import Outcome
@@ -52,7 +52,9 @@ def require_comparable_downstream(ours: Evaluated, theirs: Evaluated, champion: 
         )
 
 
-def judge_downstream(ours: Sequence[Outcome], champion: Sequence[Outcome] | None, gate: GateConfig) -> list[Finding]:
+def judge_downstream(
+    ours: Sequence[Outcome], champion: Sequence[Outcome] | None, gate: GateConfig
+) -> list[RuleResult]:
     """Return what the rules of downstream evaluation find: mean Dice over classes and patients, scale by scale.
 
     Args:
@@ -69,14 +71,14 @@ def judge_downstream(ours: Sequence[Outcome], champion: Sequence[Outcome] | None
     return [_nowhere_below(gate.downstream, model, name, theirs, margin) for name, theirs, margin in rivals]
 
 
-def _nowhere_below(step: str, ours: ByScale, rival: str, theirs: ByScale, margin: float) -> Finding:
+def _nowhere_below(step: str, ours: ByScale, rival: str, theirs: ByScale, margin: float) -> RuleResult:
     than = f"more than {margin:g} below the {rival}" if margin else f"below {rival}"
     rule = f"Dice ({step}) nowhere {than}"
     if not ours or ours.keys() != theirs.keys():
-        return Finding(rule, False, f"{rival} was not compared at the same scales")
+        return RuleResult(rule, False, f"{rival} was not compared at the same scales")
     gains = {scale: _gain(ours[scale], theirs[scale]) for scale in ours}
     worst = min(gains, key=lambda scale: gains[scale])
-    return Finding(rule, gains[worst] >= -margin, f"least at scale {worst}, {gains[worst]:+.4f}")
+    return RuleResult(rule, gains[worst] >= -margin, f"least at scale {worst}, {gains[worst]:+.4f}")
 
 
 def _gain(ours: dict[str, float], theirs: dict[str, float]) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from cluster.config import expand
+from cluster.formats import FIRST, KEY, require_format
 from cluster.registry.card import CARD, description, model_card
 from cluster.registry.records import Evaluated, Evidence
 from cluster.registry.versions import BUNDLE_DIGEST, Registry
@@ -57,10 +58,10 @@ def record_evaluation(
     manifest.seal(results, KIND, evidence.model_dump(mode="json"))
     digest = manifest.digest(results)
     name = _artifact(found, digest)
-    run = Run(registry.config, found.run_id)
+    run = Run(registry.config, str(found.run_id))
     run.log(0, _metrics(scores))
     run.folder(name, results)
-    tag = json.dumps({"sha256": digest, "artifact": name})
+    tag = json.dumps({KEY: FIRST, "sha256": digest, "artifact": name})
     registry.client.set_model_version_tag(found.name, found.version, EVALUATION, tag)
     registry.client.update_model_version(found.name, found.version, description(card, name))
 
@@ -79,6 +80,7 @@ def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "")
 
     Raises:
         RegistryError: There is none, or it is not that of this version, or it was changed.
+        FormatError: A later version of the program recorded it.
     """
     what, again = f"the evaluation of version {version.version}", evaluate_again(version)
     if EVALUATION not in version.tags:
@@ -86,13 +88,14 @@ def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "")
     tagged = _tag(version.tags[EVALUATION], what, again)
     digest, artifact = (sha256, _artifact(version, sha256)) if sha256 else tagged
     with tempfile.TemporaryDirectory() as temporary:
-        folder = _download(registry, version.run_id, artifact, Path(temporary), what, again)
+        folder = _download(registry, str(version.run_id), artifact, Path(temporary), what, again)
         try:
             if manifest.digest(folder) != digest:
                 raise RegistryError(what, "its manifest is not the one that was recorded", again)
             about = manifest.unseal(folder, KIND)
         except CheckpointError as error:
             raise RegistryError(what, error.why, again) from error
+        require_format(what, about)
         try:
             evidence = Evidence.model_validate(about)
             scores = from_csv((folder / SCORES).read_text())
@@ -152,6 +155,7 @@ def _artifact(version: "ModelVersion", sha256: str) -> str:
 def _tag(text: str, what: str, again: str) -> tuple[str, str]:
     try:
         content = json.loads(text)
+        require_format(what, content)
         return str(content["sha256"]), str(content["artifact"])
     except (ValueError, KeyError, TypeError):
         raise RegistryError(what, "another version of the program recorded it, without its SHA-256", again) from None

@@ -48,7 +48,7 @@ class Examined(NamedTuple):
     """
 
     evidence: str
-    failed: list[rules.Finding]
+    failed: list[rules.RuleResult]
 
 
 def examine(registry: Registry, candidate: Candidate, gate: GateConfig, tell: Tell) -> Examined:

@@ -10,14 +10,14 @@ import numpy as np
 from cluster.config import GateConfig
 from metasr.evaluation import Score, differences
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
-from metasr.evaluation.statistics import Difference, Measure, bootstrap_interval
+from metasr.evaluation.statistics import Measure, PairedDifference, bootstrap_interval
 
 CHAMPION_NAME = "champion"
 # How a measure is called, its decimals and its unit.
 SHOWN: dict[Measure, tuple[str, int, str]] = {"psnr": ("PSNR", 3, " dB"), "ssim": ("SSIM", 5, "")}
 
 
-class Finding(NamedTuple):
+class RuleResult(NamedTuple):
     """Whether a rule holds, and the numbers that say so."""
 
     rule: str
@@ -34,7 +34,7 @@ def side_by_side(scores: Sequence[Score], champion: Sequence[Score]) -> list[Sco
     return [*(score for score in scores if score.method in (BICUBIC_NAME, MODEL_NAME)), *others]
 
 
-def judge(scores: Sequence[Score], gate: GateConfig) -> list[Finding]:
+def judge(scores: Sequence[Score], gate: GateConfig) -> list[RuleResult]:
     """Return what each rule finds on whole slices. The rules about the champion apply if its scores are there.
 
     Args:
@@ -49,20 +49,20 @@ def judge(scores: Sequence[Score], gate: GateConfig) -> list[Finding]:
     return findings
 
 
-def _nowhere_below(scores: Sequence[Score], rival: str, measure: Measure, margin: float) -> Finding:
+def _nowhere_below(scores: Sequence[Score], rival: str, measure: Measure, margin: float) -> RuleResult:
     """Compare means over patients scale by scale."""
     name, digits, unit = SHOWN[measure]
     than = f"{margin:g}{unit} below" if margin else "below"
     rule = f"{name} nowhere {'more than ' if margin else ''}{than} {'the ' * (rival == CHAMPION_NAME)}{rival}"
     gains = differences(scores, rival, measure)
     if not gains:
-        return Finding(rule, False, f"{rival} was not evaluated")
+        return RuleResult(rule, False, f"{rival} was not evaluated")
     # A mean that is NaN is the worst, and fails.
     worst = min(gains, key=lambda gain: gain.mean if np.isfinite(gain.mean) else -np.inf)
-    return Finding(rule, worst.mean >= -margin, f"least at scale {worst.scale}, {worst.mean:+.{digits}f}{unit}")
+    return RuleResult(rule, worst.mean >= -margin, f"least at scale {worst.scale}, {worst.mean:+.{digits}f}{unit}")
 
 
-def _better_on_average(scores: Sequence[Score], measure: Measure, min_patients: int) -> Finding:
+def _better_on_average(scores: Sequence[Score], measure: Measure, min_patients: int) -> RuleResult:
     """Compare each patient's mean over scales: as surely as the number of patients allows."""
     name, digits, unit = SHOWN[measure]
     rule = f"{name} better than the champion on average"
@@ -70,15 +70,15 @@ def _better_on_average(scores: Sequence[Score], measure: Measure, min_patients: 
     mean = f"{gains.mean():+.{digits}f}{unit}"
     if len(gains) < min_patients:
         numbers = f"{mean}, a mean of {len(gains)} patient{'s' * (len(gains) > 1)}"
-        return Finding(rule, bool(gains.mean() > 0), f"{numbers}: too few for a 95 % interval to mean anything")
+        return RuleResult(rule, bool(gains.mean() > 0), f"{numbers}: too few for a 95 % interval to mean anything")
     if not np.isfinite(gains).all():
-        return Finding(rule, False, f"{mean}, not finite for every patient")
+        return RuleResult(rule, False, f"{mean}, not finite for every patient")
     low, high = bootstrap_interval(gains, seed=0)
     interval = f"95 % interval [{low:+.{digits}f}, {high:+.{digits}f}]"
-    return Finding(rule, low > 0, f"{mean}, {interval} of {len(gains)} patients")
+    return RuleResult(rule, low > 0, f"{mean}, {interval} of {len(gains)} patients")
 
 
-def _over_scales(gains: Sequence[Difference]) -> np.ndarray:
+def _over_scales(gains: Sequence[PairedDifference]) -> np.ndarray:
     """Return each patient's mean difference over the scales."""
     patients = sorted({name for gain in gains for name in gain.by_patient})
     return np.array([fmean(gain.by_patient[name] for gain in gains if name in gain.by_patient) for name in patients])

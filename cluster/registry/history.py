@@ -1,13 +1,13 @@
 """Who was champion when, and why: a log in MLflow that only grows, and that decides between promotions at once."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
-
+from cluster.formats import FIRST, require_format
 from metasr.config import Section
 from metasr.errors import RegistryError
 
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 class Promotion(Section):
     """A change of champion."""
 
+    format: int = FIRST
+    """Of this JSON."""
     after: int
     """Number of the change before, as its author knew it; 0 for none."""
     kind: Literal["promotion", "rollback"]
@@ -79,7 +81,11 @@ class History:
         self._client, self._model, self._name = client, model, f"{model}.promotions"
 
     def entries(self) -> list[Entry]:
-        """Return the changes that count, oldest first."""
+        """Return the changes that count, oldest first.
+
+        Raises:
+            FormatError: A later version of the program wrote one.
+        """
         counted: list[Entry] = []
         # Without the registered model, there are no versions either.
         found = self._client.search_model_versions(f"name = '{self._name}'")
@@ -147,10 +153,16 @@ def promoted_with(entries: Sequence[Entry], version: str) -> str:
 
 
 def _parse(version: "ModelVersion") -> Entry | None:
-    """Return what a version of the log says; None for one that is none of ours."""
+    """Return what a version of the log says; None for one that is none of ours.
+
+    Raises:
+        FormatError: A later version of the program wrote it, so that nothing can be said of what it changed.
+    """
     try:
-        promotion = Promotion.model_validate_json(version.tags.get(PROMOTION, ""))
-    except ValidationError:
+        content = json.loads(version.tags.get(PROMOTION, ""))
+        require_format(f"version {version.version} of {version.name}", content)
+        promotion = Promotion.model_validate_json(version.tags[PROMOTION])
+    except ValueError:
         log.warning("version %s of %s is not a promotion, and does not count", version.version, version.name)
         return None
     when = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)

@@ -3,6 +3,7 @@
 import shlex
 from typing import NamedTuple
 
+from cluster.formats import FIRST
 from metasr.config import Section
 from metasr.evaluation import Score
 from metasr.evaluation.downstream import Outcome, StepName
@@ -11,6 +12,8 @@ from metasr.evaluation.downstream import Outcome, StepName
 class Evidence(Section):
     """What was evaluated, on what, how, and by which code. The manifest of the results says it."""
 
+    format: int = FIRST
+    """Of this JSON."""
     bundle_sha256: str
     """Of the bundle's manifest, which names every file."""
     data_sha256: str

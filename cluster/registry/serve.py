@@ -8,25 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
+import mlflow.models
 import numpy as np
 import torch
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from metasr.inference.bundle import default_device, load_bundle
 from metasr.models import evaluating
 from metasr.scale import Scale
 
 
-class ServedBundle(mlflow.pyfunc.PythonModel):
+class ServedBundle(PythonModel):
     """The generator of a bundle, behind MLflow's interface."""
 
-    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         """Check the bundle that lies beside this file, and load it."""
         self._generator = load_bundle(Path(context.artifacts["bundle"]), default_device()).generator
 
     def predict(
         self,
-        context: mlflow.pyfunc.PythonModelContext,
+        context: PythonModelContext,
         model_input: np.ndarray,
         params: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
@@ -43,7 +44,8 @@ class ServedBundle(mlflow.pyfunc.PythonModel):
         size = _size(model_input.shape[2:], **(params or {}))
         with evaluating(self._generator):
             lr = torch.from_numpy(np.ascontiguousarray(model_input, np.float32))
-            return self._generator(lr.to(self._generator.mean.device), size).cpu().numpy()
+            sr: np.ndarray = self._generator(lr.to(self._generator.mean.device), size).cpu().numpy()
+        return sr
 
 
 def _size(shape: tuple[int, ...], scale: float = 2.0, height: int = 0, width: int = 0) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def in_order(
     from cluster.runtime.connection import connected
 
     with connected(cpus=needs.cpus):
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there: dict[str, float] = ray.cluster_resources()
         gpus = needs.gpus if there.get("GPU") else 0.0
         at_once = min(there.get("CPU", 1) / needs.cpus, there["GPU"] / gpus if gpus else float("inf"))
         in_flight = workers or TASKS_PER_CPU * max(1, round(at_once))

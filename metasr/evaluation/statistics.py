@@ -34,7 +34,7 @@ class Mean(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """The model minus a rival at one scale, paired by patient.
 
     Attributes:
@@ -75,7 +75,7 @@ def mean_by_scale(scores: Sequence[Score], region: RegionName = "whole") -> dict
     }
 
 
-def differences(scores: Sequence[Score], rival: str, measure: Measure, *, seed: int = 0) -> list[Difference]:
+def differences(scores: Sequence[Score], rival: str, measure: Measure, *, seed: int = 0) -> list[PairedDifference]:
     """Return what the model gains over a rival on whole slices, for each scale that both did."""
     patients = by_patient(scores, measure)
     scales = sorted(scale for scale, method in patients if method == rival)
@@ -85,7 +85,7 @@ def differences(scores: Sequence[Score], rival: str, measure: Measure, *, seed: 
     tested = [values for values in arrays if len(values) >= MIN_PATIENTS_FOR_TEST]
     p_values = iter(holm([signed_rank_p(values) for values in tested]))
     return [
-        Difference(
+        PairedDifference(
             rival,
             scale,
             measure,

@@ -11,7 +11,7 @@ from metasr.evaluation.cost import Cost
 from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
 from metasr.evaluation.protocol import Score
 from metasr.evaluation.regions import REGIONS, RegionName
-from metasr.evaluation.statistics import MIN_PATIENTS_FOR_TEST, Difference, differences, mean_by_scale
+from metasr.evaluation.statistics import MIN_PATIENTS_FOR_TEST, PairedDifference, differences, mean_by_scale
 from metasr.scale import Scale
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"
 
 
-def _gain(difference: Difference, digits: int) -> str:
+def _gain(difference: PairedDifference, digits: int) -> str:
     text = f"{difference.mean:+.{digits}f}"
     if difference.interval:
         low, high = difference.interval

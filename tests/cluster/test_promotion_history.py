@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cluster.config import GateConfig, TrackingConfig
+from cluster.formats import FormatError
 from cluster.registry import CHAMPION, EVALUATION, Registry, history, promote, rollback
 from metasr.errors import CheckpointError, RegistryError
 from tests.cluster.registered import FORCED, GATE, flip, record, refused, scores, stored_bundle
@@ -45,6 +46,24 @@ def test_a_champion_from_before_there_was_a_history_is_the_first(config, client,
     assert "version 2 instead of 1" in history(registry)[0]
     assert rollback(registry, print) == ("1", "2")
     assert champion() == "1"
+
+
+def test_what_a_later_version_of_the_program_recorded_is_refused_by_name(config, client, registry, versions):
+    """Whether it changed the champion cannot be known: to pass over it could undo it."""
+    promote(registry, "1", GATE, print)
+    name = f"{config.model}.promotions"
+    entry = client.get_model_version(name, "1").tags["metasr.promotion"]
+    client.set_model_version_tag(name, "1", "metasr.promotion", entry.replace('"format":1', '"format":2'))
+    for command in (lambda: promote(registry, "2", GATE, print), lambda: rollback(registry, print)):
+        with pytest.raises(FormatError, match=r"version 1 of .*promotions: it has format 2.*Update metasr"):
+            command()
+    client.set_model_version_tag(name, "1", "metasr.promotion", entry.replace('"format":1,', ""))
+    evaluation = registry.version("2").tags[EVALUATION]
+    client.set_model_version_tag(config.model, "2", EVALUATION, evaluation.replace('"format": 1', '"format": 2'))
+    with pytest.raises(FormatError, match=r"the evaluation of version 2: it has format 2.*Update metasr"):
+        promote(registry, "2", GATE, print)
+    client.set_model_version_tag(config.model, "2", EVALUATION, evaluation.replace('"format": 1, ', ""))
+    assert promote(registry, "2", GATE, print) == ("2", "1")
 
 
 def test_rolling_back_twice_goes_back_two(registry, versions, champion):
@@ -301,6 +320,7 @@ PROMOTE = """
 import sys, time
 from pathlib import Path
 from cluster.config import GateConfig, TrackingConfig
+from cluster.formats import FormatError
 from cluster.registry import Registry, promote
 from metasr.errors import RegistryError
 

@@ -1,4 +1,4 @@
-"""The part of an outbox that is on the disk: lines appended by several processes, through kills and a full disk."""
+"""The records of an outbox on the disk: lines appended by several processes, through kills and a full disk."""
 
 import errno
 import fcntl
@@ -18,7 +18,7 @@ REMOVED = "+removed"
 """End of the name of a folder that is being removed; no run's folder has a plus sign."""
 
 
-class Journal:
+class RecordLog:
     """A folder with `records.jsonl` and the number of its bytes that are `sent`. It is opened by making it.
 
     Whoever has it open holds a shared lock on the file `in_use`, and who wants to remove the folder an exclusive one.
