@@ -35,13 +35,15 @@ def main(arguments: Sequence[str]) -> None:
     if not known.output.name.endswith((".nii", ".nii.gz")):
         raise ConfigError(f"output {known.output}", "a NIfTI file ends in .nii or .nii.gz", "Give such a name")
 
-    from cluster.registry import Registry
     from metasr.data.volume import load_volume, save_volume
+
+    volume = load_volume(known.input)  # a missing file need not wait for torch
+
+    from cluster.registry import Registry
     from metasr.inference.bundle import default_device, load_bundle
     from metasr.inference.target import Target
     from metasr.inference.upscale import upscale_volume
 
-    volume = load_volume(known.input)
     if known.scale:
         target = Target.of_scale(volume, known.scale, known.plane or "axial")
     else:
