@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Train a few steps of a recipe on the workers asked for, and say what the whole training will take:
 seconds, data, storage and, with a price, money.
 
-The steps are real: on Ray, with checkpoint and validation, in a folder estimate/ of storage.url that is removed
+The steps are real: on Ray, with checkpoint and validation, as a run of its own in storage.url that is removed
 afterwards. MLflow hears nothing of it. Both kinds of steps are measured where train.pixel_only_steps makes two.
 Prices are in a currency of your own.
 

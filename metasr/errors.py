@@ -48,6 +48,10 @@ class CheckpointError(MetaSRError):
     """A checkpoint or a bundle whose files are missing or do not match their manifest."""
 
 
+class FormatError(MetaSRError):
+    """A file that a later version of metasr wrote, of a format that this one cannot read."""
+
+
 class TrainingError(MetaSRError):
     """Training that cannot continue."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metasr.errors import CheckpointError
+from metasr.formats import FORMAT, require_known_format
 
 MANIFEST = "manifest.json"
 
@@ -22,7 +23,8 @@ def seal(folder: Path, kind: str, about: dict[str, Any]) -> None:
     files = {
         path.name: _fingerprint(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST
     }
-    content = json.dumps({"kind": kind, "about": about, "files": files}, indent=2, sort_keys=True)
+    manifest = {"format": FORMAT, "kind": kind, "about": about, "files": files}
+    content = json.dumps(manifest, indent=2, sort_keys=True)
     partial = folder / f".{MANIFEST}"
     partial.write_text(content + "\n")
     os.replace(partial, folder / MANIFEST)
@@ -33,6 +35,7 @@ def unseal(folder: Path, kind: str) -> dict[str, Any]:
 
     Raises:
         CheckpointError: The manifest or a file is missing, or a file has changed.
+        FormatError: A later version of metasr wrote it.
     """
     manifest = _read(folder, kind)
     for name, expected in manifest["files"].items():
@@ -43,6 +46,19 @@ def unseal(folder: Path, kind: str) -> dict[str, Any]:
             raise CheckpointError(f"{kind} {folder}", f"{name} differs from its SHA-256", "Use another copy")
     about: dict[str, Any] = manifest["about"]
     return about
+
+
+def sealed_files(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return SHA-256 and length of the files of a sealed folder, as its manifest says them: none is read for that.
+
+    Raises:
+        CheckpointError: Its manifest cannot be read.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        return {name: (known["sha256"], known["bytes"]) for name, known in files.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"folder {folder}", f"its {MANIFEST} cannot be read", "Use another copy") from error
 
 
 def digest(folder: Path) -> str:
@@ -59,12 +75,14 @@ def digest(folder: Path) -> str:
 
 def _read(folder: Path, kind: str) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        content = (folder / MANIFEST).read_text()
+        manifest: dict[str, Any] = json.loads(content)
     except FileNotFoundError as error:
         reason = f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
         raise CheckpointError(f"{kind} {folder}", reason, f"Give the folder of a {kind}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{kind} {folder}", f"its {MANIFEST} cannot be read", "Use another copy") from error
+    require_known_format(content, f"{kind} {folder}")
     whole = isinstance(manifest, dict) and all(isinstance(manifest.get(key), dict) for key in ("about", "files"))
     if not whole or manifest.get("kind") != kind:
         raise CheckpointError(f"{kind} {folder}", f"its {MANIFEST} is not that of a {kind}", f"Give a {kind}")

@@ -1,14 +1,16 @@
 """The ledger: which checkpoints a run has in its store, and who may change that."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from metasr.config import Section
-from metasr.errors import TrainingError
-from metasr.manifest import MANIFEST
+from metasr.errors import CheckpointError, TrainingError
+from metasr.formats import FORMAT
+from metasr.manifest import MANIFEST, sealed_files
 
 Claim = tuple[int, int]
 """Fence of the driver, and the number of its worker group: it grows with every claim, whoever makes it."""
@@ -47,6 +49,7 @@ class SavedCheckpoint(Section):
 class Ledger(Section):
     """What is known of a run's checkpoints. Every change makes a new one."""
 
+    format: Literal[1] = FORMAT
     revision: int = 0
     """Changes so far: no content of the ledger ever comes again."""
     claim: Claim = UNCLAIMED
@@ -104,10 +107,28 @@ def comparable(score: float | None) -> float | None:
 
 
 def files_of(folder: Path) -> dict[str, File]:
-    """Return the files in a folder and its subfolders in the order to store them in: manifests last."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
+    """Return the files in a sealed folder and its sealed subfolders in the order to store them in: manifests last.
+
+    Their SHA-256 is that of the manifests, which was computed when they were sealed.
+
+    Raises:
+        CheckpointError: A file is missing, or has another length than its manifest says.
+    """
+    paths = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
     paths.sort(key=lambda path: (path.name == MANIFEST, path))
-    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in paths}
+    sealed = {
+        path.parent / name: File(*known)
+        for path in paths
+        if path.name == MANIFEST
+        for name, known in sealed_files(path.parent).items()
+    }
+    try:
+        if changed := [path for path, file in sealed.items() if path.stat().st_size != file.num_bytes]:
+            raise CheckpointError(f"checkpoint {folder}", f"{changed[0].name} is not as it was sealed", "Use another")
+        return {path.relative_to(folder).as_posix(): sealed.get(path) or _fingerprint(path) for path in paths}
+    except FileNotFoundError as error:
+        reason = f"its file {error.filename} is missing"
+        raise CheckpointError(f"checkpoint {folder}", reason, "Use another") from error
 
 
 def superseded(why: str) -> SupersededError:

@@ -22,6 +22,7 @@ from cluster.store import (
     wait_for_store,
 )
 from metasr.errors import CheckpointError
+from metasr.formats import require_known_format
 from metasr.manifest import MANIFEST
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,12 @@ class RunCheckpoints:
         """Return the checkpoints there are, the newest first."""
         return self._read()[0].kept
 
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys of all that there may be of the run: files of checkpoints, whole or not, and the ledger."""
+        ledger, _ = self._read()
+        files = (self._key(one, name) for one in (*ledger.kept, *ledger.loose) for name in one.files)
+        return (*files, self._ledger_key)
+
     def best(self) -> SavedCheckpoint | None:
         """Return the checkpoint with the highest score."""
         return best_of(self.entries())
@@ -94,7 +101,7 @@ class RunCheckpoints:
             keep: How many of the newest stay, besides the best.
 
         Raises:
-            CheckpointError: It has no manifest.
+            CheckpointError: It has no manifest, or is not as it was sealed.
             SupersededError: Another has claimed the run; nothing that it keeps was changed.
             StoreError: The store is away or refuses.
         """
@@ -105,8 +112,8 @@ class RunCheckpoints:
         new = SavedCheckpoint(step=step, score=comparable(score), folder=place, files=files)
         ledger = self._change(lambda ledger: self._mine(ledger).announce(new))
         if new not in ledger.kept:
-            for name in files:
-                self._store.put(self._key(new, name), folder / name)
+            for name, file in files.items():
+                self._store.put(self._key(new, name), folder / name, sha256=file.sha256)
         ledger = self._change(lambda ledger: self._mine(ledger).keep(new, keep))
         self._delete(ledger.loose)
         return new
@@ -225,8 +232,10 @@ class RunCheckpoints:
                 return changed
 
     def _read(self) -> tuple[Ledger, Version | None]:
+        what = f"the list of checkpoints {self._ledger_key!r} in {self._store.url}"
         try:
             content, version = self._store.get_with_version(self._ledger_key)
+            require_known_format(content, what)
             return Ledger.model_validate_json(content), version
         except NotThereError:
             if self._fence is not None:
@@ -234,8 +243,8 @@ class RunCheckpoints:
             return Ledger(), None
         except (DamagedError, ValidationError):
             raise CheckpointError(
-                f"the list of checkpoints {self._ledger_key!r} in {self._store.url}",
-                "it is damaged, or was written by another version",
+                what,
+                "it is damaged",
                 "Restore it from a copy, or delete the run's folder to start from the beginning",
             ) from None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metasr.errors import CheckpointError
+from metasr.formats import FORMAT, require_known_format
 from metasr.manifest import unseal
 
 _ABOUT = "about.json"
@@ -59,7 +60,7 @@ class Spool:
         try:
             part.checkpoint.mkdir(parents=True)
             save(part.checkpoint)
-            (part.folder / _ABOUT).write_text(json.dumps({"step": step, "score": score}))
+            (part.folder / _ABOUT).write_text(json.dumps({"format": FORMAT, "step": step, "score": score}))
             _sync(part.folder)
             whole = part.folder.rename(self.folder / name)
         except BaseException:
@@ -71,13 +72,26 @@ class Spool:
     def adopt(self, tell: Callable[[str], None]) -> list[Snapshot]:
         """Return the snapshots that a killed process left, by step; those that are torn or damaged are removed."""
         adopted = []
-        for folder in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
+        try:
+            folders = sorted(self.folder.iterdir())
+        except FileNotFoundError:
+            return []
+        for folder in folders:
             try:
                 adopted.append(_read(folder))
             except (CheckpointError, OSError) as error:
-                tell(f"removing a snapshot that cannot be used: {error}")
-                shutil.rmtree(folder, ignore_errors=True)
+                if folder.exists():  # and was not removed by another process meanwhile
+                    tell(f"removing a snapshot that cannot be used: {error}")
+                    shutil.rmtree(folder, ignore_errors=True)
         return adopted
+
+    def holds(self, snapshot: Snapshot) -> bool:
+        """Return whether a snapshot is still there, as it was written."""
+        try:
+            _read(snapshot.folder)
+        except (CheckpointError, OSError):
+            return False
+        return True
 
     def remove(self, snapshot: Snapshot) -> None:
         """Remove a snapshot."""
@@ -92,7 +106,9 @@ def _read(folder: Path) -> Snapshot:
     try:
         if folder.name.startswith("."):
             raise ValueError
-        about = json.loads((folder / _ABOUT).read_text())
+        content = (folder / _ABOUT).read_text()
+        require_known_format(content, f"snapshot {folder}")
+        about = json.loads(content)
         score = None if about["score"] is None else float(about["score"])
         snapshot = Snapshot(folder, int(about["step"]), score, adopted=True)
     except (OSError, ValueError, KeyError, TypeError) as error:

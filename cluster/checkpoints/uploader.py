@@ -11,7 +11,7 @@ from cluster.checkpoints.ledger import SavedCheckpoint, best_of, comparable
 from cluster.checkpoints.run import RunCheckpoints
 from cluster.checkpoints.spool import Snapshot, Spool
 from cluster.store import UnavailableError
-from metasr.errors import TrainingError
+from metasr.errors import CheckpointError, StoreError, TrainingError
 
 MAX_PENDING = 4
 ROOM_BYTES = 2_000_000_000
@@ -173,5 +173,13 @@ class Uploader:
                 return  # a process was killed after it went up, or the run is past it
             self._tell(f"uploading the checkpoint of step {snapshot.step}, which an earlier process left")
         start = time.perf_counter()
-        kept = self._checkpoints.publish(snapshot.checkpoint, snapshot.step, snapshot.score, keep=self._keep)
+        try:
+            kept = self._checkpoints.publish(snapshot.checkpoint, snapshot.step, snapshot.score, keep=self._keep)
+        except UnavailableError:
+            raise
+        except (CheckpointError, StoreError) as error:
+            if self._spool.holds(snapshot):
+                raise
+            self._tell(f"the checkpoint of step {snapshot.step} was lost on the local disk: {error}")
+            return
         self._uploaded(kept, time.perf_counter() - start, len(self._pending) - 1)

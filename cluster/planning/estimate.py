@@ -1,7 +1,6 @@
 """What a training will take, from a few steps of it that are really done on the workers asked for.
 
-The steps are those of a run of its own, in a place of its own in the storage that is removed afterwards. MLflow hears
-nothing of it.
+The steps are those of a run of its own in the storage, which is removed afterwards. MLflow hears nothing of it.
 """
 
 import shutil
@@ -11,10 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from cluster.checkpoints.ledger import Ledger
-from cluster.checkpoints.run import LEDGER
+from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig, expand
 from cluster.planning.forecast import Estimate, ShortRun, forecast, phases_of
 from cluster.preflight import require
@@ -26,7 +23,6 @@ from cluster.watch import Event, RunReport
 from metasr.errors import ConfigError, TrainingError
 
 WARM_UP_STEPS = 5
-FOLDER = "estimate"
 
 
 def estimate(spec: RunSpec, tell: Callable[[str], None], *, steps: int = 20) -> Estimate:
@@ -46,8 +42,8 @@ def estimate(spec: RunSpec, tell: Callable[[str], None], *, steps: int = 20) -> 
     config, identity = spec.config, identify(spec)
     data = require(config, tell)
     began, observer = time.monotonic(), _Recorder()
-    run_name = f"{FOLDER}-{uuid.uuid4().hex[:12]}"
-    short = _short(config, steps, run_name)
+    run_name = f"estimate-{uuid.uuid4().hex[:12]}"
+    short = _short(config, steps)
     short_spec = replace(spec, resolved=replace(spec.resolved, config=short))
     run = Prepared(short_spec, replace(identity, run_name=run_name), data)
     tell(f"training {short.train.steps} steps as {run_name}, which is removed afterwards")
@@ -59,7 +55,7 @@ def estimate(spec: RunSpec, tell: Callable[[str], None], *, steps: int = 20) -> 
         raise TrainingError("the estimate was stopped", f"by {stop.name}", "Run the same command again")
     first_step_s = observer.finish("")["first_step"]["seconds"]
     measured = ShortRun(tuple(observer.events), WARM_UP_STEPS, steps, first_step_s, wall_s)
-    return forecast(config, data.index, measured)
+    return forecast(config, data.store, data.index, measured)
 
 
 class _Recorder(RunReport):
@@ -75,7 +71,7 @@ class _Recorder(RunReport):
         self.events.append(event)
 
 
-def _short(config: JobConfig, steps: int, run_name: str) -> JobConfig:
+def _short(config: JobConfig, steps: int) -> JobConfig:
     """Return the settings of a run with every phase, each with steps to warm up, and with a checkpoint at its end."""
     phases, length = phases_of(config), WARM_UP_STEPS + steps
     total = length * len(phases)
@@ -89,9 +85,6 @@ def _short(config: JobConfig, steps: int, run_name: str) -> JobConfig:
         update={
             "train": config.train.model_copy(update=train),
             "resources": config.resources.model_copy(update={"min_workers": 0, "max_failures": 0}),
-            "storage": config.storage.model_copy(
-                update={"url": f"{expand(config.storage.url).rstrip('/')}/{FOLDER}/{run_name}"}
-            ),
         }
     )
 
@@ -103,23 +96,6 @@ def removed(config: JobConfig, run_name: str) -> Iterator[Store]:
     try:
         yield storage
     finally:
-        _remove_run(storage, run_name)
+        keys = (*RunCheckpoints(storage, run_name).keys(), f"{run_name}/{LEASE}")
+        storage.remove_all(run_name, keys)
         shutil.rmtree(Path(expand(config.storage.spool)) / run_name, ignore_errors=True)
-
-
-def _remove_run(storage: Store, run_name: str) -> None:
-    parts = urlsplit(storage.url)
-    if parts.scheme == "file":
-        folder = Path(unquote(parts.path))
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.parent.is_dir() and not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
-        return
-    ledger = f"{run_name}/{LEDGER}"
-    if storage.exists(ledger):
-        known = Ledger.model_validate_json(storage.get(ledger))
-        for kept in (*known.kept, *known.loose):
-            for name in kept.files:
-                storage.delete(f"{run_name}/{kept.folder}/{name}")
-    storage.delete(ledger)
-    storage.delete(f"{run_name}/{LEASE}")

@@ -7,6 +7,7 @@ import numpy as np
 
 from cluster.config import JobConfig
 from cluster.shards import Index
+from cluster.store import Store
 from cluster.stream import KEPT_WHOLE_BYTES
 from cluster.watch import Event
 from metasr.config import ExperimentConfig
@@ -123,12 +124,13 @@ def phases_of(config: ExperimentConfig) -> list[Phase]:
     return [phase for phase in both if phase.steps]
 
 
-def forecast(config: JobConfig, index: Index, measured: ShortRun) -> Estimate:
+def forecast(config: JobConfig, data: Store, index: Index, measured: ShortRun) -> Estimate:
     """Return what the whole training will take.
 
     Args:
         config: Of the training.
-        index: Of its data.
+        data: Where its data is.
+        index: Of that store.
         measured: A run of these settings, except that it is short.
 
     Raises:
@@ -147,7 +149,7 @@ def forecast(config: JobConfig, index: Index, measured: ShortRun) -> Estimate:
     looks = -(-train.steps // train.checkpoint_every_steps)
     total_s = once_s + steps_s + looks * (validation_s + checkpoint_s)
     sizes = [int(num_bytes) for num_bytes in measured.of_phases("uploaded", "bytes")]
-    read_bytes, read_how = _read(config, index)
+    read_bytes, read_how = _read(config, data, index)
     return Estimate(
         num_workers=workers,
         measured_steps=measured.steps,
@@ -205,12 +207,12 @@ def _kept(config: ExperimentConfig, phases: Sequence[Phase], sizes: Sequence[int
     return sum(newest) + max(before, default=0)
 
 
-def _read(config: JobConfig, index: Index) -> tuple[int, str]:
+def _read(config: JobConfig, data: Store, index: Index) -> tuple[int, str]:
     """Return how many bytes come from the data's store at most, and why."""
     train = [shard for shard in index.shards if shard.split == "train"]
     training, everything = (sum(shard.num_bytes for shard in shards) for shards in (train, index.shards))
     workers = config.resources.num_workers
-    if config.storage.cache and config.data.url.startswith("s3:") and everything <= config.storage.cache_gb * GB:
+    if config.storage.cache and not data.is_local and everything <= config.storage.cache_gb * GB:
         return everything, "each node once: it fits storage.cache"
     if training <= KEPT_WHOLE_BYTES:
         return everything * workers, f"{workers} workers once each: it stays in memory"

@@ -60,7 +60,7 @@ def disks(config: JobConfig, data: Data, nodes: list[NodeFacts]) -> Judgement:
     """Judge the room on nodes for checkpoints on their way, and for copies of shards."""
     spool = 2 * checkpoint_bytes(config)
     total = sum(shard.num_bytes for shard in data.index.shards)
-    is_cached = config.storage.cache and data.store.url.startswith("s3:")
+    is_cached = config.storage.cache and not data.store.is_local
     cache = min(total, int(config.storage.cache_gb * GB)) if is_cached else 0
     least = min(nodes, key=lambda node: node.free_bytes["storage.spool"])
     free = least.free_bytes["storage.spool"]

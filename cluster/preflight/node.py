@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster.config import JobConfig
 from cluster.preflight.services import PATIENCE, try_store
 from cluster.runtime.code_version import code_version
-from cluster.store import open_store
+from cluster.store import free_bytes, open_store
 from cluster.stream import read_index
 from metasr.errors import MetaSRError
 from metasr.vgg_weights import find_weights
@@ -118,13 +118,7 @@ def room(folder: str, *, count_own: bool = False) -> int:
     """
     path = Path(folder or os.sep).expanduser().absolute()
     held = _bytes_below(path) if count_own and folder else 0
-    while True:
-        try:
-            status = os.statvfs(path)
-        except FileNotFoundError:
-            path = path.parent
-        else:
-            return status.f_bavail * status.f_frsize + held
+    return free_bytes(path) + held
 
 
 def _bytes_below(folder: Path) -> int:

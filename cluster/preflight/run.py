@@ -4,13 +4,11 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from urllib.parse import unquote, urlsplit
 
 from cluster.config import JobConfig, check_workers
 from cluster.preflight import fit, machines, services
-from cluster.preflight.node import room
 from cluster.preflight.results import CheckResult, Checks, Judgement, ok
-from cluster.store import open_store
+from cluster.store import Store, open_store
 from metasr.errors import ConfigError
 from metasr.perceptual import check_perceptual
 
@@ -117,13 +115,12 @@ def _check_stores(checks: Checks, config: JobConfig, deadline_s: float) -> None:
     checks.judge("shards", ok, "shards")
     checks.look("storage", lambda: services.try_store(config.storage.url), deadline_s)
     checks.judge("storage", services.store_found, "storage")
-    checks.judge("storage room", lambda storage: _storage_room(config, storage.url), "storage")
+    checks.judge("storage room", lambda storage: _storage_room(config, storage), "storage")
 
 
-def _storage_room(config: JobConfig, url: str) -> Judgement:
-    if not url.startswith("file:"):
-        return ok("a bucket has room")
-    return fit.storage_room(config, room(unquote(urlsplit(url).path)))
+def _storage_room(config: JobConfig, storage: Store) -> Judgement:
+    free_bytes = storage.free_bytes()
+    return ok("a bucket has room") if free_bytes is None else fit.storage_room(config, free_bytes)
 
 
 def _check_ray(checks: Checks, config: JobConfig, stack: ExitStack, deadline_s: float) -> None:

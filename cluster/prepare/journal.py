@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -11,6 +12,7 @@ from cluster.prepare.cut import Spacing, Statistics
 from cluster.shards import Shard, Split
 from cluster.store import DamagedError, NotThereError, Store
 from metasr.config import Section
+from metasr.formats import FORMAT, require_known_format
 
 FOLDER = "prepare"
 ORDER: tuple[Split, Split] = ("val", "train")  # in which shards are written
@@ -21,6 +23,7 @@ AT_A_TIME = 4 * THREADS  # entries that are looked at together, and then told of
 class FinishedShard(Section):
     """A finished shard, and what the index will say of it and of all before it."""
 
+    format: Literal[1] = FORMAT
     shard: Shard
     statistics: Statistics
     spacing_mm: Spacing | None
@@ -80,8 +83,11 @@ class Journal:
         return None
 
     def _entry(self, split: Split, number: int) -> FinishedShard | None:
+        key = self._key(split, number)
         try:
-            return FinishedShard.model_validate_json(self._store.get(self._key(split, number)))
+            content = self._store.get(key)
+            require_known_format(content, f"{key!r} in {self._store.url}")
+            return FinishedShard.model_validate_json(content)
         except (NotThereError, ValidationError, DamagedError):
             return None
 

@@ -73,7 +73,7 @@ class ShardWriter:
                 tar.write(member)
         data = buffer.getvalue()
         shard = Shard.of(data, self._split, len(self.shards), self._subjects)
-        self._store.put(shard.name, data)
+        self._store.put(shard.name, data, sha256=shard.sha256)
         self.shards.append(shard)
         self._members, self._subjects, self._num_bytes = [], [], 0
         return shard

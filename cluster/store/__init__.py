@@ -1,7 +1,7 @@
 """Object storage: whole objects in an S3 bucket or in a folder, behind one interface."""
 
 from cluster.store.errors import AlreadyThereError, ChangedError, DamagedError, NotThereError, UnavailableError
-from cluster.store.folder import FolderStore
+from cluster.store.folder import FolderStore, free_bytes
 from cluster.store.interface import Stat, Store, Version
 from cluster.store.retry import RetryPolicy
 from cluster.store.url import open_store
@@ -20,6 +20,7 @@ __all__ = [
     "UnavailableError",
     "Version",
     "WaitingStore",
+    "free_bytes",
     "open_store",
     "wait_for_store",
 ]

@@ -6,18 +6,27 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.store.errors import NO_OBJECT, ConditionFailedError, NotThereError, Reason, WrongBodyError, wrong_body
-from cluster.store.folder_lock import hold_lock
+from cluster.store.errors import (
+    NO_OBJECT,
+    ConditionFailedError,
+    NotThereError,
+    Reason,
+    UnavailableError,
+    WrongBodyError,
+    wrong_body,
+)
+from cluster.store.folder_lock import LockHeldError, folder_lock
 from cluster.store.interface import Stat, Store, Version, check_length, check_sha256
 from cluster.store.retry import RetryPolicy
 
-_LOCKED_S = 10.0  # to compare an object with a version and rename a file, which takes milliseconds
+LOCK_LIMIT_S = 10.0  # a holder compares an object with a version and renames a file, which takes milliseconds
 _OLD_S = 86400.0
+_FROZEN = "See whether that process is frozen: continue it (kill -CONT) or end it"
 _RIGHTS = "Give this user the right to it, or choose another folder"
 _ROOM = "Free some space, or choose another folder"
 _REASONS = {
@@ -40,9 +49,14 @@ class FolderStore(Store):
         self._cleaned: set[Path] = set()
         self.url = root.as_uri()
 
-    def _put(self, key: str, data: bytes | Path) -> Version:
+    @property
+    def is_local(self) -> bool:
+        """True: a folder is read like the files of this machine."""
+        return True
+
+    def _put(self, key: str, data: bytes | Path, sha256: str) -> Version:
         path = self._root / key
-        with self._complete(path, data) as (part, version):
+        with self._complete(path, data, sha256) as (part, version):
             os.replace(part, path)
         return version
 
@@ -59,14 +73,11 @@ class FolderStore(Store):
         path = self._root / key
         if not path.is_file():
             raise ConditionFailedError
-        with self._complete(path, data) as (part, new_version), hold_lock(part, _LOCKED_S):
+        with self._complete(path, data) as (part, new_version), folder_lock(path.parent, LOCK_LIMIT_S):
             stat = self._stat(key)
             if stat is None or stat.version != version:
                 raise ConditionFailedError
-            try:
-                os.replace(part, path)
-            except FileNotFoundError:  # this process stood still for so long that another was let by
-                raise ConditionFailedError from None
+            os.replace(part, path)
         return new_version
 
     def _get(self, key: str, sha256: str, num_bytes: int | None) -> tuple[bytes, Version]:
@@ -106,6 +117,18 @@ class FolderStore(Store):
         if not self._root.is_dir():
             raise FileNotFoundError(self._root)
 
+    def _free_bytes(self) -> int:
+        return free_bytes(self._root)
+
+    def _remove_all(self, prefix: str, keys: Iterable[str]) -> None:
+        folder = self._root / prefix
+        shutil.rmtree(folder, ignore_errors=True)  # others may remove files of it meanwhile
+        if folder.exists():
+            shutil.rmtree(folder)  # says why it cannot be removed
+        for parent in folder.relative_to(self._root).parents[:-1]:
+            with suppress(OSError):  # it is not empty
+                (self._root / parent).rmdir()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return FolderStore, (self._root, self.retries.policy)
 
@@ -115,7 +138,7 @@ class FolderStore(Store):
         return self._root / key
 
     @contextmanager
-    def _complete(self, path: Path, data: bytes | Path) -> Iterator[tuple[Path, Version]]:
+    def _complete(self, path: Path, data: bytes | Path, sha256: str = "") -> Iterator[tuple[Path, Version]]:
         """Yield a file with the whole content, safe on the disk, and its version. It is gone afterwards."""
         # Beside its target, because a rename is atomic only within one file system.
         part = path.parent / f".{uuid.uuid4().hex}.part"
@@ -133,8 +156,8 @@ class FolderStore(Store):
                 file.flush()
                 os.fsync(file.fileno())
                 file.seek(0)
-                version = hashlib.file_digest(file, "sha256").hexdigest()
-            yield part, Version(version)
+                sha256 = sha256 or hashlib.file_digest(file, "sha256").hexdigest()
+            yield part, Version(sha256)
             with suppress(OSError):  # some file systems cannot; then the new name is safe a little later
                 _sync_folder(path.parent)
         finally:
@@ -143,6 +166,8 @@ class FolderStore(Store):
     def _reason(self, error: Exception) -> Reason | None:
         if isinstance(error, WrongBodyError):
             return wrong_body(error)
+        if isinstance(error, LockHeldError):
+            return Reason(str(error), _FROZEN, UnavailableError)
         if isinstance(error, FileNotFoundError) and not self._root.is_dir():
             return Reason("the folder does not exist", "Create it, mount it, or correct the URL", NotThereError)
         if isinstance(error, FileNotFoundError):
@@ -151,6 +176,17 @@ class FolderStore(Store):
             fix = _REASONS.get(error.errno or 0, "Check the folder's rights, free space and mount")
             return Reason(error.strerror or type(error).__name__, fix)
         return None
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
+    while True:
+        try:
+            status = os.statvfs(folder)
+        except FileNotFoundError:
+            folder = folder.parent
+        else:
+            return status.f_bavail * status.f_frsize
 
 
 def _remove_old_parts(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """What a store can do: whole objects under keys, behind one interface for buckets and folders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NewType
@@ -38,10 +38,16 @@ class Store(ABC):
     def __init__(self, policy: RetryPolicy) -> None:
         self.retries = Retries(policy)
 
-    def put(self, key: str, data: bytes | Path) -> Version:
-        """Write an object, from bytes or a file, in place of the one that may be there. Nobody ever sees a part."""
+    def put(self, key: str, data: bytes | Path, *, sha256: str = "") -> Version:
+        """Write an object in place of the one that may be there. Nobody ever sees a part of it.
+
+        Args:
+            key: Which object.
+            data: Its bytes, or a file that holds them.
+            sha256: SHA-256 of the data, in hexadecimal, where the caller knows it: it is not computed again.
+        """
         with self._explained(f"cannot write {key!r} to {self.url}"):
-            return self._put(checked_key(key), _readable(data))
+            return self._put(checked_key(key), _readable(data), sha256)
 
     def put_new(self, key: str, data: bytes | Path) -> Version:
         """Write an object where there is none: of all who try at once, one succeeds.
@@ -115,13 +121,33 @@ class Store(ABC):
         with self._explained(f"cannot delete {key!r} in {self.url}"):
             self._delete(checked_key(key))
 
+    def remove_all(self, prefix: str, keys: Iterable[str]) -> None:
+        """Remove what lies below a prefix, such as a run that nobody uses any more.
+
+        Args:
+            prefix: A folder with this name is removed with all that is in it.
+            keys: Objects below the prefix. In a bucket, which is not listed, these are removed.
+        """
+        with self._explained(f"cannot remove {prefix!r} from {self.url}"):
+            self._remove_all(checked_key(prefix), keys)
+
+    def free_bytes(self) -> int | None:
+        """Return the room on the disk of a folder, which need not exist yet; None for a bucket, which has room."""
+        with self._explained(f"cannot look at the disk of {self.url}"):
+            return self._free_bytes()
+
     def require(self) -> None:
         """Raise StoreError if the folder or the bucket is not there."""
         with self._explained(f"cannot use {self.url}"):
             self._require()
 
+    @property
     @abstractmethod
-    def _put(self, key: str, data: bytes | Path) -> Version: ...
+    def is_local(self) -> bool:
+        """Whether objects are files of this machine, or of a file system that it has mounted."""
+
+    @abstractmethod
+    def _put(self, key: str, data: bytes | Path, sha256: str) -> Version: ...
 
     @abstractmethod
     def _put_new(self, key: str, data: bytes | Path) -> Version: ...
@@ -146,6 +172,12 @@ class Store(ABC):
 
     @abstractmethod
     def _delete(self, key: str) -> None: ...
+
+    @abstractmethod
+    def _remove_all(self, prefix: str, keys: Iterable[str]) -> None: ...
+
+    @abstractmethod
+    def _free_bytes(self) -> int | None: ...
 
     @abstractmethod
     def _require(self) -> None: ...

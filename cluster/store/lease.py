@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import ValidationError
 
 from cluster.store import AlreadyThereError, ChangedError, NotThereError, Store, Version
 from metasr.config import Section
 from metasr.errors import MetaSRError, StoreError
+from metasr.formats import FORMAT, require_known_format
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Holder(Section):
 class Held(Section):
     """What `lease.json` says. No content of it ever comes again."""
 
+    format: Literal[1] = FORMAT
     fence: int
     """How often the lease was acquired."""
     beat: int
@@ -194,15 +196,15 @@ class _Watch:
 
 
 def _read(store: Store, key: str) -> tuple[Held | None, Version | None]:
+    what = f"the lease {key!r} in {store.url}"
     try:
         content, version = store.get_with_version(key)
+        require_known_format(content, what)
         return Held.model_validate_json(content), version
     except NotThereError:
         return None, None
     except ValidationError:
-        raise StoreError(
-            f"the lease {key!r} in {store.url}", "it is not one", "Delete it if no driver runs"
-        ) from None
+        raise StoreError(what, "it is not one", "Delete it if no driver runs") from None
 
 
 def _write(store: Store, key: str, held: Held, version: Version | None) -> Version:

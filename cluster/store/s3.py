@@ -5,7 +5,7 @@ import io
 import os
 import uuid
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ class S3Store(Store):
         self._clients: dict[int, Any] = {}
 
     @property
+    def is_local(self) -> bool:
+        """False: every read goes over the network."""
+        return False
+
+    @property
     def _client(self) -> Any:
         # One for each process: a forked data loader must not share the connections of its parent.
         if (process := os.getpid()) not in self._clients:
@@ -51,8 +56,8 @@ class S3Store(Store):
     def _ask(self, request: Callable[[Callable[[], None]], Any]) -> Any:
         return self.retries.run(request, self._reason)
 
-    def _put(self, key: str, data: bytes | Path) -> Version:
-        return self._write(key, data)
+    def _put(self, key: str, data: bytes | Path, sha256: str) -> Version:
+        return self._write(key, data, sha256)
 
     def _put_new(self, key: str, data: bytes | Path) -> Version:
         return self._write(key, data, IfNoneMatch="*")
@@ -60,8 +65,8 @@ class S3Store(Store):
     def _replace(self, key: str, data: bytes | Path, version: Version) -> Version:
         return self._write(key, data, IfMatch=version)
 
-    def _write(self, key: str, data: bytes | Path, **condition: str) -> Version:
-        source, write = Source(data, self._part_bytes), uuid.uuid4().hex
+    def _write(self, key: str, data: bytes | Path, sha256: str = "", **condition: str) -> Version:
+        source, write = Source(data, self._part_bytes, sha256), uuid.uuid4().hex
         metadata = {"sha256": source.sha256, "write": write}
         try:
             return Version(upload(self._client, self._ask, self._object(key), source, metadata, condition))
@@ -132,6 +137,13 @@ class S3Store(Store):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return S3Store, (self._bucket, self._prefix, self.retries.policy, self._part_bytes)
+
+    def _free_bytes(self) -> None:
+        return None
+
+    def _remove_all(self, prefix: str, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._delete(key)
 
     def _reason(self, error: Exception) -> Reason | None:
         client = self._clients.get(os.getpid())

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -100,8 +100,13 @@ class WaitingStore(Store):
         self._store, self._tell = store, tell
         self._wait = StoreWait(store, tell).run
 
-    def _put(self, key: str, data: bytes | Path) -> Version:
-        return self._wait(partial(self._store.put, key, data))
+    @property
+    def is_local(self) -> bool:
+        """See `Store.is_local`."""
+        return self._store.is_local
+
+    def _put(self, key: str, data: bytes | Path, sha256: str) -> Version:
+        return self._wait(partial(self._store.put, key, data, sha256=sha256))
 
     def _put_new(self, key: str, data: bytes | Path) -> Version:
         return self._wait(partial(self._store.put_new, key, data))
@@ -129,6 +134,12 @@ class WaitingStore(Store):
 
     def _require(self) -> None:
         self._wait(self._store.require)
+
+    def _free_bytes(self) -> int | None:
+        return self._store.free_bytes()
+
+    def _remove_all(self, prefix: str, keys: Iterable[str]) -> None:
+        self._wait(partial(self._store.remove_all, prefix, tuple(keys)))
 
     def _reason(self, error: Exception) -> Reason | None:
         return None  # the store itself explains its errors

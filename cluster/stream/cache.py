@@ -25,7 +25,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def shard_cache(store: Store, folder: str, max_gb: float) -> "ShardCache | None":
     """Return a cache for the shards of a store; None where the store itself is a folder, or `folder` is empty."""
-    if not folder or store.url.startswith("file:"):
+    if not folder or store.is_local:
         return None
     return ShardCache(Path(folder).expanduser().absolute(), int(max_gb * 1e9))
 

@@ -11,6 +11,7 @@ from cluster.store import DamagedError, NotThereError, Store
 from cluster.stream.cache import ShardCache
 from cluster.stream.decode import decode, shown
 from metasr.errors import DataError, StoreError
+from metasr.formats import require_known_format
 
 MAX_NAMED = 5
 CORRUPT = (DamagedError, NotThereError, DataError)
@@ -45,8 +46,10 @@ def read_index(store: Store, digest: str = "") -> Index:
 
 
 def _index(store: Store, key: str) -> Index:
+    content = store.get(key)
+    require_known_format(content, f"{key} in {store.url}")
     try:
-        return Index.model_validate_json(store.get(key))
+        return Index.model_validate_json(content)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise DataError(f"{key} in {store.url}", f"it cannot be read ({reason})", "Prepare the data again") from None

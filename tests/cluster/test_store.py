@@ -1,4 +1,5 @@
 import base64
+import copy
 import hashlib
 import multiprocessing
 import os
@@ -11,7 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from cluster.store import DamagedError, NotThereError, Version, open_store
+from cluster.store import DamagedError, NotThereError, RetryPolicy, Version, open_store
+from cluster.store.s3 import S3Store
 from metasr.errors import StoreError
 from tests.patience import PATIENCE_S
 
@@ -51,6 +53,31 @@ def files_under(folder):
 
 
 # Both kinds of store
+
+
+def test_a_store_knows_whether_it_is_a_folder_with_a_disk_that_can_be_full(store, tmp_path):
+    is_folder = store.url.startswith("file:")
+    assert store.is_local == is_folder
+    assert (store.free_bytes() is None) != is_folder
+    assert open_store(str(tmp_path / "not" / "there" / "yet")).free_bytes() > 0
+
+
+def test_what_lies_below_a_prefix_is_removed_and_nothing_else(store):
+    for key in ("runs/a/state", "runs/a/step/bundle/weights", "runs/ab", "b"):
+        store.put(key, b"x")
+    store.remove_all("runs/a", ["runs/a/state", "runs/a/step/bundle/weights", "runs/a/never-written"])
+    store.remove_all("runs/a", ["runs/a/state"])
+    found = [key for key in ("runs/a/state", "runs/a/step/bundle/weights", "runs/ab", "b") if store.exists(key)]
+    assert found == ["runs/ab", "b"]
+    with pytest.raises(StoreError, match="cannot use the key"):
+        store.remove_all("..", [])
+
+
+def test_a_folder_removes_what_was_not_named_and_the_folders_that_it_leaves_empty(tmp_path):
+    store = open_store(str(tmp_path / "store"))
+    store.replace("runs/a/ledger", b"2", store.put("runs/a/ledger", b"1"))  # which leaves a lock
+    store.remove_all("runs/a", [])
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"bytes\0\xff", os.urandom(9 << 20)], ids=["empty", "small", "9 MiB"])
@@ -325,3 +352,12 @@ def test_a_forked_process_does_not_share_connections(s3_store):
         assert receive.recv() == (b"x", False)
         child.join()
     assert s3_store._client is client
+
+
+def test_a_store_that_is_sent_to_another_process_stores_in_parts_of_the_same_size(s3_url):
+    bucket, _, prefix = f"{s3_url}/{uuid.uuid4().hex}".removeprefix("s3://").partition("/")
+    here = S3Store(bucket, prefix, RetryPolicy(attempts=2), part_bytes=5 << 20)
+    there = copy.copy(here)
+    data = os.urandom(6 << 20)
+    assert there.put("there", data) == here.put("here", data)  # an ETag tells the number of parts
+    assert (there.url, there.retries.policy) == (here.url, here.retries.policy)

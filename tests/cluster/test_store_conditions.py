@@ -7,10 +7,20 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
-from cluster.store import AlreadyThereError, ChangedError, Version, open_store
+from cluster.store import (
+    AlreadyThereError,
+    ChangedError,
+    RetryPolicy,
+    UnavailableError,
+    Version,
+    open_store,
+    wait_for_store,
+)
 from tests.patience import PATIENCE_S
 
 KEY = "runs/lease.json"
@@ -108,14 +118,14 @@ def test_of_two_processes_that_make_an_object_one_succeeds(store):
             store.delete(KEY)
 
 
-def increment(url):
+def increment(url, tell=print):
     """Count to five in a store that others count in."""
-    store = open_store(url)
+    store = open_store(url, RetryPolicy(max_pause_s=0.01))
     for _ in range(5):
         while True:
             count, version = store.get_with_version(KEY)
             try:
-                store.replace(KEY, str(int(count) + 1).encode(), version)
+                wait_for_store(store, partial(store.replace, KEY, str(int(count) + 1).encode(), version), tell)
                 break
             except ChangedError:
                 continue
@@ -130,7 +140,7 @@ def test_no_increment_of_a_counter_is_lost(store):
 
 FROZEN = """
 import os, signal, sys
-from cluster.store import ChangedError, Version, open_store
+from cluster.store import Version, open_store
 url, key, version, moment = sys.argv[1:]
 rename = os.replace
 def freeze(source, target):
@@ -140,40 +150,63 @@ def freeze(source, target):
     if moment == "after":
         os.kill(os.getpid(), signal.SIGSTOP)
 os.replace = freeze
-try:
-    open_store(url).replace(key, b"of the frozen one", Version(version))
-except ChangedError:
-    sys.exit(3)
+open_store(url).replace(key, b"1", Version(version))
 """
 
 
-@pytest.mark.parametrize(("moment", "status"), [("before", 3), ("after", 0)])
-def test_who_is_stopped_while_it_replaces_an_object_keeps_nobody_else_from_it(tmp_path, monkeypatch, moment, status):
-    monkeypatch.setattr("cluster.store.folder._LOCKED_S", 0.2)
-    store = open_store(tmp_path.as_uri())
-    version = store.put_new(KEY, b"0")
-    with subprocess.Popen([sys.executable, "-c", FROZEN, store.url, KEY, version, moment]) as frozen:
-        assert os.WIFSTOPPED(os.waitpid(frozen.pid, os.WUNTRACED)[1])
-        data, version = store.get_with_version(KEY)
-        assert data == (b"0" if moment == "before" else b"of the frozen one")
-        version = store.replace(KEY, b"1", version)
-        frozen.send_signal(signal.SIGCONT)
-        assert frozen.wait(PATIENCE_S) == status
-    assert store.get(KEY) == b"1"
-    store.replace(KEY, b"2", version)
-    assert [path.name for path in tmp_path.joinpath(KEY).parent.iterdir() if path.suffix in {".part", ".lock"}] == [
-        ".metasr.lock"
-    ]
+@contextmanager
+def frozen(store, version, moment):
+    """Run a process that replaces the version and is stopped just before, or just after, it has."""
+    with subprocess.Popen([sys.executable, "-c", FROZEN, store.url, KEY, version, moment]) as process:
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def test_of_many_that_find_a_stopped_holder_none_loses_a_change(tmp_path, monkeypatch):
-    monkeypatch.setattr("cluster.store.folder._LOCKED_S", 0.2)
-    store = open_store(tmp_path.as_uri())
-    version = store.put_new(KEY, b"0")
-    with subprocess.Popen([sys.executable, "-c", FROZEN, store.url, KEY, version, "before"]) as frozen:
-        os.waitpid(frozen.pid, os.WUNTRACED)
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(increment, [store.url] * 8))
-        frozen.send_signal(signal.SIGCONT)
-        assert frozen.wait(PATIENCE_S) == 3
-    assert store.get(KEY) == b"40"
+@pytest.fixture
+def impatient(tmp_path, monkeypatch):
+    """A folder whose lock is not waited for long."""
+    monkeypatch.setattr("cluster.store.folder.LOCK_LIMIT_S", 0.2)
+    return open_store(tmp_path.as_uri())
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_who_is_stopped_while_it_replaces_an_object_is_named_to_others_and_loses_nothing(impatient, moment):
+    first = impatient.put_new(KEY, b"0")
+    with frozen(impatient, first, moment) as process:
+        data, version = impatient.get_with_version(KEY)
+        assert data == (b"0" if moment == "before" else b"1")
+        with pytest.raises(UnavailableError, match=rf"process {process.pid} on .*\.metasr\.lock.*kill -CONT"):
+            impatient.replace(KEY, b"lost", version)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(PATIENCE_S) == 0
+    with pytest.raises(ChangedError):
+        impatient.replace(KEY, b"lost", first)
+    data, version = impatient.get_with_version(KEY)
+    assert data == b"1"
+    impatient.replace(KEY, b"2", version)
+
+
+def test_who_is_killed_while_it_replaces_an_object_keeps_nobody_else_from_it(impatient):
+    version = impatient.put_new(KEY, b"0")
+    with frozen(impatient, version, "before") as process:
+        process.kill()
+        process.wait(PATIENCE_S)
+        impatient.replace(KEY, b"2", version)
+    assert impatient.get(KEY) == b"2"
+
+
+def test_of_many_that_wait_for_a_stopped_holder_none_loses_a_change(impatient):
+    version = impatient.put_new(KEY, b"0")
+    waited = threading.Event()
+
+    with frozen(impatient, version, "before") as process, ThreadPoolExecutor(8) as threads:
+        counting = [threads.submit(increment, impatient.url, lambda line: waited.set()) for _ in range(8)]
+        assert waited.wait(PATIENCE_S)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(PATIENCE_S) == 0
+        for one in counting:
+            one.result(PATIENCE_S)
+    assert impatient.get(KEY) == b"41"

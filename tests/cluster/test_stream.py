@@ -73,8 +73,13 @@ class WatchedStore(FolderStore):
 
     def __init__(self, root):
         super().__init__(root)
+        self.is_bucket = False
         self.asked, self.alive, self.most_alive = [], 0, 0
         self._lock = threading.Lock()
+
+    @property
+    def is_local(self):
+        return not self.is_bucket
 
     def get(self, key, **expected):
         return self._watch(key, super().get(key, **expected))
@@ -108,6 +113,10 @@ class GatedStore(FolderStore):
         super().__init__(root)
         names = [path.name for path in root.iterdir()]
         self.asked, self.gates = ({name: threading.Event() for name in names} for _ in range(2))
+
+    @property
+    def is_local(self):
+        return not self.is_bucket
 
     def get(self, key, **expected):
         self.asked[key].set()
@@ -168,10 +177,9 @@ def test_a_stream_can_start_at_any_step_and_parts_make_up_the_batch(folder, inde
 def test_a_cache_changes_nothing_and_spares_the_store(folder, index, tmp_path):
     order = SampleOrder(SIZES, 2, seed=0)
     whole = {"first_step": 3, "batch_size": 4, "part": slice(0, 4)}
-    bucket = "s3://any/prefix"
     stores, streams = [WatchedStore(folder) for _ in range(2)], []
     for store in stores:
-        store.url = bucket
+        store.is_bucket = True
         source = ShardCrops(store, index, shard_cache(store, str(tmp_path / "cache"), 1), **BY_WINDOW)
         streams.append(list(islice(source.stream(order, **whole), 30)))
     assert torch.equal(torch.cat(streams[0]), torch.cat(streams[1]))
@@ -351,6 +359,10 @@ from cluster.stream import ShardCrops, read_index
 from metasr.data.order import SampleOrder
 
 class StuckStore(FolderStore):
+    @property
+    def is_local(self):
+        return not self.is_bucket
+
     def get(self, key, **expected):
         if key.startswith("train"):
             print("reading", flush=True)

@@ -175,6 +175,31 @@ def test_a_snapshot_that_cannot_be_made_leaves_nothing(start, spool, store):
     assert steps_of(RunCheckpoints(store, RUN)) == [200]
 
 
+def test_a_snapshot_that_another_process_has_removed_is_passed_over(distant, is_away, start, spool, told):
+    uploader = start(distant)
+    is_away.set()
+    submit(uploader, 100)
+    shutil.rmtree(next(spool.iterdir()))
+    submit(uploader, 200)
+    is_away.clear()
+    assert uploader.drain(TIMEOUT_S)
+    assert steps_of(RunCheckpoints(distant, RUN)) == [200]
+    assert any(line.startswith("the checkpoint of step 100 was lost on the local disk: ") for line in told)
+
+
+def test_a_snapshot_that_was_damaged_on_the_disk_is_passed_over(distant, is_away, start, spool, told):
+    uploader = start(distant)
+    is_away.set()
+    submit(uploader, 100)
+    damaged = next(spool.iterdir()) / "checkpoint" / "state.safetensors"
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    submit(uploader, 200)
+    is_away.clear()
+    assert uploader.drain(TIMEOUT_S)
+    assert steps_of(RunCheckpoints(distant, RUN)) == [200]
+    assert any(line.startswith("the checkpoint of step 100 was lost on the local disk: ") for line in told)
+
+
 # What a killed process left
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from metasr import manifest
-from metasr.errors import CheckpointError
+from metasr.errors import CheckpointError, FormatError
 
 ABOUT = {"step": 7, "loss": 0.25, "names": ["a", "ü"], "nested": {"none": None}}
 
@@ -81,6 +81,18 @@ def test_two_swapped_files_are_found(folder):
     empty.rename(notes)
     (folder / "aside").rename(empty)
     assert_refused(folder, "SHA-256")
+
+
+def test_a_later_format_is_named_and_none_is_the_first(folder):
+    written = json.loads((folder / "manifest.json").read_text())
+    assert written.pop("format") == 1
+    (folder / "manifest.json").write_text(json.dumps(written))
+    assert manifest.unseal(folder, "checkpoint") == ABOUT
+    (folder / "manifest.json").write_text(json.dumps({"format": 2, "files": "elsewhere"}))
+    with pytest.raises(
+        FormatError, match=rf"checkpoint {folder}: it is of format 2, .* reads format 1\. Use the ver"
+    ):
+        manifest.unseal(folder, "checkpoint")
 
 
 def test_a_folder_without_a_manifest_is_not_trusted(folder):
