@@ -4,6 +4,7 @@ import errno
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -107,7 +108,7 @@ class Uploader:
 
     def _write(self, save: Callable[[Path], None], step: int, score: float | None) -> Snapshot:
         try:
-            for give_way in (lambda: self._make_room(ROOM_BYTES), self._drop_all):
+            for give_way in (partial(self._make_room, ROOM_BYTES), self._drop_all):
                 try:
                     return self._spool.write(save, step, score)
                 except OSError as error:

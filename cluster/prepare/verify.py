@@ -1,7 +1,7 @@
 """Reading a data set again, all of it, as it was promised."""
 
 import math
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 
 from cluster.prepare.cut import Statistics
 from cluster.prepare.plan import recipe_sha256
@@ -52,7 +52,7 @@ def _compare(stated: Shard, found: Shard) -> None:
             raise DataError(f"shard {stated.name}", reason, "Prepare the data again")
 
 
-def _check_rest(index: Index, subjects: dict[Split, Set[str]], statistics: Statistics, what: str) -> None:
+def _check_rest(index: Index, subjects: Mapping[Split, Set[str]], statistics: Statistics, what: str) -> None:
     """Raise DataError if what the index says of all shards together is not so."""
     wrong = [
         f"its {name} is {stated:.6g}, that of the training images is {found:.6g}"

@@ -32,4 +32,4 @@ def connect(policy: RetryPolicy) -> Any:
 
 def host_of(client: Any) -> str:
     """Return where a client's server is, without the password that its URL may hold."""
-    return urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2]
+    return urlsplit(str(client.meta.endpoint_url)).netloc.rpartition("@")[2]

@@ -7,7 +7,7 @@ import uuid
 from base64 import b64decode
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError, IncompleteReadError
 
@@ -21,6 +21,7 @@ from cluster.store.source import Source
 
 PART_BYTES = 16 << 20
 _RECEIVE_BYTES = 256 << 10
+T = TypeVar("T")
 
 
 class S3Store(Store):
@@ -53,7 +54,7 @@ class S3Store(Store):
     def _object(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": f"{self._prefix}/{key}".lstrip("/")}
 
-    def _ask(self, request: Callable[[Callable[[], None]], Any]) -> Any:
+    def _ask(self, request: Callable[[Callable[[], None]], T]) -> T:
         return self.retries.run(request, self._reason)
 
     def _put(self, key: str, data: bytes | Path, sha256: str) -> Version:
@@ -115,7 +116,7 @@ class S3Store(Store):
 
     def _stat(self, key: str) -> Stat | None:
         head = self._head(key)
-        return head and Stat(head["ContentLength"], Version(head["ETag"]))
+        return None if head is None else Stat(head["ContentLength"], Version(head["ETag"]))
 
     def _holds(self, key: str, sha256: str, num_bytes: int) -> bool:
         head = self._head(key)
@@ -123,7 +124,8 @@ class S3Store(Store):
 
     def _head(self, key: str) -> dict[str, Any] | None:
         try:
-            return self._ask(lambda _: self._client.head_object(**self._object(key)))
+            head: dict[str, Any] = self._ask(lambda _: self._client.head_object(**self._object(key)))
+            return head
         except ClientError as error:
             if code_of(error) == "404":
                 return None
@@ -171,4 +173,4 @@ def _stored_sha256(answer: dict[str, Any]) -> str:
     checksum = answer.get("ChecksumSHA256", "")
     if checksum and "-" not in checksum:  # with one, it is that of the checksums of its parts
         return b64decode(checksum).hex()
-    return answer["Metadata"].get("sha256", "")
+    return str(answer["Metadata"].get("sha256", ""))

@@ -74,12 +74,12 @@ def explain(error: Exception, host: str) -> Reason | None:
 
 def code_of(error: boto.ClientError) -> str:
     """Return what the server called the error, or its HTTP status."""
-    return error.response["Error"]["Code"]
+    return str(error.response["Error"]["Code"])
 
 
 def status_of(error: boto.ClientError) -> int:
     """Return the HTTP status of an error."""
-    return error.response["ResponseMetadata"]["HTTPStatusCode"]
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
 def _of_answer(error: boto.ClientError) -> Reason:

@@ -4,14 +4,21 @@ import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from botocore.parsers import ResponseParserError
 
 from cluster.store.source import Part, Source
 
 PARALLEL_PARTS = 4  # in memory at a time
-Ask = Callable[[Callable[[Callable[[], None]], Any]], Any]
+T = TypeVar("T")
+
+
+class Ask(Protocol):
+    """Sends a request, again if that may help. The request calls what it is given, which raises at the deadline."""
+
+    def __call__(self, request: Callable[[Callable[[], None]], T]) -> T:
+        """Return what the request returns."""
 
 
 def upload(
@@ -21,7 +28,7 @@ def upload(
 
     Args:
         client: Of boto3.
-        ask: Sends a request, again if that may help.
+        ask: Sends requests.
         target: Bucket and key.
         source: What to upload.
         metadata: What the object carries.
@@ -30,11 +37,13 @@ def upload(
     if len(source.parts) > 1:
         return _in_parts(client, ask, target, source, metadata, condition)
     part = source.parts[0]
-    return ask(
-        lambda check: client.put_object(
-            **target, **condition, Metadata=metadata, Body=_Body(source, part, check), ChecksumSHA256=part.sha256
-        )
-    )["ETag"]
+
+    def put(check: Callable[[], None]) -> str:
+        body = _Body(source, part, check)
+        answer = client.put_object(**target, **condition, Metadata=metadata, Body=body, ChecksumSHA256=part.sha256)
+        return str(answer["ETag"])
+
+    return ask(put)
 
 
 def _in_parts(
@@ -72,7 +81,7 @@ def _said(answer: dict[str, Any], name: str) -> str:
     """Return what an answer must contain: for botocore, one of which nothing has arrived is an answer too."""
     if name not in answer:
         raise ResponseParserError(f"no {name}")
-    return answer[name]
+    return str(answer[name])
 
 
 class _Body(io.BytesIO):
