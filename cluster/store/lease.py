@@ -107,7 +107,7 @@ class Lease:
             StoreError: The store is away or refuses.
         """
         key = f"{run_name}/{LEASE}"
-        watch = _Watch(run_name, tell, patience_s)
+        watch = _HolderWatch(run_name, tell, patience_s)
         while True:
             found, version = _read(store, key)
             if found is None or found.holder is None or found.holder.is_gone() or watch.is_silent(found):
@@ -163,7 +163,7 @@ class Lease:
                 self._held, self._version = found, version
 
 
-class _Watch:
+class _HolderWatch:
     """Finds out whether the holder of a lease is alive, by our own clock alone."""
 
     def __init__(self, run_name: str, tell: Callable[[str], None], patience_s: float) -> None:
@@ -224,7 +224,7 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str:
-    """Return when a process started; empty for one that does not exist, or has ended and waits to be buried."""
+    """Return when a process started; empty for one that does not exist, or is a zombie."""
     try:
         # After the name, which may hold anything: the state first, the start as number 20.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -267,3 +268,24 @@ def test_a_process_that_is_killed_while_it_fetches_locks_nobody_out(start, folde
     assert is_locked(folder)
     process.kill()
     assert fetches(ShardCache(folder, 10_000), A) == 1
+
+
+def test_copies_that_others_remove_while_the_cache_makes_room_do_not_stop_it(folder, caplog):
+    cache, ended = ShardCache(folder, 2_500), threading.Event()
+
+    def remove_all():
+        while not ended.is_set():
+            for path in folder.glob("[0-9a-f]*"):
+                if path.suffix != ".lock":
+                    path.unlink(missing_ok=True)
+
+    other = threading.Thread(target=remove_all)
+    other.start()
+    try:
+        for _ in range(50):
+            for data in (A, B, C, D):
+                fetches(cache, data)
+    finally:
+        ended.set()
+        other.join()
+    assert caplog.messages == []

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from cluster.checkpoints import RunCheckpoints, SupersededError, Uploader
+from cluster.checkpoints import spool as spool_module
+from cluster.checkpoints.spool import Spool
 from cluster.checkpoints.uploader import MAX_PENDING
 from cluster.stream import ShardCache
 from metasr.errors import StoreError, TrainingError
@@ -182,7 +184,7 @@ def test_a_snapshot_that_another_process_has_removed_is_passed_over(distant, is_
     shutil.rmtree(next(spool.iterdir()))
     submit(uploader, 200)
     is_away.clear()
-    assert uploader.drain(TIMEOUT_S)
+    assert uploader.drain(PATIENCE_S)
     assert steps_of(RunCheckpoints(distant, RUN)) == [200]
     assert any(line.startswith("the checkpoint of step 100 was lost on the local disk: ") for line in told)
 
@@ -195,7 +197,7 @@ def test_a_snapshot_that_was_damaged_on_the_disk_is_passed_over(distant, is_away
     damaged.write_bytes(bytes(damaged.stat().st_size))
     submit(uploader, 200)
     is_away.clear()
-    assert uploader.drain(TIMEOUT_S)
+    assert uploader.drain(PATIENCE_S)
     assert steps_of(RunCheckpoints(distant, RUN)) == [200]
     assert any(line.startswith("the checkpoint of step 100 was lost on the local disk: ") for line in told)
 
@@ -277,6 +279,20 @@ with Uploader(checkpoints, Path(sys.argv[2]), 2, lambda line: None) as uploader:
         uploader.submit(lambda folder: save_sealed(folder, step), step, -step)
         print(start, step, flush=True)
 """
+
+
+def test_a_snapshot_that_another_process_removes_while_it_is_adopted_is_none(spool, told, monkeypatch):
+    vanishing, stays = leave(spool, 100), leave(spool, 200)
+    read = spool_module._read
+
+    def remove_first(folder):
+        if folder == vanishing:
+            shutil.rmtree(folder)
+        return read(folder)
+
+    monkeypatch.setattr(spool_module, "_read", remove_first)
+    assert [snapshot.folder for snapshot in Spool(spool).adopt(told.append)] == [stays]
+    assert told == []
 
 
 def test_killed_at_any_moment_nothing_that_was_submitted_is_lost(store, spool):
