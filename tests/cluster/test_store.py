@@ -92,6 +92,22 @@ def test_a_file_is_stored_like_its_bytes(store, tmp_path):
     assert store.get(KEY) == data
 
 
+@pytest.mark.parametrize("num_bytes", [1000, 17 << 20], ids=["whole", "in parts"])
+def test_bytes_whose_sha256_the_caller_knows_are_stored_like_others(store, num_bytes):
+    data = os.urandom(num_bytes)
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert store.put(KEY, data, sha256=sha256) == store.put("other", data)
+    assert store.holds(KEY, sha256, num_bytes)
+    assert store.get(KEY, sha256=sha256) == data
+
+
+def test_bytes_that_changed_since_their_sha256_was_computed_are_not_taken_by_a_bucket(s3_url):
+    store = open_store(f"{s3_url}/{uuid.uuid4().hex}", RetryPolicy(attempts=2, first_pause_s=0.01))
+    with pytest.raises(DamagedError, match="not those that were sent"):
+        store.put(KEY, b"changed", sha256=hashlib.sha256(b"sealed").hexdigest())
+    assert not store.exists(KEY)
+
+
 def test_a_file_that_cannot_be_read_is_named(store, tmp_path):
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(StoreError, match=f"cannot read the file {path}"):
