@@ -120,7 +120,7 @@ class Asha(ASHAScheduler):
 def scheduler(config: SweepConfig, record: SweepRecord) -> TrialScheduler:
     """Return the scheduler that stops trials early, with the results of trials that have ended."""
     if config.search.scheduler != "asha":
-        return FIFOScheduler()  # type: ignore[no-untyped-call]
+        return FIFOScheduler()
     steps = config.train.steps
     asha = Asha(
         "step",

@@ -73,7 +73,7 @@ class Session:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher reports trials that fail
         with ExitStack() as stack:
             stack.enter_context(connected(cpus=cpus_wanted(self._config)))
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             fit = fitting(self._config, nodes)
             for line in forecast(self._config, self._ledger.record, fit, limits):
                 tell(line)
@@ -89,7 +89,7 @@ class Session:
         objective = Objective(record.scales, config.search.metric, config.search.floor)
         context = SweepContext(record.name, self._plan, objective, identity.data_digest, box.actor)
         # Trials run on this node, where the spools of their runs are. They take no CPU: their workers compute.
-        address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        address = ray.util.get_node_ip_address()
         here = {f"node:{address}": TINY_SHARE}
         space, tune_config = self._population() if config.search.scheduler == "pbt" else self._searched(concurrent)
         return Tuner(

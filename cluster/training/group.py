@@ -189,7 +189,7 @@ class _Room:
 
     def _is_there(self) -> bool:
         try:
-            free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+            free: dict[str, float] = ray.available_resources()
         except RayError:
             return False  # nobody can say
         return all(free.get(name, 0.0) >= amount for name, amount in _per_worker(self._resources).items())
