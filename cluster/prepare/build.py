@@ -84,7 +84,7 @@ def prepare(
     journal.check()
     waiting = WaitingStore(store, tell)
     publication = Publication(waiting)
-    for line in [*(found.lines() if found.left_out or found.without else []), *doubts(plan)]:
+    for line in [*(found.lines() if found.is_partial else []), *doubts(plan)]:
         tell(line)
     finished = journal.read(tell, progress or tell)
     building = _Building(waiting, options, names, Journal(waiting, inputs), publication, tell, progress or tell)

@@ -16,6 +16,12 @@ VISIT_LIKE = re.compile(
     r"|(.+)[_\-. ](?:session|ses|time|tp|study|scan|exam|run|mr|day)[_-]?\d+",
     re.IGNORECASE,
 )
+# What is removed from a name before it is hashed. Frozen: other rules would split the same folder differently.
+RANK_CONTRAST = re.compile(r"(.+)[_-](?:t1n?|t1ce|t1c|t2w?|flair|t2f)", re.IGNORECASE)
+RANK_VISIT = re.compile(
+    r"(BraTS(?:-[A-Z]+)+-\d+)-\d+|(Brats1[789]_.+)_\d+|(brats_(?:2013|tcia)_pat\d+)_\d+|([0-9a-f]{16})-[0-9a-f]{16}",
+    re.IGNORECASE,
+)
 MAX_PER_PATIENT = 4  # more volumes than this in a folder are not taken for those of one patient
 
 
@@ -26,7 +32,7 @@ def split_subjects(subjects: Sequence[Subject], val_fraction: float, seed: int) 
     no other rank.
 
     Args:
-        subjects: All there are; a patient's stratum is that of the first of its subjects.
+        subjects: All there are; the first of a patient's subjects gives its stratum and the name for its rank.
         val_fraction: Fraction of the patients to validate on, overall and, to within one patient, in each stratum.
         seed: Another seed is another choice.
 
@@ -34,8 +40,10 @@ def split_subjects(subjects: Sequence[Subject], val_fraction: float, seed: int) 
         DataError: There are fewer than two patients.
     """
     strata: dict[str, str] = {}
+    ranks: dict[str, bytes] = {}
     for subject in sorted(subjects, key=attrgetter("name")):
         strata.setdefault(subject.patient, subject.stratum)
+        ranks.setdefault(subject.patient, hashlib.sha256(f"{seed}:{_rank_name(subject)}".encode()).digest())
     if len(strata) < 2:
         raise DataError(
             f"{len(strata)} subject to split",
@@ -43,12 +51,22 @@ def split_subjects(subjects: Sequence[Subject], val_fraction: float, seed: int) 
             "Give a folder with at least two subjects, or say with --patient-regex or --patients who is who",
         )
     ranked: dict[str, list[str]] = {}
-    for patient in sorted(strata, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()):
+    for patient in sorted(strata, key=ranks.__getitem__):
         ranked.setdefault(strata[patient], []).append(patient)
     count = min(max(1, round(len(strata) * val_fraction)), len(strata) - 1)
     seats = _largest_remainder({stratum: len(patients) for stratum, patients in ranked.items()}, count)
     chosen = {patient for stratum, patients in ranked.items() for patient in patients[: seats[stratum]]}
     return sorted(subject.name for subject in subjects if subject.patient in chosen)
+
+
+def _rank_name(subject: Subject) -> str:
+    """Return the name by which a patient is ranked, given the first of its subjects."""
+    if subject.is_given:
+        return subject.patient
+    contrast = RANK_CONTRAST.fullmatch(subject.name)
+    name = contrast[1] if contrast else subject.name
+    visit = RANK_VISIT.fullmatch(name)
+    return next(filter(None, visit.groups())) if visit else name
 
 
 def _largest_remainder(sizes: dict[str, int], count: int) -> dict[str, int]:

@@ -69,6 +69,11 @@ class Found:
         """Number of files of this kind, used or not."""
         return len(self.subjects) + sum(map(len, self.left_out.values()))
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether there is anything to say besides the number of files."""
+        return bool(self.left_out or self.without or self.notes)
+
     def lines(self) -> list[str]:
         """Return the counts of files, and a line for each reason to leave some out."""
         lines = [f"{self.num_files} {self.what}, of which {len(self.subjects)} can be used"]
@@ -85,6 +90,8 @@ class Found:
         reasons = [f"{len(names)} {reason}" for reason, names in self.left_out.items()]
         reasons += [f"{some(refused, most=MAX_MISSED)} that could not be used, see above"] if refused else []
         left_out = f"; left out: {'; '.join(reasons)}" if reasons else ""
+        for contrast, names in self.without.items():
+            left_out += f"; without {contrast}: {some(names, most=MAX_MISSED)}"
         return f"used {len(self.subjects) - len(refused)} of {self.num_files} {self.what}{left_out}"
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +14,7 @@ from cluster.prepare.pseudonyms import KEY_VARIABLE, stored_names
 from cluster.store import open_store
 from cluster.stream import read_samples
 from metasr.data.patients import patient_of
+from metasr.data.subjects import Subject
 from metasr.errors import ConfigError
 from tests.cluster.patients import brain, run_prepare
 
@@ -112,3 +114,11 @@ def test_another_key_makes_other_pseudonyms_and_no_key_none():
     assert stored_names(True, {KEY_VARIABLE: KEY})("a") != stored_names(True, {KEY_VARIABLE: "another"})("a")
     with pytest.raises(ConfigError, match=f"{KEY_VARIABLE} is not set"):
         stored_names(True, {})
+
+
+def test_visits_of_a_patient_that_the_user_named_have_the_pseudonym_of_one_patient():
+    visits = [Subject(name, Path(name), patient="x17", is_given=True) for name in ("x17-4", "x17-5")]
+    names = stored_names(True, {KEY_VARIABLE: KEY}, visits)
+    assert [names(visit.name) for visit in visits] == [f"{keyed('x17')}-{keyed(name)}" for name in ("x17-4", "x17-5")]
+    assert {patient_of(names(visit.name)) for visit in visits} == {keyed("x17")}
+    assert names("x17") == keyed("x17")

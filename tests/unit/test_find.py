@@ -213,7 +213,7 @@ def test_files_that_are_left_out_are_counted_and_named_by_reason(folder):
     assert found.summary(["A3"]).startswith(
         "used 7 of 22 NIfTI files; left out: 10 named as masks or label maps; 1 a broken link; "
     )
-    assert found.summary(["A3"]).endswith("1 (A3) that could not be used, see above")
+    assert found.summary(["A3"]).endswith("1 (A3) that could not be used, see above; without t1ce: 1 (B)")
 
 
 def test_dicom_is_known_by_what_it_holds_and_the_error_names_the_tool(folder):

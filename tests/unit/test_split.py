@@ -73,6 +73,11 @@ def test_a_split_never_changes_between_versions():
     assert split(["a", "b", "c", "d", "e", "f"], 0.34, 0) == ["d", "f"]
 
 
+def test_rules_for_names_of_visits_leave_the_split_of_single_visits_as_it_is():
+    # sha256sum gives the fifth of "0:sub-1_ses-1" to "0:sub-6_ses-1" the smallest digest.
+    assert split([f"sub-{number}_ses-1" for number in range(1, 7)], 0.1, 0) == ["sub-5_ses-1"]
+
+
 @pytest.mark.parametrize("subjects", [[], ["alone"]])
 def test_fewer_than_two_subjects_cannot_be_split(subjects):
     with pytest.raises(DataError, match=rf"{len(subjects)} subject.*at least two"):

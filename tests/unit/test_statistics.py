@@ -1,11 +1,14 @@
 """Statistics over patients, against scipy and against doing it the long way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from metasr.evaluation import Score, differences
 from metasr.evaluation.statistics import bootstrap_interval, holm, signed_rank_p
+from metasr.evaluation.tables import from_csv, to_csv
 from metasr.scale import Scale
 
 SCALES = tuple(map(Scale.parse, ("1.5", "2", "1x4")))
@@ -34,6 +37,19 @@ def test_differences_are_paired_by_patient():
         assert difference.p_value is None
     ssim = differences(scores_of(gains), "bicubic", "ssim")
     assert [d.mean * 100 for d in ssim] == pytest.approx([d.mean for d in found])
+
+
+def test_subjects_of_one_recorded_patient_count_once_also_after_their_csv():
+    rows = [
+        replace(score, patient="anna" if score.subject in ("p0", "p2") else "") for score in scores_of([[1, 2, 4]])
+    ]
+    for scores in (rows, from_csv(to_csv(rows))):
+        (found,) = differences(scores, "bicubic", "psnr")
+        assert found.by_patient == pytest.approx({"anna": 2.5, "p1": 2.0})
+
+
+def test_scores_whose_patients_follow_from_names_have_no_column_for_them():
+    assert "patient" not in to_csv(scores_of([[1.0]])).partition("\n")[0]
 
 
 def test_a_rival_for_one_scale_is_compared_at_that_scale():

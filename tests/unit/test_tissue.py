@@ -3,6 +3,7 @@
 import shlex
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,6 +207,12 @@ def test_the_interval_is_that_of_scipy():
     assert gain.interval == pytest.approx(tuple(reference), abs=1e-3)
     assert gain.mean == pytest.approx(values.mean())
     assert gain.model - gain.rival == pytest.approx(gain.mean)
+
+
+def test_visits_of_one_recorded_patient_count_once_also_after_their_csv():
+    rows = [replace(row, patient="anna" if row.subject in ("p0", "p1") else "") for row in outcomes(0.05, patients=3)]
+    for found in (rows, from_csv(to_csv(rows))):
+        assert {name for gain in gains(found, "tissue") for name in gain.by_patient} == {"anna", "p2"}
 
 
 def test_rows_survive_their_csv_and_the_tables_show_patients_and_intervals():
