@@ -104,7 +104,10 @@ def recipe_layer(recipe: str, folder: Path, kind: str = "recipe") -> Layer:
         raise ConfigError(f"{kind} {recipe}", f"there is no such {kind}", known)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{kind} {path}", f"line {line} is not UTF-8 text", "Save the file as UTF-8") from None
+    except yaml.YAMLError as error:
         raise ConfigError(f"{kind} {path}", f"not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(

@@ -4,9 +4,12 @@ import argparse
 import importlib
 import logging
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import metadata
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
@@ -14,6 +17,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cluster.recipes import Layer, Resolved, leaves, nearest, parse_flag, recipe_layer, resolve
+from cluster.runtime.code_version import code_version
+from metasr import __version__
 from metasr.errors import ConfigError, MetaSRError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -30,6 +35,13 @@ VERBS = {
     "upscale": "super-resolve a NIfTI volume",
     "demo": "all of the above on one healthy brain, in minutes",
 }
+ELSEWHERE = {
+    "history": "promote --history",
+    "rollback": "promote --rollback",
+    "version": "--version",
+}
+"""What is meant by words that look like verbs."""
+VERSIONS_OF = "torch", "torchvision", "ray", "mlflow"
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -125,6 +137,8 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # names of files are printed as they are
         code = job(arguments) or 0
         sys.stdout.flush()
     except MetaSRError as error:
@@ -138,6 +152,11 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except UnicodeEncodeError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error: the name {error.object!r} is not UTF-8. Rename it", file=sys.stderr)
+        code = 2
     except OSError as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -157,13 +176,33 @@ def _dispatch(arguments: Sequence[str]) -> int | None:
     if verb in ("-h", "--help"):
         print("metasr VERB [--help]: arbitrary-scale super-resolution of brain MRI\n")
         print("\n".join(f"  {name:<12}{text}" for name, text in VERBS.items()))
-        print("\nResearch software, not a medical device.")
+        print("\nmetasr --version says which versions run.\nResearch software, not a medical device.")
         return 0
+    if verb == "--version":
+        print(_versions())
+        return 0
+    if verb in ELSEWHERE:
+        raise ConfigError(f"unknown verb {verb}", f"that is `metasr {ELSEWHERE[verb]}`")
     if verb not in VERBS:
         raise ConfigError(f"unknown verb {verb}", nearest(verb, VERBS), "`metasr --help` lists the verbs")
     job = importlib.import_module(f"jobs.{verb.replace('-', '_')}")
     code: int | None = job.main(arguments[1:])
     return code
+
+
+def _versions() -> str:
+    """Return the version, the commit if it is known, and the versions of the libraries, without importing them."""
+    code = code_version()
+    own = f"metasr {__version__}" if code.startswith(__version__) else f"metasr {__version__}, commit {code}"
+    libraries = [f"{name} {_installed(name)}" for name in VERSIONS_OF]
+    return "\n".join([own, f"python {platform.python_version()}", *libraries])
+
+
+def _installed(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "is not installed"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cluster.command import command
 from cluster.config import EvaluateConfig
 from cluster.watch.bar import Bar
 from jobs.cli import Parser, add_settings, run, say, settings
@@ -64,9 +65,12 @@ def main(arguments: Sequence[str]) -> None:
     finally:
         bar.clear()
     if located.version:
-        own = located.model == resolved.config.tracking.model
-        reference = located.version if own else f"models:/{located.model}/{located.version}"
-        say(f"recorded with version {located.version}; next: metasr promote --model {reference}")
+        tracking = resolved.config.tracking
+        reference = (
+            located.version if located.model == tracking.model else f"models:/{located.model}/{located.version}"
+        )
+        promote = command("promote", "--model", reference, tracking=tracking)
+        say(f"recorded with version {located.version}; next: {promote}")
 
 
 def _progress(bar: Bar) -> Callable[[str, float], None]:

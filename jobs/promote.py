@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from cluster.command import command
 from cluster.config import PromotionConfig
 from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.errors import ConfigError
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str]) -> None:
         version, before = promote(registry, known.model, config.gate, say, force=known.force)
     change = "the first" if before is None else "as it was" if before == version else f"instead of version {before}"
     say(f"version {version} of {config.tracking.model} is the champion, {change}")
-    say("next: metasr upscale -i in.nii.gz -o out.nii.gz --scale 2.5")
+    files = "-i", "in.nii.gz", "-o", "out.nii.gz", "--scale", "2.5"
+    say(f"next: {command('upscale', *files, tracking=config.tracking)}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from cluster.command import command
 from cluster.config import JobConfig
+from cluster.redaction import without_password
 from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.errors import StoreError
 
@@ -24,9 +26,12 @@ def main(arguments: Sequence[str]) -> int:
 
     from cluster.outbox.sync import sync
 
-    synced = sync(resolved.config.tracking, say, resolved.origins["tracking.uri"] != "default")
+    uri_is_given = resolved.origins["tracking.uri"] != "default"
+    synced = sync(resolved.config.tracking, say, uri_is_given)
     if synced.failure:
-        error = StoreError("not all records were sent", synced.failure, "Run `metasr sync` again when MLflow is back")
+        where = ["--tracking.uri", without_password(resolved.config.tracking.uri)] if uri_is_given else []
+        again = command("sync", *where, tracking=resolved.config.tracking)
+        error = StoreError("not all records were sent", synced.failure, f"Run `{again}` again when MLflow is back")
         error.exit_code = 1
         raise error
     say("nothing else is left to send" if synced.num_skipped else "nothing is left to send")

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from cluster.command import command
 from cluster.config import JobConfig
 from jobs.cli import Parser, add_settings, run, say, settings
 
@@ -66,16 +67,19 @@ def main(arguments: Sequence[str]) -> int:
 
     terminal = sys.stdout if sys.stdout.isatty() else None
     trained = train(spec, say, terminal=terminal)
+    tracking = resolved.config.tracking
     if trained.records_not_sent:
-        say(f"MLflow has not got {trained.records_not_sent} records yet: `metasr sync` sends them")
+        sync = command("sync", tracking=tracking)
+        say(f"MLflow has not got {trained.records_not_sent} records yet: `{sync}` sends them")
     if trained.stopped_by:
         say(f"run {trained.run_name} stopped at step {trained.step}: run the same command again to continue")
         return 128 + trained.stopped_by
     state = "was already finished" if trained.already_done else "finished"
-    say(f"run {trained.run_name} {state}: its best generator is the challenger of {resolved.config.tracking.model}")
+    say(f"run {trained.run_name} {state}: its best generator is the challenger of {tracking.model}")
     if trained.already_done:
         say("the same settings on the same data are the same run; change --train.seed to train another")
-    say("next: metasr evaluate, then metasr promote")
+    say(f"next: {command('evaluate', tracking=tracking)}")
+    say(f"then: {command('promote', tracking=tracking)}")
     return 0
 
 

@@ -5,6 +5,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.command import command
 from cluster.config import SweepConfig
 from jobs.cli import RECIPES, Parser, add_settings, flag_layer, run, say
 from metasr.errors import ConfigError
@@ -58,9 +59,10 @@ def main(arguments: Sequence[str]) -> int:
         say("\n".join(preview(plan, limits)))
         return 0
     swept = sweep(plan, say, limits=limits, output=known.output)
-    record = swept.record
+    record, tracking = swept.record, plan.config.tracking
     if swept.records_not_sent:
-        say(f"{swept.records_not_sent} records have not reached MLflow yet: `metasr sync` sends them")
+        sync = command("sync", tracking=tracking)
+        say(f"{swept.records_not_sent} records have not reached MLflow yet: `{sync}` sends them")
     if swept.stopped_by:
         ended = sum(trial.has_ended for trial in record.trials)
         say(f"sweep {record.name} stopped, {ended} trials have ended: run the same command again to continue")
@@ -68,9 +70,10 @@ def main(arguments: Sequence[str]) -> int:
     if record.best is None:
         say(f"no trial of sweep {record.name} succeeded: nothing was registered")
         return 1
-    say(f"sweep {record.name}: trial {record.best.number} is the challenger of {plan.config.tracking.model}")
+    say(f"sweep {record.name}: trial {record.best.number} is the challenger of {tracking.model}")
     say(f"its settings: {as_flags(record.best)}")
-    say("next: metasr evaluate, then metasr promote")
+    say(f"next: {command('evaluate', tracking=tracking)}")
+    say(f"then: {command('promote', tracking=tracking)}")
     return 0
 
 

@@ -119,7 +119,9 @@ def test_the_end_says_what_was_found_and_how_to_repeat_it(killed_and_continued):
     home, _, output = killed_and_continued
     best = ledger_of(home).best
     assert f"its settings: --optim.generator-lr {best.settings['optim.generator_lr']}" in output
-    assert output.rstrip().endswith("next: metasr evaluate, then metasr promote")
+    *_, following, after = output.rstrip().splitlines()
+    assert following == f"next: metasr evaluate --tracking.uri sqlite:///{home}/mlflow.db"
+    assert after == f"then: metasr promote --tracking.uri sqlite:///{home}/mlflow.db"
     assert "Traceback" not in output
     assert SweepRecord.from_json((home / "page" / "sweep.json").read_text()).best.number == best.number
     assert (home / "page" / "index.html").is_file()

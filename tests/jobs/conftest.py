@@ -48,6 +48,7 @@ def places(tmp_path_factory):
     (folder / "text.nii.gz").write_text("not a volume")
     (folder / "typo.yaml").write_text("optim:\n  generater_lr: 0.001\n")
     (folder / "broken.yaml").write_text("optim: {generator_lr: 1")
+    (folder / "latin.yaml").write_bytes(b"train: {steps: 10}\n# \xe9t\xe9\n")
     voxels = np.random.default_rng(0).integers(100, 400, SHAPE).astype(np.int16)
     voxels[[0, -1]] = voxels[:, [0, -1]] = 0
     nib.save(nib.Nifti1Image(voxels, AFFINE), folder / "volume.nii.gz")

@@ -6,6 +6,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,21 @@ def test_the_help_names_the_verbs_and_says_what_this_is_not(metasr, arguments):
     assert "Research software, not a medical device." in outcome.out
     for verb, text in VERBS.items():
         assert re.search(rf"^  {verb} +{text}$", outcome.out, re.MULTILINE)
+
+
+def test_the_versions_are_told_without_waiting_for_a_heavy_library(tmp_path):
+    code = """
+import sys
+from jobs.cli import _dispatch
+_dispatch(["--version"])
+heavy = {"torch", "torchvision", "ray", "mlflow"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+    outcome = start(sys.executable, "-c", code, folder=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[0].startswith(f"metasr {metadata.version('metasr')}")
+    for name in ("torch", "torchvision", "ray", "mlflow"):
+        assert f"\n{name} {metadata.version(name)}\n" in outcome.out
 
 
 def test_every_job_is_a_verb():
@@ -138,6 +154,7 @@ UPSCALE = ["upscale", "-o", "{tmp}/out.nii.gz", "--model", "{places}/bundle"]
 THIS = ["-i", "{places}/volume.nii.gz"]
 MISTAKES = {
     "verb": (["upscal"], "unknown verb upscal", "did you mean upscale?"),
+    "question that is no verb": (["history"], "unknown verb history", "`metasr promote --history`"),
     "verb like no other": (["xyzzy"], "unknown verb xyzzy", "`metasr --help` lists the verbs"),
     "flag": (["train", "--optim.genrator-lr", "1"], "--optim.genrator-lr", "did you mean --optim.generator-lr?"),
     "flag without section": (["train", "--generator-lr=1"], "--generator-lr", "did you mean --optim.generator-lr?"),
@@ -152,6 +169,12 @@ MISTAKES = {
         "optim.generator_lr?",
     ),
     "recipe that is not YAML": (["train", "--recipe", "{places}/broken.yaml"], "broken.yaml", "not valid YAML"),
+    "recipe in Latin-1": (["train", "--recipe", "{places}/latin.yaml"], "latin.yaml", "line 2 is not UTF-8 text"),
+    "sweep in Latin-1": (["tune", "--sweep", "{places}/latin.yaml"], "latin.yaml", "line 2 is not UTF-8 text"),
+    "database whose name is not UTF-8": (
+        ["promote", "--tracking.uri", "sqlite:///d\udce9.db"],
+        "d\\udce9.db' is not UTF-8. Rename it",
+    ),
     "recipe": (["train", "--recipe", "smoek"], "recipe smoek", "Did you mean smoke?"),
     "type of a flag": (["train", "--train.steps", "many"], "train.steps = 'many' (command line)", "valid integer"),
     "bound of a flag": (["train", "--train.batch-size", "0"], "train.batch_size = 0 (command line)", "equal to 1"),

@@ -53,7 +53,7 @@ def test_the_challenger_against_the_champion_with_tissue_is_recorded_for_a_gate_
     code, out, err = metasr("evaluate", challenger, "--downstream", "tissue", "-o", tmp_path / "results")
     assert (code, err) == (0, "")
     assert "What tissue finds in SR against HR, the model beside bicubic:" in out
-    assert "next: metasr promote --model 2" in out
+    assert f"next: metasr promote --model 2 --tracking.uri {tracking.uri}" in out
     kept = from_csv((tmp_path / "results" / "downstream.csv").read_text())
     assert {(row.label, row.method) for row in kept} == {
         (label, method) for label in ("dark", "middle", "bright") for method in ("bicubic", "model")

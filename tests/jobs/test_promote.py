@@ -44,6 +44,7 @@ def test_from_the_first_champion_to_the_next_and_back(promote, tracking):
     assert code == 0
     assert "passed  PSNR nowhere below bicubic: least at scale 2, +1.000 dB" in out
     assert "version 1 of meta-srgan is the champion, the first" in out
+    assert out.endswith(f"-o out.nii.gz --scale 2.5 --tracking.uri {tracking.uri}\n")
 
     code, out, _ = promote()
     assert code == 0
