@@ -16,7 +16,7 @@ from cluster.store.lease import Lease
 from cluster.sweep.record import Trial
 from cluster.sweep.search import METRIC, MODE, Search
 from cluster.sweep.space import SweepPlan
-from cluster.sweep.trial import FORK, MEMBER, WAITED_S
+from cluster.sweep.trial import FORK, HAS_WORKERS, MEMBER
 from cluster.sweep.watcher import Watcher
 from metasr.errors import CheckpointError, ConfigError, MetaSRError, StoreError
 
@@ -67,7 +67,7 @@ class Population(PopulationBasedTraining):
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Replace a poor member. All members fit at once, so that none is ever paused for another."""
-        if self._watcher.stop_reason or WAITED_S in result:
+        if self._watcher.stop_reason or HAS_WORKERS in result:
             return TrialScheduler.CONTINUE
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return TrialScheduler.CONTINUE if decision == TrialScheduler.PAUSE else decision

@@ -47,7 +47,7 @@ class Trial(Section):
     history: tuple[Point, ...] = ()
     """Its validations, in the order of steps."""
     seconds: float = 0.0
-    """Time that it ran, over all its starts."""
+    """Time in which it had workers, over all its starts: waiting for room, or for the store, is not counted."""
 
     @property
     def has_ended(self) -> bool:

@@ -37,7 +37,7 @@ RETRY_S = 5.0
 CLEANUP_S = 240.0
 MEMBER, FORK = "trial", "fork"
 """Keys of a population member's config besides its settings: its number, and its fork."""
-REPEATED, WAITED_S = "repeated", "waited_s"
+REPEATED, HAS_WORKERS, IDLE_S = "repeated", "has_workers", "idle_s"
 TELL = partial(print, flush=True)
 COLLAPSED = ("the generator has collapsed", "the discriminator has won")
 Outcome = Literal["finished", "stopped", "failed"]
@@ -71,10 +71,16 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Waited:
-    """How long a trial had no workers, because another driver had its run or the store was away."""
+class Workers:
+    """Whether a trial has workers from now on: it has none while it waits for room, for its run or for the store.
 
-    seconds: float
+    Attributes:
+        are_there: Whether it has.
+        idle_s: Seconds in which it had none, though it was thought to have some.
+    """
+
+    are_there: bool
+    idle_s: float = 0.0
 
 
 class TrialRun(tune.Trainable):
@@ -82,8 +88,8 @@ class TrialRun(tune.Trainable):
 
     A result has `step`, `objective` (of the best checkpoint so far), `point` (the validation, as JSON), `repeated`
     (whether the validation was made before this start) and, in a population, the number of the trial. The last one
-    has `done`, `outcome` and `reason`; one after a wait has `waited_s` alone. The same settings are the same run: a
-    restarted trial repeats the results of its run, and resumes from its newest checkpoint.
+    has `done`, `outcome` and `reason`; one about its workers has `has_workers` and `idle_s`. The same settings are
+    the same run: a restarted trial repeats the results of its run, and resumes from its newest checkpoint.
     """
 
     def setup(self, config: Mapping[str, Any], context: SweepContext) -> None:  # type: ignore[override]
@@ -95,10 +101,11 @@ class TrialRun(tune.Trainable):
         """
         self._context, self._settings, self._fork = context, context.plan.tidy(config), config.get(FORK)
         self._member = {MEMBER: config[MEMBER]} if MEMBER in config else {}
-        self._updates: queue.Queue[Point | Waited | Ended] = queue.Queue()
+        self._updates: queue.Queue[Point | Workers | Ended] = queue.Queue()
         self._stop = Stop(TELL)
         self._thread: threading.Thread | None = None
-        self._failure, self._has_workers = "", False
+        self._failure = ""
+        self._heard_s: float | None = None
         self._history: dict[int, Point] = {}
         self._reported: set[int] = set()
         self._past: set[int] = set()
@@ -115,8 +122,8 @@ class TrialRun(tune.Trainable):
             update = self._next()
         if isinstance(update, Ended):
             return self._end(update)
-        if isinstance(update, Waited):
-            return {WAITED_S: update.seconds}
+        if isinstance(update, Workers):
+            return {**self._member, HAS_WORKERS: update.are_there, IDLE_S: update.idle_s}
         self._history[update.step] = update
         return self._result(update)
 
@@ -137,7 +144,7 @@ class TrialRun(tune.Trainable):
     def _last_step(self) -> int:
         return self._context.plan.config.train.steps
 
-    def _next(self) -> Point | Waited | Ended:
+    def _next(self) -> Point | Workers | Ended:
         while True:
             try:
                 return self._updates.get(timeout=POLL_S)
@@ -186,7 +193,6 @@ class TrialRun(tune.Trainable):
         start = str(self._fork) if self._fork else ""
         spec = RunSpec(resolved, recipe, fork=self._fork, data_digest=digest)
         while True:
-            began, self._has_workers = time.monotonic(), False
             try:
                 name = stored_run_name(resolved.config, recipe, digest, start)
                 self._report_past(storage, name)
@@ -197,9 +203,9 @@ class TrialRun(tune.Trainable):
                 if self._stop.signal:
                     return Ended("stopped")
                 TELL(str(error))
+                self._release_workers()
                 time.sleep(RETRY_S)
-                if not self._has_workers:
-                    self._updates.put(Waited(time.monotonic() - began))
+        self._release_workers()
         if self._failure:
             return Ended("failed", self._failure)
         return Ended("stopped" if trained.stopped_by else "finished")
@@ -215,9 +221,24 @@ class TrialRun(tune.Trainable):
         self._reported.add(point.step)
         self._updates.put(point)
 
+    def _note_workers(self, event: Event) -> None:
+        """Note that there are workers, and since when: a group that is started again may have waited for room."""
+        now = time.monotonic()
+        if self._heard_s is None:
+            self._updates.put(Workers(True))
+        elif event.kind == "group":
+            self._updates.put(Workers(True, now - self._heard_s))
+        self._heard_s = now
+
+    def _release_workers(self) -> None:
+        """Note that there are none any more, since the last that was heard of them."""
+        idle_s = 0.0 if self._heard_s is None else time.monotonic() - self._heard_s
+        self._heard_s = None
+        self._updates.put(Workers(False, idle_s))
+
     def _on_event(self, event: Event) -> dict[str, float]:
         """Handle an event of the run; return its objective, for MLflow."""
-        self._has_workers = True
+        self._note_workers(event)
         if event.kind == "warning" and event.text.startswith(COLLAPSED):
             self._give_up(event.text)
         if event.kind != "validated":

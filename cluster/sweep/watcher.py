@@ -14,7 +14,7 @@ from cluster.sweep.budget import COST_UP, TIME_UP
 from cluster.sweep.ledger import TrialLedger
 from cluster.sweep.record import Point, Trial
 from cluster.sweep.space import SweepPlan
-from cluster.sweep.trial import MEMBER, WAITED_S
+from cluster.sweep.trial import HAS_WORKERS, IDLE_S, MEMBER
 from cluster.training.naming import stored_run_name
 from metasr.errors import ConfigError
 
@@ -57,7 +57,8 @@ class Watcher(Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Give a trial a number, or that of the trial which it resumes."""
         known = self._trial(trial)
-        self._before_s[known.number], self._began[known.number] = known.seconds, time.monotonic()
+        self._before_s[known.number] = known.seconds
+        self._began.pop(known.number, None)
         self._save(known.model_copy(update={"status": "running", "reason": ""}))
         settings = ", ".join(f"{name} {value}" for name, value in known.settings.items())
         verb = "resumes" if known.history else f"starts from {known.fork}" if known.fork else "starts"
@@ -66,13 +67,13 @@ class Watcher(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Store the result of a validation; time without workers does not count."""
-        if WAITED_S in result:
-            self._began[self._trial(trial).number] += result[WAITED_S]
-        if "point" not in result:
-            return
+        """Store the result of a validation; only time with workers counts."""
         # A result that had a population member replaced arrives after the number of the new trial was set.
         number = result.get(MEMBER, self._numbers[trial.trial_id])
+        if HAS_WORKERS in result:
+            self._count(number, result[HAS_WORKERS], result[IDLE_S])
+        if "point" not in result:
+            return
         known, point = self.trials[number], Point.model_validate_json(result["point"])
         is_new = point not in known.history
         history = {one.step: one for one in (*known.history, point)}
@@ -93,6 +94,7 @@ class Watcher(Callback):
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Report that the process of a trial died and is restarted."""
         known = self._trial(trial)
+        self._count(known.number, False)
         self._save(known.model_copy(update={"seconds": self._seconds(known.number)}))
         self._tell(f"trial {known.number}: its process died; restarting it")
 
@@ -190,6 +192,14 @@ class Watcher(Callback):
             self._save(known)
         return known
 
+    def _count(self, number: int, has_workers: bool, idle_s: float = 0.0) -> None:
+        """Count the time of a trial from now on, or no longer; the last `idle_s` seconds do not count."""
+        now = time.monotonic()
+        began = self._began.pop(number, now)
+        self._before_s[number] = self._before_s.get(number, 0.0) + max(0.0, now - began - idle_s)
+        if has_workers:
+            self._began[number] = now
+
     def _seconds(self, number: int) -> float:
         now = time.monotonic()
         return self._before_s.get(number, 0.0) + now - self._began.get(number, now)
@@ -198,6 +208,7 @@ class Watcher(Callback):
         wait_for_store(self._store, lambda: self._ledger.put(trial), self._tell)
 
     def _end(self, trial: Trial, status: Any, reason: str) -> None:
+        self._count(trial.number, False)
         ended = trial.model_copy(update={"status": status, "reason": reason, "seconds": self._seconds(trial.number)})
         self._save(ended)
         found = "" if ended.best_objective is None else f", objective {ended.best_objective:+.4f}"

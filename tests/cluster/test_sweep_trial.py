@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 import uuid
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from cluster.sweep.objective import Objective
 from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import SweepContext, TrialRun
 from cluster.training.naming import run_name
+from cluster.watch import Event
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
 from metasr.context import Request
@@ -101,9 +103,9 @@ def test_a_trial_whose_run_another_driver_has_waits_and_takes_what_that_one_find
     run.begin()
     run.validate(30)
     trial = run.trial()
-    before = results_until(trial, "waited_s")
+    before = results_until(trial, "has_workers")
     assert steps_of(before) == [30]
-    assert before[-1]["waited_s"] > 0
+    assert not before[-1]["has_workers"]
     run.validate(60)
     run.validate(STEPS)
     run.end()
@@ -123,8 +125,24 @@ def test_a_trial_waits_for_a_store_that_is_away(tmp_path, store_url, s3_url, mon
     with FaultProxy(os.environ["AWS_ENDPOINT_URL"], lambda *_: None if is_back.is_set() else Refuse()) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         trial = run.trial()
-        waited = trial.step()
-        assert waited["waited_s"] > 0
+        assert not trial.step()["has_workers"]
         is_back.set()
         *_, last = results_until(trial, "done")
     assert (last["outcome"], last["step"]) == ("finished", STEPS)
+
+
+def test_a_trial_says_when_it_has_workers_and_what_they_were_missing(tmp_path, store_url, monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=time.sleep)
+    monkeypatch.setattr(trial_module, "time", clock)
+
+    def train(spec, tell, *, sweep):
+        for now, kind in ((100, "group"), (130, "steps"), (150, "group"), (160, "steps")):
+            clock.now = float(now)
+            sweep.see(Event(kind, 0))
+        clock.now = 165.0
+        return SimpleNamespace(stopped_by=0)
+
+    monkeypatch.setattr(trial_module, "train", train)
+    trial = Run(tmp_path, store_url, str(tmp_path / "runs")).trial()
+    results = results_until(trial, "done")[:-1]
+    assert [(one["has_workers"], one["idle_s"]) for one in results] == [(True, 0.0), (True, 20.0), (False, 5.0)]

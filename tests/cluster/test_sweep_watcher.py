@@ -11,7 +11,7 @@ from cluster.sweep.ledger import TrialLedger
 from cluster.sweep.record import Point, SweepRecord
 from cluster.sweep.space import SweepPlan
 from cluster.sweep.sweep import requeue
-from cluster.sweep.trial import WAITED_S
+from cluster.sweep.trial import HAS_WORKERS, IDLE_S
 from cluster.sweep.watcher import Watcher
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
@@ -44,6 +44,23 @@ def driver(plan, tmp_path):
 
 def tune_trial(name, rate):
     return SimpleNamespace(trial_id=name, config={RATE: rate}, last_result={})
+
+
+def start(watcher, trial):
+    """Start a trial, which gets workers at once."""
+    watcher.on_trial_start(0, [], trial)
+    has_workers(watcher, trial, True)
+
+
+def has_workers(watcher, trial, are_there, idle_s=0.0):
+    watcher.on_trial_result(0, [], trial, {HAS_WORKERS: are_there, IDLE_S: idle_s})
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(watcher_module, "time", clock)
+    return clock
 
 
 def end(watcher, trial, outcome, reason=""):
@@ -120,7 +137,7 @@ def test_a_process_that_never_starts_is_a_trial_that_failed_and_the_others_go_on
 def test_time_of_earlier_drivers_is_not_forgotten_where_a_process_dies_at_once(driver):
     watcher, _ = driver()
     trial = tune_trial("one", 0.001)
-    watcher.on_trial_start(0, [], trial)
+    start(watcher, trial)
     validate(watcher, trial, 30)
     before_s = watcher.trials[0].seconds
     after, _ = driver()
@@ -128,20 +145,26 @@ def test_time_of_earlier_drivers_is_not_forgotten_where_a_process_dies_at_once(d
     assert after.trials[0].seconds >= before_s > 0
 
 
-def test_time_that_a_trial_waits_for_its_run_costs_nothing(driver):
+def test_time_counts_while_there_are_workers_and_not_while_a_trial_waits(driver, clock):
     watcher, _ = driver()
     trial = tune_trial("one", 0.001)
     watcher.on_trial_start(0, [], trial)
-    before_s = watcher.worker_seconds
-    watcher.on_trial_result(0, [], trial, {WAITED_S: 50.0})
-    assert watcher.worker_seconds == pytest.approx(before_s - 50 * WORKERS, abs=1)
+    clock.now += 3600  # there is no room
+    assert watcher.worker_seconds == 0
+    has_workers(watcher, trial, True)
+    clock.now += 70
+    has_workers(watcher, trial, True, 20.0)  # a worker has died, and its place was gone for a while
+    clock.now += 30
+    has_workers(watcher, trial, False, 10.0)  # nothing was heard of them for a while
+    clock.now += 3600  # the store is away
+    assert watcher.worker_seconds == 70 * WORKERS
+    end(watcher, trial, "finished")
+    assert watcher.trials[0].seconds == 70
 
 
-def test_time_counts_also_where_a_driver_dies_before_a_validation(driver, monkeypatch):
-    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(watcher_module, "time", clock)
+def test_time_counts_also_where_a_driver_dies_before_a_validation(driver, clock):
     watcher, _ = driver()
-    watcher.on_trial_start(0, [], tune_trial("one", 0.001))
+    start(watcher, tune_trial("one", 0.001))
     written = []
     for _ in range(36_000):  # an hour, as often as Tune looks at its trials
         clock.now += 0.1
