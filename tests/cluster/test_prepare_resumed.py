@@ -132,7 +132,7 @@ CHOSEN = PrepareConfig(modality="t1ce", crop_px=32)  # who validates follows fro
 def validating(tmp_path):
     """A folder of four, and the file of who is chosen to validate: it cannot be used."""
     folder = make_volumes(tmp_path / "volumes")
-    (subject,) = make_plan(find(folder, CHOSEN), CHOSEN).val
+    (subject,) = make_plan(find(folder, CHOSEN).subjects, CHOSEN).val
     overwrite(subject.file, bytes(subject.file.stat().st_size))
     return folder, subject
 
