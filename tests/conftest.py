@@ -1,5 +1,6 @@
 """Fixtures that more than one test file uses."""
 
+import gc
 import os
 import shutil
 import signal
@@ -34,6 +35,11 @@ settings.load_profile("same")
 def pytest_configure() -> None:
     """Heed Ctrl-C: a shell's background jobs ignore it, and so would all that they start, such as commands here."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what the tests have imported: it is much, and stays."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
