@@ -8,11 +8,12 @@ RUN := $(VENV)/bin
 UV := UV_HTTP_TIMEOUT=180 $(RUN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test test-cluster check chaos bench-data bench-train s3 picture format lock
+.PHONY: help setup demo test coverage test-cluster check chaos bench-data bench-train s3 picture format lock
 
 help:
 	@echo "make demo    set up, then the whole job on one healthy brain: train, evaluate, promote, upscale (minutes)"
 	@echo "make test    set up, then the test suite"
+	@echo "make coverage  the test suite, and which lines its own processes ran (Ray's workers and commands are not seen)"
 	@echo "make test-cluster  the tests that take minutes each: sweeps, killed processes, lost machines, hostile files"
 	@echo "make check   lint, format, types, import directions"
 	@echo "make chaos   a training to which faults happen at random, and what it came to (MINUTES=5 SEED=0)"
@@ -45,8 +46,13 @@ demo: setup
 
 # A file's tests stay together, because they share what takes long to make, in one process for each core. Torch has that
 # core alone: its threads would wait for each other.
+TEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	OMP_NUM_THREADS=1 $(RUN)/pytest -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+	$(TEST)
+
+coverage: setup
+	$(TEST) --cov=metasr --cov=cluster --cov=jobs --cov-report=term:skip-covered
 
 test-cluster: setup
 	METASR_FUZZ_EXAMPLES=30000 $(RUN)/pytest tests/properties
