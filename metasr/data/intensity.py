@@ -57,10 +57,17 @@ class IntensityScale:
 def find_background(data: NDArray[np.floating]) -> float | None:
     """Return the constant that fills the surroundings of the brain, or None.
 
-    It is the value of more than half of the voxels on the faces of the volume: 0 in raw volumes, a negative number in
-    z-scored ones.
+    It is the value of more than half of the voxels on the faces of the volume, else on its twelve edges: in a slab of
+    few slices the brain may fill most of the faces. It is 0 in raw volumes, a negative number in z-scored ones. Values
+    that are not finite do not count.
     """
-    faces = np.concatenate([np.take(data, (0, -1), axis=axis).ravel() for axis in range(data.ndim)])
-    values, counts = np.unique(faces, return_counts=True)
-    commonest = counts.argmax()
-    return float(values[commonest]) if counts[commonest] * 2 > faces.size else None
+    faces = [np.take(data, (0, -1), axis=axis) for axis in range(data.ndim)]
+    edges = [np.take(face, (0, -1), axis=other) for axis, face in enumerate(faces) for other in range(axis)]
+    return next((value for border in (faces, edges) if (value := _most_common(border)) is not None), None)
+
+
+def _most_common(parts: list[NDArray[np.floating]]) -> float | None:
+    """Return the finite value that more than half of all finite ones are, or None."""
+    values = np.concatenate([part.ravel() for part in parts] or [np.empty(0)])
+    values, counts = np.unique(values[np.isfinite(values)], return_counts=True)
+    return float(values[counts.argmax()]) if counts.max(initial=0) * 2 > counts.sum() else None

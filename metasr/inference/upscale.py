@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from metasr.data.intensity import IntensityScale
 from metasr.data.planes import PLANES, Plane
 from metasr.data.volume import Volume
+from metasr.inference.background import keep_background, nearest, working_area
 from metasr.inference.memory import available_bytes, check_memory, float_type
+from metasr.inference.reach import reach_px
+from metasr.inference.resample import shrink
 from metasr.inference.target import Target
 from metasr.models import SuperResolver, evaluating
 
@@ -32,9 +35,15 @@ def upscale_volume(
     and the two results are averaged. No axis is enlarged twice, both planes see the final grid, neither in-plane axis
     is preferred, and what one plane cannot see (a structure that runs along its slices) the other can.
 
-    The field of view stays. Intensities stay within the volume's own range. Slices of one value are filled with it,
-    and a background far from the brain is cut out again along the nearest LR voxels, in every pass. A target of the
-    volume's own shape returns the volume unchanged.
+    Axes that get coarser are shrunk before, with antialiased bicubic interpolation.
+
+    The field of view stays. Intensities stay within the volume's own range. A constant background stays exactly that
+    constant, in every pass: wherever the LR voxels that an output voxel lies among (up to four in a slice) are all
+    background, and so wherever the 3 x 3 around it are. Beside the brain, where the nearest LR voxel is background,
+    values stay in the range of those voxels, so that nothing rings. A background far from the brain is cut out again
+    along the nearest LR voxels. Slices of one value are filled with it, and of the others only the part that is not
+    background, and what the network sees around it, is computed: the result is that of the whole slice, to float32's
+    rounding. A target of the volume's own shape returns the volume unchanged.
 
     Args:
         volume: Left as it is.
@@ -54,28 +63,28 @@ def upscale_volume(
     if target.shape == data.shape:
         return data
     check_memory(volume, target, available_bytes() if memory_bytes is None else memory_bytes)
-    intensities = IntensityScale.fit(data)
+    intensities, reach = IntensityScale.fit(data), reach_px(generator)
     limits = float(data.min()), float(data.max())
-    passes = _passes(volume, target)
+    data = shrink(data, target.shape, intensities).clip(*limits)
+    passes = _passes(volume, data.shape, target)
     done, total = count(1), sum(shape[volume.axes(plane)[0]] for shape, planes in passes for plane in planes)
     with evaluating(generator):
         for shape, planes in passes:
             result = np.zeros(shape, float_type(volume))
             for plane in planes:
                 for image, sr in zip(volume.slices(plane, data), volume.slices(plane, result), strict=True):
-                    sr += _upscale_slice(image, generator, sr.shape, intensities).clip(*limits) / len(planes)
+                    sr += _upscale_slice(image, generator, sr.shape, intensities, reach).clip(*limits) / len(planes)
                     on_slice(next(done), total)
             data = result
     return data
 
 
-def _passes(volume: Volume, target: Target) -> list[Pass]:
-    """Return the passes to make: the shape after each, and the planes whose results are averaged."""
+def _passes(volume: Volume, shape: tuple[int, ...], target: Target) -> list[Pass]:
+    """Return the passes to make from `shape` on: the shape after each, and the planes whose results are averaged."""
     across = volume.axes(target.plane)[0]
-    within = tuple(volume.data.shape[axis] if axis == across else n for axis, n in enumerate(target.shape))
+    within = tuple(shape[axis] if axis == across else n for axis, n in enumerate(target.shape))
     passes: list[Pass] = [(within, [target.plane]), (target.shape, [p for p in PLANES if p != target.plane])]
-    before = [volume.data.shape, within]
-    return [step for step, shape in zip(passes, before, strict=True) if step[0] != shape]
+    return [step for step, before in zip(passes, [shape, within], strict=True) if step[0] != before]
 
 
 def _upscale_slice(
@@ -83,16 +92,31 @@ def _upscale_slice(
     generator: SuperResolver,
     size: tuple[int, ...],
     intensities: IntensityScale | None,
+    reach: int | None,
 ) -> NDArray[np.float64]:
-    """Super-resolve one slice `[H, W]` in the units of its volume."""
+    """Super-resolve one slice `[H, W]` in the units of its volume; `reach` is how many LR pixels the network sees."""
     if intensities is None or image.min() == image.max():
         return np.full(size, image.flat[0], np.float64)
+    background = intensities.background
+    if background is None or reach is None:
+        return _compute(image, generator, size, intensities)
+    area = working_area(image, size, background, reach)
+    sr = np.full(size, background, np.float64)
+    sr[area.hr] = _compute(image[area.lr], generator, sr[area.hr].shape, intensities)
+    return sr
+
+
+def _compute(
+    image: NDArray[np.floating], generator: SuperResolver, size: tuple[int, ...], intensities: IntensityScale
+) -> NDArray[np.float64]:
     lr = torch.from_numpy(np.ascontiguousarray(intensities.to_unit(image)))[None, None].to(generator.mean.device)
     sr = intensities.from_unit(generator(lr, (size[0], size[1]))[0, 0].cpu().numpy())
-    if intensities.background is not None and intensities.background != intensities.low:
-        # A background far from the brain cannot be interpolated: it is cut out along the nearest LR voxels.
-        rows, columns = (
-            (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, image.shape, strict=True)
-        )
-        sr[image[rows][:, columns] == intensities.background] = intensities.background
+    background = intensities.background
+    if background is None:
+        return sr
+    if background != intensities.low:  # far from the brain it cannot be interpolated
+        rows, columns = (nearest(old, new) for old, new in zip(image.shape, size, strict=True))
+        sr[image[rows][:, columns] == background] = background
+    else:
+        keep_background(sr, image, background)
     return sr
