@@ -1,85 +1,101 @@
 """metasr upscale: super-resolve a NIfTI volume."""
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cluster.config import JobConfig
 from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.data.planes import PLANES
-from metasr.errors import ConfigError
+from metasr.errors import ConfigError, DataError
 from metasr.scale import parse_factors
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from metasr.data.volume import Volume
     from metasr.inference.target import Target
 
 DESCRIPTION = """Super-resolve a NIfTI volume: its slices at any scale from 1 to 16, or all axes to a voxel size.
 
 The output covers the same field of view: affine, orientation, units and data type are kept, the voxels get smaller.
-With --spacing the axis across the slices may get finer too; the slices along the two other planes are then
-super-resolved and averaged. Research software, not a medical device.
+A constant background stays exactly that constant. With --spacing the axis across the slices may get finer too; the
+slices along the two other planes are then super-resolved and averaged. Research software, not a medical device.
 
   metasr upscale -i in.nii.gz -o out.nii.gz --scale 2.5
   metasr upscale -i in.nii.gz -o out.nii.gz --scale 2x3.3 --plane sagittal
-  metasr upscale -i thick.nii.gz -o out.nii.gz --spacing 1 1 1"""
+  metasr upscale -i thick.nii.gz -o out.nii.gz --spacing 1        # finer axes stay as they are
+  metasr upscale -i seg.nii.gz -o out.nii.gz --scale 2 --labels   # by nearest label, without a model"""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Super-resolve a volume."""
     known = _parser().parse_known(arguments)
     config = settings(JobConfig, known).config
-    if not known.output.name.endswith((".nii", ".nii.gz")):
-        raise ConfigError(f"output {known.output}", "a NIfTI file ends in .nii or .nii.gz", "Give such a name")
+    if len(known.input) > 1:
+        raise ConfigError(f"{len(known.input)} inputs", "several files are not taken yet", "Give one at a time")
+    [source] = known.input
+    factors = _factors(known.scale) if known.scale else None
+    spacing = _spacing(known.spacing) if known.spacing else None
 
     from metasr.data.volume import load_volume, save_volume
+    from metasr.inference.output import check_disk, check_output
 
-    volume = load_volume(known.input)  # a missing file need not wait for torch
+    check_output(known.output, source, force=known.force)
+    volume = load_volume(source, known.nan_to)  # a missing file need not wait for torch
+    if volume.warnings:
+        say(f"warning: {source}: {'; '.join(volume.warnings)}")
+    if known.labels is None:
+        _refuse_labels(volume)
+    target = _target(volume, factors, spacing, known)
+    check_disk(known.output, volume, target)
 
-    from cluster.registry import Registry
-    from metasr.inference.bundle import default_device, load_bundle
-    from metasr.inference.target import Target
-    from metasr.inference.upscale import upscale_volume
+    from metasr.inference.resample import resize_labels
 
-    if known.scale:
-        target = Target.of_scale(volume, known.scale, known.plane or "axial")
-    else:
-        target = Target.of_spacing(volume, known.spacing, known.plane)
-    with tempfile.TemporaryDirectory() as download:
-        located = Registry(config.tracking).locate(known.model, Path(download))
-        bundle = load_bundle(located.folder, default_device())
-    low, high = bundle.trained_scales
-    scales = dict.fromkeys(round(scale, 3) for scale in target.scales)
-    outside = ", ".join(f"{scale:g}" for scale in scales if scale != 1 and not low <= scale <= high)
-    if outside:
-        say(f"warning: outside the scales that the model was trained on, {low} to {high}: {outside}")
-    result = upscale_volume(volume, bundle.generator, target, _progress)
+    result = resize_labels(volume, target) if known.labels else _upscaled(volume, target, known, config)
     save_volume(known.output, result, volume)
     say(f"{known.output}: {_summary(volume, target)}")
 
 
 def _parser() -> Parser:
     parser = Parser(prog="metasr upscale", description=DESCRIPTION)
-    parser.add_argument("-i", "--input", required=True, type=Path, metavar="FILE", help="NIfTI volume")
+    parser.add_argument("-i", "--input", required=True, type=Path, nargs="+", metavar="FILE", help="NIfTI volume")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="result, .nii or .nii.gz")
+    parser.add_argument("--force", action="store_true", help="replace the output if it exists")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(
-        "--scale", type=_scale, metavar="R", help="HR size / LR size within the slices, 1 to 16, or ROWSxCOLUMNS"
+        "--scale",
+        nargs="+",
+        metavar="R",
+        help="HR size / LR size within the slices, 1 to 16; ROWSxCOLUMNS; or IxJxK along the axes of the array",
     )
     how.add_argument(
         "--spacing",
         type=float,
-        nargs=3,
-        metavar=("I", "J", "K"),
-        help="voxel size in mm along the axes i, j, k of the file's array",
+        nargs="+",
+        metavar="MM",
+        help="voxel size in mm: one for all axes, or one each for i, j, k of the array; finer axes stay as they are",
+    )
+    parser.add_argument(
+        "--resample", action="store_true", help="bring axes that are finer than --spacing to it, by interpolation"
     )
     parser.add_argument(
         "--plane",
         choices=PLANES,
         help="plane of the slices [axial; with --spacing across the axis with the largest voxels]",
+    )
+    parser.add_argument(
+        "--labels",
+        action=argparse.BooleanOptionalAction,
+        help="the volume is a label map or mask: enlarge it by nearest label; or it is none, whatever it looks like",
+    )
+    parser.add_argument(
+        "--nan-to", type=_nan_to, metavar="X", help="replace NaN and infinity by a number, or by `background`"
     )
     parser.add_argument(
         "--model", default="champion", help="alias, version, bundle or run, by folder or URL [champion]"
@@ -88,12 +104,100 @@ def _parser() -> Parser:
     return parser
 
 
-def _scale(text: str) -> tuple[float, float]:
-    """Return the scales of rows and columns; 1 leaves the volume as it is."""
+def _factors(words: Sequence[str]) -> tuple[float, ...]:
+    """Return the scales of rows and columns, or of the three axes; 1 leaves an axis as it is.
+
+    Raises:
+        ConfigError: They are no such numbers.
+    """
+    text = "x".join(words).lower()
+    parts = text.split("x")
     try:
-        return parse_factors(text)
+        return tuple(parse_factors(part)[0] for part in parts) if len(parts) == 3 else parse_factors(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        message = f"argument --scale: {error}, or i x j x k along the axes of the array, such as 2x2x1"
+        raise ConfigError("metasr upscale", message, "`metasr upscale --help` explains the arguments") from error
+
+
+def _spacing(numbers: Sequence[float]) -> tuple[float, float, float]:
+    """Return the voxel size along i, j and k; one number is that of all axes."""
+    if len(numbers) not in (1, 3):
+        raise ConfigError(
+            f"--spacing of {len(numbers)} numbers", "", "Give one for all axes, or one each for i, j, k"
+        )
+    return numbers[0], numbers[len(numbers) // 2], numbers[-1]
+
+
+def _nan_to(text: str) -> "float | Literal['background']":
+    if text == "background":
+        return "background"
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a finite number nor `background`")
+    return number
+
+
+def _refuse_labels(volume: "Volume") -> None:
+    """Refuse what looks like a label map: between labels there are no values."""
+    from metasr.data.labels import is_label_name, label_reason
+
+    reason = label_reason(volume.data, int(volume.header["intent_code"]))
+    name = (
+        volume.source.name.lower().removesuffix(".gz").removesuffix(".nii").removesuffix(".hdr").removesuffix(".img")
+    )
+    if not reason and is_label_name((), name) and not (volume.data % 1).any():
+        reason = "it is named like a mask or a label map, and its values are whole numbers"
+    if reason:
+        fix = "--labels enlarges it by nearest label; --no-labels takes it as an image"
+        raise DataError(str(volume.source), reason, f"Give one of two: {fix}")
+
+
+def _target(
+    volume: "Volume",
+    factors: tuple[float, ...] | None,
+    spacing: tuple[float, float, float] | None,
+    known: argparse.Namespace,
+) -> "Target":
+    """Return the shape to make; axes that are finer already are told."""
+    from metasr.inference.target import TOLERANCE, Target
+
+    if factors and len(factors) == 2:
+        return Target.of_scale(volume, (factors[0], factors[1]), known.plane or "axial")
+    if factors:
+        return Target.of_axes(volume, (factors[0], factors[1], factors[2]), known.plane)
+    assert spacing is not None  # argparse requires one of the two
+    target = Target.of_spacing(volume, spacing, known.plane, resample=known.resample)
+    finer = [
+        f"{axis} ({old:.4g} mm)"
+        for axis, old, new, scale in zip("ijk", volume.spacing_mm, spacing, target.scales, strict=True)
+        if scale == 1 and old < new * (1 - TOLERANCE)
+    ]
+    if finer:
+        say(f"finer than asked for, and left as they are (--resample interpolates them): {', '.join(finer)}")
+    return target
+
+
+def _upscaled(
+    volume: "Volume", target: "Target", known: argparse.Namespace, config: JobConfig
+) -> "NDArray[np.floating]":
+    """Return the volume super-resolved by the model asked for."""
+    from cluster.registry import Registry
+    from metasr.inference.bundle import default_device, load_bundle
+    from metasr.inference.progress import Progress
+    from metasr.inference.upscale import upscale_volume
+
+    with tempfile.TemporaryDirectory() as download:
+        located = Registry(config.tracking).locate(known.model, Path(download))
+        bundle = load_bundle(located.folder, default_device())
+    low, high = bundle.trained_scales
+    scales = dict.fromkeys(round(scale, 3) for scale in target.scales)
+    outside = ", ".join(f"{scale:g}" for scale in scales if scale > 1 and not low <= scale <= high)
+    if outside:
+        say(f"warning: outside the scales that the model was trained on, {low} to {high}: {outside}")
+    return upscale_volume(volume, bundle.generator, target, Progress(sys.stderr))
 
 
 def _summary(volume: "Volume", target: "Target") -> str:
@@ -106,11 +210,6 @@ def _summary(volume: "Volume", target: "Target") -> str:
         f"{old} -> {new} voxels of {' x '.join(f'{mm:.4g}' for mm in sizes)} mm; "
         f"{target.plane} slices (across {'ijk'[across]}, {volume.spacing_mm[across]:.4g} mm){through}"
     )
-
-
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{done}/{total} slices", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ class IntensityScale:
 def find_background(data: NDArray[np.floating]) -> float | None:
     """Return the constant that fills the surroundings of the brain, or None.
 
-    It is the value of more than half of the voxels on the faces of the volume, else on its twelve edges: in a slab of
-    few slices the brain may fill most of the faces. It is 0 in raw volumes, a negative number in z-scored ones. Values
-    that are not finite do not count.
+    It is the value of more than half of the voxels on the faces of the volume, else on its twelve edges: in a slab
+    of few slices the brain may fill most of the faces. It is 0 in raw volumes, a negative number in z-scored ones.
+    Values that are not finite do not count.
     """
     faces = [np.take(data, (0, -1), axis=axis) for axis in range(data.ndim)]
     edges = [np.take(face, (0, -1), axis=other) for axis, face in enumerate(faces) for other in range(axis)]

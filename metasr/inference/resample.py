@@ -6,7 +6,10 @@ from numpy.typing import NDArray
 
 from metasr.data.degrade import resize_bicubic
 from metasr.data.intensity import IntensityScale
+from metasr.data.volume import Volume
 from metasr.inference.background import nearest, surrounding
+from metasr.inference.memory import available_bytes, check_memory, float_type
+from metasr.inference.target import Target
 
 
 def shrink(
@@ -43,9 +46,15 @@ def _shrink_axis(
         shrunk[brain[..., last + 1] == brain[..., first]] = background
         if background != intensities.low:
             shrunk[lines[..., nearest(lines.shape[-1], new)] == background] = background
-    return np.moveaxis(shrunk, -1, axis)
+    return np.moveaxis(shrunk.clip(data.min(), data.max()), -1, axis)
 
 
-def resize_labels(labels: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
-    """Give every voxel of a grid of `shape` in the same field of view the label at its centre."""
-    return labels[np.ix_(*(nearest(old, new) for old, new in zip(labels.shape, shape, strict=True)))]
+def resize_labels(volume: Volume, target: Target, memory_bytes: int | None = None) -> NDArray[np.floating]:
+    """Give every voxel of a target the label of the LR voxel that its centre lies in.
+
+    Raises:
+        ScaleError: The result does not fit into memory: `memory_bytes`, or what the machine has available.
+    """
+    check_memory(volume, target, available_bytes() if memory_bytes is None else memory_bytes)
+    labels = volume.data.astype(float_type(volume), copy=False)
+    return labels[np.ix_(*(nearest(old, new) for old, new in zip(labels.shape, target.shape, strict=True)))]

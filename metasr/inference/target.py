@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from metasr.data.nifti import MAX_VOXELS
 from metasr.data.planes import PLANES, Plane
-from metasr.data.volume import MAX_VOXELS, Volume
+from metasr.data.volume import Volume
 from metasr.errors import ScaleError
 from metasr.scale import MAX_SCALE
 
@@ -33,42 +34,72 @@ class Target:
         Raises:
             ScaleError: A scale is outside 1 to 16, or the result would be too large.
         """
-        for factor in scale:
-            if not 1 <= factor <= MAX_SCALE:  # nan is not, either
-                raise ScaleError(
-                    f"scale {factor:g}", "super-resolution enlarges", f"Give a scale from 1 to {MAX_SCALE:g}"
-                )
+        _check_scales(scale)
         _, rows, columns = volume.axes(plane)
         scales = [1.0, 1.0, 1.0]
         scales[rows], scales[columns] = scale
         return cls._sized(volume, scales, plane)
 
     @classmethod
+    def of_axes(cls, volume: Volume, scales: tuple[float, float, float], plane: Plane | None = None) -> "Target":
+        """Enlarge the axes i, j, k of the volume's array by a scale each; the plane is chosen as for a spacing.
+
+        Raises:
+            ScaleError: A scale is outside 1 to 16, or the result would be too large.
+        """
+        _check_scales(scales)
+        return cls._sized(volume, list(scales), plane or _acquired(volume, list(scales)))
+
+    @classmethod
     def of_spacing(
-        cls, volume: Volume, spacing_mm: tuple[float, float, float], plane: Plane | None = None
+        cls,
+        volume: Volume,
+        spacing_mm: tuple[float, float, float],
+        plane: Plane | None = None,
+        *,
+        resample: bool = False,
     ) -> "Target":
         """Give the voxels a size along the axes i, j, k of the volume's array.
 
         Args:
-            volume: The volume to enlarge.
-            spacing_mm: Requested size; where the field of view is no multiple of it, the nearest that fits.
+            volume: What is to be enlarged.
+            spacing_mm: Size wanted; where the field of view is no multiple of it, the nearest that fits.
             plane: Of the slices that were acquired. If None, they lie across the axis with the largest spacing; of
                 several, across one that stays as it is, and rather axial than coronal than sagittal.
+            resample: Whether axes that are finer already become coarser; otherwise they stay as they are.
 
         Raises:
-            ScaleError: An axis would get coarser or more than 16 times finer, or the result would be too large.
+            ScaleError: No axis gets finer, though some would get coarser, and these are not resampled; an axis gets
+                more than 16 times finer; or the result would be too large.
         """
-        scales = [_axis_scale(*axis) for axis in zip(AXES, volume.spacing_mm, spacing_mm, strict=True)]
+        wanted = [_axis_scale(*axis) for axis in zip(AXES, volume.spacing_mm, spacing_mm, strict=True)]
+        scales = wanted if resample else [max(1.0, scale) for scale in wanted]
+        if min(wanted) < 1 and max(scales) == 1 and not resample:
+            axis = wanted.index(min(wanted))
+            old_mm = volume.spacing_mm[axis]
+            raise ScaleError(
+                f"spacing {spacing_mm[axis]:g} mm along {AXES[axis]}, which has {old_mm:.4g} mm",
+                "super-resolution makes no axis coarser",
+                f"Give at most {old_mm:.4g} along an axis, or --resample",
+            )
         return cls._sized(volume, scales, plane or _acquired(volume, scales))
 
     @classmethod
     def _sized(cls, volume: Volume, scales: list[float], plane: Plane) -> "Target":
-        i, j, k = (math.floor(n * scale + 0.5) for n, scale in zip(volume.data.shape, scales, strict=True))
+        i, j, k = (max(1, math.floor(n * scale + 0.5)) for n, scale in zip(volume.data.shape, scales, strict=True))
         if i * j * k > MAX_VOXELS:
             raise ScaleError(
                 f"{i} x {j} x {k} voxels", f"a volume has at most {MAX_VOXELS:,}", "Give a smaller scale"
             )
         return cls((scales[0], scales[1], scales[2]), (i, j, k), plane)
+
+
+def _check_scales(scales: tuple[float, ...]) -> None:
+    for factor in scales:
+        if not 1 <= factor <= MAX_SCALE:  # nan is not, either
+            raise ScaleError(
+                f"scale {factor:g}", "super-resolution enlarges", f"Give a scale from 1 to {MAX_SCALE:g}"
+            )
 
 
 def _axis_scale(axis: str, old_mm: float, new_mm: float) -> float:
@@ -79,8 +110,6 @@ def _axis_scale(axis: str, old_mm: float, new_mm: float) -> float:
     scale = old_mm / new_mm
     if abs(scale - 1) <= TOLERANCE:
         return 1.0
-    if scale < 1:
-        raise ScaleError(what, "super-resolution makes no axis coarser", f"Give at most {old_mm:.4g}")
     if scale > MAX_SCALE * (1 + TOLERANCE):
         raise ScaleError(
             what, f"that is scale {scale:.4g}, above {MAX_SCALE:g}", f"Give at least {old_mm / MAX_SCALE:.4g}"
@@ -93,4 +122,4 @@ def _acquired(volume: Volume, scales: list[float]) -> Plane:
     thickest = max(volume.spacing_mm) * (1 - TOLERANCE)
     across = {plane: volume.axes(plane)[0] for plane in PLANES}
     candidates = [plane for plane in PLANES if volume.spacing_mm[across[plane]] >= thickest]
-    return next((plane for plane in candidates if scales[across[plane]] == 1), candidates[0])
+    return next((plane for plane in candidates if scales[across[plane]] <= 1), candidates[0])

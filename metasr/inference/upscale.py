@@ -65,7 +65,7 @@ def upscale_volume(
     check_memory(volume, target, available_bytes() if memory_bytes is None else memory_bytes)
     intensities, reach = IntensityScale.fit(data), reach_px(generator)
     limits = float(data.min()), float(data.max())
-    data = shrink(data, target.shape, intensities).clip(*limits)
+    data = shrink(data, target.shape, intensities)
     passes = _passes(volume, data.shape, target)
     done, total = count(1), sum(shape[volume.axes(plane)[0]] for shape, planes in passes for plane in planes)
     with evaluating(generator):

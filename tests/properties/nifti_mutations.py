@@ -107,8 +107,9 @@ def by_hand(raw):
     dtype = np.dtype(order + DATATYPES[code])
     if not two and shape[:3] == (-1, 1, 1):  # how FreeSurfer stores more vertices than 16 bits can count
         shape = (struct.unpack_from(order + "i", raw, 140)[0], 1, 1)
-    stored = np.frombuffer(raw, dtype, int(np.prod(shape)), start).reshape(shape[:3], order="F").astype(np.float64)
-    return shape[:3], dtype, stored * scale + inter if np.isfinite(scale) and scale else stored
+    shape = (*shape, 1)[:3] if len(shape) < 3 else shape[:3]
+    stored = np.frombuffer(raw, dtype, int(np.prod(shape)), start).reshape(shape, order="F").astype(np.float64)
+    return shape, dtype, stored * scale + inter if np.isfinite(scale) and scale else stored
 
 
 # What is done to the bytes before compression

@@ -76,8 +76,11 @@ def check(volume, file):
     kind = nib.Nifti2Image if volume.header.sizeof_hdr == 540 else nib.Nifti1Image
     with warnings.catch_warnings(action="ignore"):
         reference = kind.from_bytes(file.raw)
+    said = "; ".join(volume.warnings)
+    if "taken as" not in said:  # of an axis of no length nibabel reads nothing
         assert np.array_equal(volume.data, reference.get_fdata().reshape(shape)), "nibabel reads something else"
-    assert np.array_equal(volume.affine, reference.affine), "nibabel sees it elsewhere"
+    if "its sform is no affine" not in said:
+        assert np.array_equal(volume.affine, reference.affine), "nibabel sees it elsewhere"
     assert np.isfinite(volume.data).all()
     assert np.isfinite(volume.affine).all()
     assert min(volume.spacing_mm) > 0

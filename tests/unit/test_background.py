@@ -29,8 +29,8 @@ def network(**options):
     """A generator that does something everywhere, with statistics of BatchNorm that are not those of the start."""
     generator = Generator(**{"num_features": 8, "num_blocks": 2, "norm": "batch", "skip": "bicubic", **options})
     with torch.no_grad():
-        generator.upscale.kernel.weight.mul_(40)
-        generator.upscale.kernel.bias.add_(0.3)
+        generator.upscale.kernel.weight.mul_(10)
+        generator.upscale.kernel.bias.add_(0.1)
     generator.train()(torch.rand(2, 1, 20, 20), (30, 30))
     return generator.eval()
 
@@ -55,7 +55,9 @@ def far_from_brain(data, background, shape):
 
 @pytest.mark.parametrize("spacing", [(0.5, 0.5, 1), (0.5, 0.4, 0.3), (1, 1, 0.5)], ids=str)
 @pytest.mark.parametrize("negative", [False, True])
-@pytest.mark.parametrize(("background", "dtype"), [(0.0, "float32"), (-1.3, "float64"), (0.1, "float32"), (0, "int16")])
+@pytest.mark.parametrize(
+    ("background", "dtype"), [(0.0, "float32"), (-1.3, "float64"), (0.1, "float32"), (0, "int16")]
+)
 def test_the_background_is_the_same_constant_to_the_bit(tmp_path, dtype, background, negative, spacing):
     data = head(background)
     if negative:
@@ -95,9 +97,9 @@ def test_nothing_rings_outside_the_mask(background):
 
 @pytest.mark.parametrize("scale", [(2, 2), (2.5, 1.5), (1, 3), (1.1, 1.3)], ids=str)
 @pytest.mark.parametrize("place", ["middle", "corner", "edge", "everywhere"])
-@pytest.mark.parametrize("norm", ["batch", "none"])
-def test_computing_the_brain_alone_gives_what_computing_all_gives(monkeypatch, norm, place, scale):
-    generator, data = network(norm=norm), np.zeros((60, 80, 3))
+@pytest.mark.parametrize(("norm", "skip"), [("batch", "none"), ("none", "none"), ("none", "bicubic")])
+def test_computing_the_brain_alone_gives_what_computing_all_gives(monkeypatch, norm, skip, place, scale):
+    generator, data = network(norm=norm, skip=skip), np.zeros((60, 80, 3))
     rows, columns = {
         "middle": (slice(27, 31), slice(40, 44)),
         "corner": (slice(0, 3), slice(77, 80)),
@@ -114,8 +116,8 @@ def test_computing_the_brain_alone_gives_what_computing_all_gives(monkeypatch, n
     whole = upscale_volume(volume, generator, target)
     assert sum(seen) == data.size
     assert (computed < data.size) == (place != "everywhere")
-    assert np.abs(part - whole).max() < 1e-6
-    assert whole.std() > 1e-3
+    assert np.abs(part - whole).max() < (1e-6 if skip == "none" else 1e-5)  # torch resizes at places in float32
+    assert whole.std() > 1e-4
 
 
 def test_the_part_to_compute_begins_and_ends_where_lr_and_hr_pixels_do():

@@ -84,8 +84,8 @@ def test_scales_that_do_not_enlarge_within_the_range_are_refused(scale, place):
 @pytest.mark.parametrize(
     ("spacing", "words"),
     [
-        ((1, 1, 3.1), r"3.1 mm along k, which has 3 mm: .* coarser. Give at most 3"),
-        ((1.2, 1, 1), r"1.2 mm along i, which has 1 mm: .* coarser"),
+        ((1, 1, 3.1), r"3.1 mm along k, which has 3 mm: .* coarser. Give at most 3 .*--resample"),
+        ((1.2, 1, 3), r"1.2 mm along i, which has 1 mm: .* coarser"),
         ((1, 0.05, 1), r"0.05 mm along j, which has 1 mm: .* scale 20, above 16. Give at least 0.0625"),
         ((0, 1, 1), r"0 mm along i, .* above 0"),
         ((1, -1, 1), r"-1 mm along j, .* above 0"),
@@ -96,6 +96,26 @@ def test_scales_that_do_not_enlarge_within_the_range_are_refused(scale, place):
 def test_spacings_that_cannot_be_made_are_refused_with_their_axis(spacing, words):
     with pytest.raises(ScaleError, match=words):
         Target.of_spacing(of_shape((4, 4, 2), (1, 1, 3)), spacing)
+
+
+def test_axes_that_are_finer_already_stay_as_they_are_or_are_resampled():
+    thick = of_shape((96, 90, 7), (0.4688, 0.4688, 5))
+    target = Target.of_spacing(thick, (1, 1, 1))
+    assert (target.shape, target.scales, target.plane) == ((96, 90, 35), (1, 1, 5), "axial")
+    assert Target.of_spacing(thick, (1, 0.2344, 1)).shape == (96, 180, 35)
+    resampled = Target.of_spacing(thick, (1, 1, 1), resample=True)
+    assert (resampled.shape, resampled.plane) == ((45, 42, 35), "axial")
+    assert resampled.scales == pytest.approx((0.4688, 0.4688, 5))
+    assert Target.of_spacing(thick, (90, 90, 90), resample=True).shape == (1, 1, 1)
+
+
+def test_axes_of_the_array_have_a_scale_each():
+    target = Target.of_axes(of_shape((10, 20, 30)), (2, 1, 3))
+    assert (target.shape, target.scales) == ((20, 20, 90), (2, 1, 3))
+    assert Target.of_axes(of_shape((10, 20, 30)), (2, 2, 1)).plane == "axial"
+    assert Target.of_axes(of_shape((10, 20, 30)), (2, 1, 2)).plane == "coronal"
+    with pytest.raises(ScaleError, match="from 1 to 16"):
+        Target.of_axes(of_shape((10, 20, 30)), (2, 17, 1))
 
 
 def test_a_spacing_that_differs_by_rounding_is_the_same_spacing():

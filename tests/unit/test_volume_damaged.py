@@ -35,7 +35,7 @@ def assert_usable_or_refused(path):
 
 def test_a_missing_file_is_refused(tmp_path):
     assert_refused(tmp_path / "absent.nii.gz", "no such file")
-    assert_refused(tmp_path, "no such file")
+    assert_refused(tmp_path / "*.nii.gz", "several files are not taken yet")
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
@@ -124,7 +124,7 @@ def test_voxels_that_are_not_finite_are_refused(tmp_path, dtype, value):
     assert_refused(write(tmp_path / "nan.nii.gz", data), "NaN")
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2), (4, 5, 6, 1, 3), (7,)])
+@pytest.mark.parametrize("shape", [(4, 5, 6, 2), (4, 5, 6, 1, 3), (7,)])
 def test_what_is_not_one_3d_image_is_refused(tmp_path, shape):
     assert_refused(write(tmp_path / "shape.nii.gz", np.zeros(shape, np.int16)), "not one 3-D image")
 
@@ -195,11 +195,153 @@ def test_an_impossible_qform_beside_a_good_sform_is_handled_or_refused(tmp_path)
     assert_usable_or_refused(write_patched(tmp_path / "qform.nii", QUATERN, [2.0], "<f4", edit=edit))
 
 
-def test_other_formats_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.dcm", b"", ["DICOM", "dcm2niix"]),
+        ("IM0001", bytes(128) + b"DICM" + bytes(300), ["DICOM", "dcm2niix"]),
+        ("a.nrrd", b"NRRD0004\n", ["NRRD", "c3d"]),
+        ("a.mha", b"ObjectType = Image\n", ["MetaImage", "c3d"]),
+        ("a.mgz", gzip.compress(b"\0\0\0\1\0\0\0\4" + bytes(300)), ["MGH", "mri_convert"]),
+        ("a.nii.gz", gzip.compress(b"\0\0\0\1\0\0\0\4" + bytes(600)), ["MGH", "mri_convert"]),
+        ("a.png", b"\x89PNG\r\n" + bytes(99), ["PNG", "SimpleITK"]),
+        ("a.tif", b"II*\0" + bytes(99), ["TIFF", "SimpleITK"]),
+        ("a.mnc", b"CDF\1", ["MINC", "mnc2nii"]),
+    ],
+)
+def test_other_formats_are_refused_with_the_program_that_converts_them(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    for word in (*words, "NIfTI"):
+        assert_refused(tmp_path / name)
+        with pytest.raises(DataError, match=word):
+            load_volume(tmp_path / name)
+
+
+def test_analyze_and_mgh_as_nibabel_writes_them_are_refused_by_name(tmp_path):
     data = np.zeros(SHAPE, np.float32)
     nib.save(nib.MGHImage(data, np.eye(4)), tmp_path / "brain.mgz")
     nib.save(nib.Spm99AnalyzeImage(data, np.eye(4)), tmp_path / "brain.img")
-    assert_refused(tmp_path / "brain.mgz", "MGHImage")
+    assert_refused(tmp_path / "brain.mgz", "MGH")
     assert_refused(tmp_path / "brain.img", "Analyze")
-    (tmp_path / "mgh.nii.gz").write_bytes((tmp_path / "brain.mgz").read_bytes())
-    assert_refused(tmp_path / "mgh.nii.gz", "NIfTI")
+
+
+def test_a_folder_is_refused_and_one_of_dicom_with_the_program_that_converts_it(tmp_path):
+    assert_refused(tmp_path, "several files are not taken yet")
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "IM1").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(DataError, match="dcm2niix"):
+        load_volume(tmp_path / "series")
+
+
+# Files that are not quite as they should be, and read all the same
+
+
+def assert_read_with_a_warning(path, *words, data=None):
+    """The volume is that of the file without its fault, nothing is printed, and it can be written and read."""
+    volume = load_volume(path)
+    assert np.array_equal(volume.data, np.arange(120).reshape(SHAPE) if data is None else data)
+    for word in words:
+        assert word in "; ".join(volume.warnings)
+    assert bool(volume.warnings) == bool(words)
+    save_volume(path.with_name("again.nii"), volume.data, volume)
+    again = load_volume(path.with_name("again.nii"))
+    assert np.array_equal(again.data, volume.data)
+    assert np.allclose(again.affine, volume.affine)
+    assert again.warnings == ()
+    return volume
+
+
+@pytest.mark.parametrize("length", [1, 512, 2**16])
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+def test_bytes_after_the_voxels_are_left_out(tmp_path, name, length):
+    content = write(tmp_path / "plain.nii").read_bytes() + bytes(length)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert_read_with_a_warning(tmp_path / name, f"{length} bytes after its voxels")
+    (tmp_path / name).write_bytes(content + bytes(2**16))
+    assert_refused(tmp_path / name, "longer than its header promises")
+
+
+def test_dimensions_of_no_length_after_the_third_are_left_out(tmp_path):
+    assert_read_with_a_warning(write_patched(tmp_path / "x.nii", DIM, [4, *SHAPE, 0], "<i2"), "(4, 5, 6, 0)")
+
+
+def test_an_image_of_two_dimensions_is_a_volume_of_one_slice(tmp_path):
+    data = np.arange(20, dtype=np.int16).reshape(4, 5)
+    path = write(tmp_path / "flat.nii.gz", data)
+    volume = assert_read_with_a_warning(path, data=data[..., None])
+    assert volume.spacing_mm == pytest.approx((1, 1.5, 2.5))
+    assert slices_shape(path) == (1, 5, 4)
+
+
+def both_forms(image):
+    image.set_qform(image.affine, 1)
+    image.set_sform(image.affine, 2)
+
+
+def test_a_broken_qform_beside_a_good_sform_is_left_out(tmp_path):
+    path = write_patched(tmp_path / "x.nii", QUATERN, [2.0], "<f4", edit=both_forms)
+    volume = assert_read_with_a_warning(path, "its sform is taken")
+    assert np.allclose(volume.affine, np.diag([1, 1.5, 2.5, 1]))
+
+
+@pytest.mark.parametrize("rows", [np.zeros(12), np.full(12, np.nan)])
+def test_a_broken_sform_beside_a_good_qform_is_left_out(tmp_path, rows):
+    volume = assert_read_with_a_warning(
+        write_patched(tmp_path / "x.nii", SROW, rows, "<f4", edit=both_forms), "its qform is taken"
+    )
+    assert np.allclose(volume.affine, np.diag([1, 1.5, 2.5, 1]))
+
+
+@pytest.mark.parametrize("size", [0, -1.5])
+def test_a_voxel_size_that_is_none_is_told_in_our_words_alone(tmp_path, size, capfd):
+    path = write_patched(tmp_path / "x.nii", 84, [size], "<f4")
+    volume = load_volume(path)
+    assert len(volume.warnings) == 1
+    assert "pixdim" in volume.warnings[0]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_data_type_that_nobody_reads_prints_nothing_but_the_error(tmp_path, capfd):
+    assert_refused(write_patched(tmp_path / "type.nii", DATATYPE, [1], "<i2"), "data code 1")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("name", "packed"), [("x.nii", True), ("x.nii.gz", False)])
+def test_compression_goes_by_the_content_and_not_by_the_name(tmp_path, name, packed):
+    content = write(tmp_path / "plain.nii").read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    assert_read_with_a_warning(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_pair_of_header_and_image_is_read_by_either_name(tmp_path, kind, ending):
+    data = np.arange(120, dtype=np.int16).reshape(SHAPE)
+    nib.save(kind(data, np.diag([1, 1.5, 2.5, 1])), tmp_path / f"x.img{ending}")
+    for name in ("x.hdr", "x.img"):
+        volume = assert_read_with_a_warning(tmp_path / f"{name}{ending}")
+        assert np.allclose(volume.affine, np.diag([1, 1.5, 2.5, 1]))
+    (tmp_path / f"x.img{ending}").unlink()
+    assert_refused(tmp_path / f"x.hdr{ending}", "x.img")
+
+
+@pytest.mark.parametrize(("nan_to", "expected"), [(0.0, 0), (-2.5, -2.5), ("background", 7)])
+def test_what_is_not_finite_is_replaced_when_asked(tmp_path, nan_to, expected):
+    data = np.full((6, 6, 6), 7, np.float32)
+    data[2:4, 2:4, 2:4] = 1
+    data[0, 0], data[3, 3, 3] = np.nan, np.inf
+    path = write(tmp_path / "nan.nii.gz", data)
+    with pytest.raises(DataError, match="--nan-to 0"):
+        load_volume(path)
+    volume = load_volume(path, nan_to)
+    assert (volume.data[0, 0] == expected).all()
+    assert volume.data[3, 3, 3] == expected
+    assert volume.data[2, 2, 2] == 1
+
+
+def test_what_nothing_can_replace_is_refused(tmp_path):
+    path = write(tmp_path / "nan.nii.gz", np.full(SHAPE, np.nan, np.float32))
+    with pytest.raises(DataError, match="no constant surrounds its brain"):
+        load_volume(path, "background")
+    with pytest.raises(DataError, match="cannot hold 1e"):
+        load_volume(path, 1e300)

@@ -1,0 +1,77 @@
+"""Where a result goes: everything that would keep it from being written is found before the work."""
+
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from metasr.data.volume import Volume
+from metasr.errors import ConfigError, DataError
+from metasr.inference.target import Target
+
+SAMPLE_BYTES = 2**20
+ENDINGS = (".nii", ".nii.gz")
+
+
+def check_output(path: Path, source: Path, *, force: bool) -> None:
+    """Refuse a path that a result cannot or should not be written to.
+
+    Args:
+        path: Of the result.
+        source: The volume it is made of, which is never overwritten, by whatever name.
+        force: Whether another existing file may be.
+
+    Raises:
+        ConfigError: It has another ending, is the source, exists, or is too long for the file system.
+        DataError: Its folder is missing or cannot be written to.
+    """
+    if not path.name.lower().endswith(ENDINGS):
+        raise ConfigError(f"output {path}", "a NIfTI file ends in .nii or .nii.gz", "Give such a name")
+    try:
+        os.stat(path.parent)
+        exists = _is_there(path)
+        if path.exists() and source.exists() and os.path.samefile(path, source):
+            raise ConfigError(f"output {path}", "it is the input, which is never overwritten", "Give another name")
+        if exists and not path.is_file():
+            raise ConfigError(f"output {path}", "it is no file that a result could replace", "Give another name")
+        if exists and not force:
+            raise ConfigError(f"output {path}", "it exists", "Give another name, or --force to replace it")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}", error.strerror or str(error), "Give a name in a folder that exists and is yours"
+        ) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a name is taken, be it by a link that leads nowhere; OSError where no file can have it."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def check_disk(path: Path, volume: Volume, target: Target) -> None:
+    """Refuse a result that does not fit on the disk; how far .nii.gz compresses is measured on the volume.
+
+    Raises:
+        DataError: With what it needs and what is free.
+    """
+    kind = volume.header.get_data_dtype()
+    needed = float(np.prod(target.shape, dtype=np.float64)) * kind.itemsize
+    if path.name.lower().endswith(".gz"):
+        start = max(0, volume.data.size // 2 - SAMPLE_BYTES // kind.itemsize // 2)
+        sample = volume.data.ravel(order="K")[start : start + SAMPLE_BYTES // kind.itemsize].astype(kind).tobytes()
+        needed *= len(zlib.compress(sample, 1)) / len(sample)
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise DataError(
+            f"output {path}",
+            f"it needs {needed / 1e9:.2g} GB, and {free / 1e9:.2g} GB of the disk are free",
+            "Free some, or write it elsewhere",
+        )
