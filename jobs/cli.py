@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import io
 import logging
 import os
 import platform
@@ -137,9 +136,6 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
     """Run a job and leave with its exit code; what the person can solve is one line on stderr, not a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for stream in (sys.stdout, sys.stderr):  # a path that is not UTF-8 is written as the bytes it is
-        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") == "utf8":
-            stream.reconfigure(errors="surrogateescape")
     try:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # names of files are printed as they are
