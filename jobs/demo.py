@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     few = ["--eval.scales", EVALUATED_SCALES, "--eval.slices-per-subject", "6"]
     _step(4, evaluate, "-o", f"{home}/evaluation", *few, *tracking)
     _step(5, promote, "--gate.scales", EVALUATED_SCALES, *tracking)
-    _step(6, upscale, "-i", str(low_resolution), "-o", str(upscaled), "--scale", str(SCALE), *tracking)
+    _step(6, upscale, "-i", str(low_resolution), "-o", str(upscaled), "--scale", str(SCALE), "--force", *tracking)
 
     say(f"\ndone in {time.monotonic() - started:.0f} s. On a healthy template, not on patients:\n")
     say((home / "evaluation" / "table.txt").read_text())

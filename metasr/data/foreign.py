@@ -6,6 +6,7 @@ from pathlib import Path
 from metasr.errors import DataError, UnreachableError
 
 PREAMBLE_BYTES = 128  # of a DICOM file
+LOOKED_AT = 100  # files of a folder, to tell what it holds
 ONE = "Folders and several files are not taken yet: give one NIfTI file"
 DICOM = "`dcm2niix FOLDER` converts a series to NIfTI"
 C3D = "`c3d IN -o out.nii.gz` (or SimpleITK) converts it"
@@ -45,7 +46,7 @@ def refuse_absent(path: Path) -> None:
         UnreachableError: There is nothing, or something that is no file.
     """
     if path.is_dir():
-        if any(map(_is_dicom, islice((file for file in sorted(path.rglob("*")) if file.is_file()), 20))):
+        if any(map(_is_dicom, islice(path.rglob("*"), LOOKED_AT))):
             raise DataError(str(path), "it is a folder of DICOM files, not a NIfTI file", DICOM)
         raise DataError(str(path), "it is a folder, not a NIfTI file", ONE)
     if not path.is_file():
@@ -64,5 +65,8 @@ def refuse_foreign(path: Path, start: bytes) -> None:
 
 
 def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return path.name.lower().endswith(".dcm") or file.read(PREAMBLE_BYTES + 4).endswith(b"DICM")
+    try:
+        with path.open("rb") as file:
+            return path.name.lower().endswith(".dcm") or file.read(PREAMBLE_BYTES + 4).endswith(b"DICM")
+    except OSError:  # a folder, or a file of somebody else
+        return False
