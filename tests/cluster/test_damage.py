@@ -160,7 +160,6 @@ def test_an_index_cannot_point_out_of_its_store(damaged, name):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
         {"std": 0},
         {"mean": "NaN"},
         {"extra": 1},
