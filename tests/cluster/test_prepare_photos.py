@@ -48,6 +48,17 @@ def test_photographs_train_in_tiles_and_validate_whole(photos, tmp_path):
     np.testing.assert_allclose(whole.image[0, 0].numpy(), luminance(photos / "b" / "1.png"), atol=5e-4)
 
 
+def test_every_photograph_is_a_patient_of_its_own_whatever_its_name(tmp_path):
+    names = [f"P7_visit{number}" for number in range(4)]
+    for seed, name in enumerate(names):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), np.uint8)
+        save_photo(tmp_path / "photos" / f"{name}.png", pixels)
+    store, options = open_store(str(tmp_path / "store")), PrepareConfig(kind="photos", crop_px=32, val_fraction=0.5)
+    index = run_prepare(tmp_path / "photos", store, options).index
+    assert [len(index.subjects[split]) for split in ("train", "val")] == [2, 2]
+    assert {one.patient for one in held_out_slices(store, index, 1)} == set(index.subjects["val"])
+
+
 def test_photographs_split_by_seed_and_are_the_same_bytes_again(photos, tmp_path):
     options = PHOTOS.model_copy(update={"val_subjects": ()})
     for name in ("one", "two"):

@@ -40,7 +40,7 @@ def test_few_integers_are_labels(values):
         np.random.default_rng(0).integers(0, 200, (20, 20, 20)).astype(np.float64),
         np.random.default_rng(0).choice([0.0, 0.5, 1.0], (20, 20, 20)),
         np.where(np.indices((30, 30, 30)).sum(0) == 40, np.linspace(0, 1, 27000).reshape(30, 30, 30), 0.0),
-        np.where(np.indices((200, 200, 30))[0] < 2, np.arange(1_200_000.0).reshape(200, 200, 30) % 977, 0.0),
+        np.where(np.arange(1_200_000.0) < 2000, np.arange(1_200_000.0), 0.0),
         np.zeros((9, 9, 9)),
     ],
     ids=["many integers", "few that are no integers", "few and not integers", "mostly background", "constant"],
