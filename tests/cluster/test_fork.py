@@ -28,7 +28,7 @@ def source(store, tmp_path):
     for step in (20, 40):
         folder = make_checkpoint(tmp_path / str(step), step)
         (folder / "bundle").mkdir()
-        (folder / "bundle" / "manifest.json").write_text("{}")
+        seal(folder / "bundle", "bundle", {})
         checkpoints.publish(folder, step, 1.0, keep=2)
     return checkpoints
 
