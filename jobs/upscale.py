@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ slices along the two other planes are then super-resolved and averaged. Research
 
 def main(arguments: Sequence[str]) -> None:
     """Super-resolve a volume."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that files begun are removed on the way out
     known = _parser().parse_known(arguments)
     config = settings(JobConfig, known).config
     if len(known.input) > 1:

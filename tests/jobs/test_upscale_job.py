@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 from collections import namedtuple
 
 import nibabel as nib
@@ -86,6 +87,19 @@ def test_the_input_is_not_overwritten_by_another_name_of_it(upscale, tmp_path, l
     before = path.read_bytes()
     assert_one_error(upscale(path, "--scale", 2, "--force")[0], "it is the input")
     assert path.read_bytes() == before
+
+
+def test_a_job_that_is_stopped_while_it_writes_leaves_no_file(upscale, places, tmp_path, monkeypatch):
+    def stopped(image, path):
+        path.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("metasr.data.volume.nib.save", stopped)
+    outcome, _ = upscale(places / "volume.nii.gz", "--scale", 2)
+    signal.signal(signal.SIGTERM, before)
+    assert outcome.code == 143
+    assert list(tmp_path.rglob("*.nii*")) == []
 
 
 def test_a_full_disk_is_found_before_the_work(upscale, places, monkeypatch):

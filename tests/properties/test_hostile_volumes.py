@@ -187,6 +187,16 @@ def test_a_small_file_that_inflates_to_gigabytes_is_refused(tmp_path, kept):
     assert_refused(path)
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (1024, 1024, 1024)], ids=["of more", "of less"])
+def test_a_pair_whose_image_is_not_what_its_header_promises_is_refused(tmp_path, shape):
+    header = with_field(volume_bytes(kind=nib.Nifti1Image), DIM + 2, "<3h", *shape)[:348]
+    header[344:348] = b"ni1\0"
+    (tmp_path / "x.hdr").write_bytes(with_field(header, VOX_OFFSET, "<f", 0))
+    image = gzip.compress(DATA.tobytes(), mtime=0)
+    (tmp_path / "x.img.gz").write_bytes(image + ZEROS_4_GIB if shape == SHAPE else image)
+    assert_refused(tmp_path / "x.hdr", "promises")
+
+
 def test_a_volume_that_does_not_fit_in_memory_is_refused(tmp_path):
     header = with_field(volume_bytes(), DIM + 2, "<3h", 1024, 1024, 1024)[:352]  # which keeps its promise: 2 GiB
     path = tmp_path / "x.nii.gz"
