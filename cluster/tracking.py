@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 RUN_KEY = "metasr.run_key"
+# With it, MLflow's page of the experiment opens as one of model training, with runs and charts.
+EXPERIMENT_KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 MAX_BATCH = 1000
 PREVIEW_PX = 256
 log = logging.getLogger(__name__)
@@ -189,7 +191,8 @@ def _experiment_id(client: "MlflowClient", config: TrackingConfig) -> str:
     is_server = config.uri.startswith(("http://", "https://"))
     place = expand(config.artifacts)
     location = None if is_server else place if "://" in place else Path(place).as_uri()
-    return str(client.create_experiment(config.experiment, artifact_location=location))
+    kind = {EXPERIMENT_KIND: MODEL_TRAINING}
+    return str(client.create_experiment(config.experiment, artifact_location=location, tags=kind))
 
 
 @contextmanager

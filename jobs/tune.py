@@ -4,11 +4,15 @@ import math
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.command import command
-from cluster.config import SweepConfig
+from cluster.config import SweepConfig, TrackingConfig
 from jobs.cli import RECIPES, Parser, add_settings, flag_layer, run, say
 from metasr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.sweep.record import SweepRecord, Trial
 
 SWEEPS = Path(__file__).parent / "sweeps"
 DESCRIPTION = """Search the settings of a recipe. Each trial is a training run like those of `metasr train`.
@@ -21,6 +25,8 @@ checkpoints. More --trials or another --max-time continue it too. With RAY_ADDRE
   metasr tune --sweep loss-weights --recipe brats --data.url ~/data/t1ce --trials 16 -o sweep
   metasr tune --sweep scale-range --recipe default --data.url s3://bucket/t1ce --max-time 8 --resources.gpu true \\
       --resources.gpus-per-worker 0.25"""
+REGISTERED_ALL_THE_SAME = """it is registered all the same, so that it can be evaluated and looked at;
+`metasr promote` lets no version through that is below bicubic. Train longer, or search other settings"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,7 +55,6 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("--max-cost", "the price of a worker is not known", "Give --price-per-hour too")
 
     from cluster.sweep.budget import Limits
-    from cluster.sweep.outcome import as_flags
     from cluster.sweep.space import SweepPlan
     from cluster.sweep.sweep import preview, sweep
 
@@ -70,11 +75,23 @@ def main(arguments: Sequence[str]) -> int:
     if record.best is None:
         say(f"no trial of sweep {record.name} succeeded: nothing was registered")
         return 1
-    say(f"sweep {record.name}: trial {record.best.number} is the challenger of {tracking.model}")
-    say(f"its settings: {as_flags(record.best)}")
-    say(f"next: {command('evaluate', tracking=tracking)}")
-    say(f"then: {command('promote', tracking=tracking)}")
+    say("\n".join(conclusion(record, record.best, tracking)))
     return 0
+
+
+def conclusion(record: "SweepRecord", best: "Trial", tracking: TrackingConfig) -> list[str]:
+    """Return what came of a sweep that has a best trial, and what to do next."""
+    from cluster.sweep.outcome import as_flags
+
+    said = [f"sweep {record.name}: trial {best.number} is the challenger of {tracking.model}"]
+    if record.shortfall:
+        said += [f"warning: {record.shortfall}", REGISTERED_ALL_THE_SAME]
+    return [
+        *said,
+        f"its settings: {as_flags(best)}",
+        f"next: {command('evaluate', tracking=tracking)}",
+        f"then: {command('promote', tracking=tracking)}",
+    ]
 
 
 def _positive(text: str) -> float:

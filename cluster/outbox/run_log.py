@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
+from cluster.command import command
 from cluster.config import TrackingConfig, expand
 from cluster.outbox.delivery import PARENT_TAG, deliver_to
 from cluster.outbox.head import Head
@@ -41,6 +42,7 @@ class RunLog:
         shown = json.loads(without_password(json.dumps(dict(params))))
         own = (without_password(config.uri), config.experiment, config.artifacts, config.model)
         head = Head(run_name, shown, now_ms(), *own, parent)
+        self._sync = command("sync", tracking=config)
         self._outbox = Outbox(Path(expand(config.spool)) / quote(run_name, safe=" "))
         try:
             head.write(self._outbox.folder)
@@ -106,7 +108,7 @@ class RunLog:
         """Stop sending. What remains stays in the outbox, for the next start of the run or `metasr sync`."""
         self._sender.close()
         if remaining := self._outbox.remaining():
-            log.warning("%d records for MLflow are still to be sent: `metasr sync` sends them", remaining)
+            log.warning("%d records for MLflow are still to be sent: `%s` sends them", remaining, self._sync)
         if self._outbox.dropped:
             log.warning("%d records for MLflow were lost, as there was no room for them", self._outbox.dropped)
         self._outbox.close()

@@ -10,6 +10,7 @@ from cluster.registry.records import Evidence
 from metasr.config import ModelConfig
 from metasr.data.patients import patient_of_row
 from metasr.evaluation import Score, differences, mean_by_scale
+from metasr.evaluation.background import disagreements
 from metasr.evaluation.downstream import Outcome
 from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
 from metasr.evaluation.outcomes import ALL_CLASSES, gains
@@ -55,11 +56,12 @@ def model_card(
         measure: differences(scores, BICUBIC_NAME, measure) for measure in SHOWN
     }
     sections = {
-        "What it is": _what(about, evidence),
+        "What it is": _what(about),
         "How to load it": _load(reference, about),
         "Limits": _limits(about, evidence),
         "What was measured": _measured(about, evidence, scores, outcomes),
         "Where it fails": _failures(scores, found),
+        "Provenance": _provenance(about, evidence),
         "Scale by scale": _scale_by_scale(scores, found),
     }
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
@@ -75,15 +77,23 @@ def description(card: str, artifact: str) -> str:
     return card[: LONGEST_DESCRIPTION - len(rest)].rpartition("\n")[0] + rest
 
 
-def _what(about: Mapping[str, Any], evidence: Evidence) -> str:
+def _what(about: Mapping[str, Any]) -> str:
     model, origin = ModelConfig.model_validate(about["config"]["model"]), _origin(about)
     return _list(
         f"{model.architecture} generator for brain MRI, {about['num_parameters']:,} parameters",
         f"trained for {_count(about['step'], 'step')} on {_trained_on(about)}",
-        f"run {_plain(about['run_name'])}, code {_plain(about['code_version'])}",
         *([f"it began as {origin}: what that learned, and from what data, is not said here"] if origin else []),
-        f"training data{' of this run' if origin else ''}: index {_plain(about['data_digest'])}",
+    )
+
+
+def _provenance(about: Mapping[str, Any], evidence: Evidence) -> str:
+    """Return the hashes that say what this is: they tell a program more than a reader, and come late."""
+    return _list(
+        f"run {_plain(about['run_name'])}, code {_plain(about['code_version'])}",
+        f"training data{' of this run' if _origin(about) else ''}: index {_plain(about['data_digest'])}",
         f"bundle: manifest {_plain(evidence.bundle_sha256)}",
+        f"validation data: index {_plain(evidence.data_sha256)}",
+        f"evaluated by code {_plain(evidence.code_version)}",
     )
 
 
@@ -140,8 +150,7 @@ def _measured(
         f"{_count(len(patients), 'patient')}, {_count(len(slices), 'slice')}"
         + (f", at most {evidence.slices_per_subject} of a subject" if evidence.slices_per_subject else ""),
         f"validation subjects {whose}",
-        f"their index: {_plain(evidence.data_sha256)}",
-        f"LR: {_plain(evidence.degradation)}, noise {evidence.noise:g}; code {_plain(evidence.code_version)}",
+        f"LR: {_plain(evidence.degradation)}, noise {evidence.noise:g}",
     )
     protocol = (
         "Whole slices are degraded, enlarged by the model and by bicubic interpolation, and compared with the "
@@ -172,15 +181,16 @@ def _failures(scores: Sequence[Score], found: Mapping[Measure, Sequence[PairedDi
     columns = [_below(of_measure, cells, measure) for measure, of_measure in found.items()]
     labels = "patients below bicubic at a scale or more", "slices, likewise", "scales whose mean is below bicubic"
     counts = [["", *(name for name, _, _ in SHOWN.values())], *map(list, zip(labels, *columns, strict=True))]
+    explained = "".join(f"\n\n{text}" for text in disagreements(scores))
     below = sorted((cell for cell in cells if _is_below(cell.psnr)), key=_worst_first)
     if not below:
-        return f"{_table(counts)}\n\nNo slice is below bicubic in PSNR."
+        return f"{_table(counts)}\n\nNo slice is below bicubic in PSNR.{explained}"
     rows = [
         [_plain(cell.subject), str(cell.slice), str(cell.scale), _shown(cell.psnr, "psnr"), _shown(cell.ssim, "ssim")]
         for cell in below[:NUM_WORST]
     ]
     worst = _table([["subject", "slice", "scale", "PSNR - bicubic", "SSIM - bicubic"], *rows])
-    return f"{_table(counts)}\n\nThe worst, by PSNR:\n\n{worst}"
+    return f"{_table(counts)}\n\nThe worst, by PSNR:\n\n{worst}{explained}"
 
 
 def _below(found: Sequence[PairedDifference], cells: Sequence[_Cell], measure: Measure) -> list[str]:

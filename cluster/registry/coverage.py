@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cluster.config import GateConfig
+from cluster.config import GateConfig, TrackingConfig
 from cluster.registry.records import Evidence
 from metasr.errors import RegistryError
 from metasr.scale import Scale
@@ -10,7 +10,9 @@ from metasr.scale import Scale
 ALL_SLICES = 0
 
 
-def require_scales(ours: Evidence, reference: str, only: Scale | None, gate: GateConfig) -> None:
+def require_scales(
+    ours: Evidence, reference: str, only: Scale | None, gate: GateConfig, tracking: TrackingConfig
+) -> None:
     """Raise RegistryError, with what to do, unless a version was evaluated at all scales that the gate asks for.
 
     Args:
@@ -18,6 +20,7 @@ def require_scales(ours: Evidence, reference: str, only: Scale | None, gate: Gat
         reference: Of the version.
         only: The one scale that its network can do; None for any.
         gate: What it must show.
+        tracking: Where the version is registered.
     """
     missing = [str(scale) for scale in gate.scales if str(scale) not in ours.scales]
     if not missing:
@@ -29,10 +32,12 @@ def require_scales(ours: Evidence, reference: str, only: Scale | None, gate: Gat
             f"Train it for a name of its own (--tracking.model NAME), and promote it there with --gate.scales {only}",
         )
     reason = f"it was not evaluated at {_named(missing)}, which gate.scales asks for"
-    raise RegistryError(reference, reason, _evaluate(ours, reference, missing, ours.slices_per_subject))
+    raise RegistryError(reference, reason, _evaluate(ours, reference, tracking, missing, ours.slices_per_subject))
 
 
-def require_no_less(ours: Evidence, champions: Evidence, reference: str, only: Scale | None) -> None:
+def require_no_less(
+    ours: Evidence, champions: Evidence, reference: str, only: Scale | None, tracking: TrackingConfig
+) -> None:
     """Raise RegistryError, with what to do, if a version was evaluated on less than the champion was promoted with.
 
     Otherwise a narrower evaluation of both would hide where the version is worse.
@@ -42,6 +47,7 @@ def require_no_less(ours: Evidence, champions: Evidence, reference: str, only: S
         champions: That of the champion, when it was promoted.
         reference: Of the version.
         only: The one scale that its network can do; None for any.
+        tracking: Where the version is registered.
     """
     missing = [scale for scale in champions.scales if scale not in ours.scales]
     fewer = _is_fewer(ours.slices_per_subject, champions.slices_per_subject)
@@ -50,7 +56,7 @@ def require_no_less(ours: Evidence, champions: Evidence, reference: str, only: S
     slices = champions.slices_per_subject if fewer else ours.slices_per_subject
     lacks = [_named(missing)] if missing else []
     lacks += [f"{slices or 'all'} slices of each subject"] if fewer else []
-    fix = _evaluate(ours, reference, missing, slices)
+    fix = _evaluate(ours, reference, tracking, missing, slices)
     if missing and only is not None:
         fix = f"It is for scale {only} alone: train it for a name of its own (--tracking.model NAME)"
     raise RegistryError(
@@ -66,8 +72,10 @@ def _named(scales: Sequence[str]) -> str:
     return f"scale{'s' * (len(scales) > 1)} {', '.join(scales)}"
 
 
-def _evaluate(ours: Evidence, reference: str, more_scales: Sequence[str], slices: int) -> str:
+def _evaluate(
+    ours: Evidence, reference: str, tracking: TrackingConfig, more_scales: Sequence[str], slices: int
+) -> str:
     """Return what to run for evidence of more scales and of so many slices."""
     scales = sorted({*ours.scales, *more_scales}, key=Scale.parse)
     wider = ours.model_copy(update={"scales": tuple(scales), "slices_per_subject": slices})
-    return f"Run `{wider.evaluate(reference)}`, and promote again"
+    return f"Run `{wider.evaluate(reference, tracking)}`, and promote again"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from cluster.config import GateConfig
+from cluster.config import GateConfig, TrackingConfig
 from cluster.registry.gate import CHAMPION_NAME, RuleResult
 from cluster.registry.records import Evaluated
 from metasr.errors import RegistryError
@@ -15,24 +15,27 @@ from metasr.scale import Scale
 ByScale = dict[Scale, dict[str, float]]
 
 
-def require_downstream(ours: Evaluated, reference: str, gate: GateConfig) -> None:
+def require_downstream(ours: Evaluated, reference: str, gate: GateConfig, tracking: TrackingConfig) -> None:
     """Raise RegistryError, with what to run, if the gate asks for a step that an evaluation lacks.
 
     Args:
         ours: The evaluation.
         reference: Of the version that was evaluated.
         gate: What it must show.
+        tracking: Where the version is registered.
     """
     step = gate.downstream
     if step == "none" or step in ours.evidence.downstream:
         return
-    command = ours.evidence.evaluate(reference, *_flags(step))
+    command = ours.evidence.evaluate(reference, tracking, *_flags(step))
     raise RegistryError(
         reference, f"gate.downstream {step} asks for an evaluation that it has not", f"Run `{command}`"
     )
 
 
-def require_comparable_downstream(ours: Evaluated, theirs: Evaluated, champion: str, gate: GateConfig) -> None:
+def require_comparable_downstream(
+    ours: Evaluated, theirs: Evaluated, champion: str, gate: GateConfig, tracking: TrackingConfig
+) -> None:
     """Raise RegistryError, with what to run, unless both evaluations did alike what the gate asks for.
 
     Args:
@@ -40,6 +43,7 @@ def require_comparable_downstream(ours: Evaluated, theirs: Evaluated, champion: 
         theirs: Of the champion.
         champion: Reference of the champion.
         gate: What the version must show.
+        tracking: Where the versions are registered.
     """
     if gate.downstream == "none":
         return
@@ -48,7 +52,7 @@ def require_comparable_downstream(ours: Evaluated, theirs: Evaluated, champion: 
     if gate.downstream not in other.downstream or not same:
         reason = f"it was not evaluated alike by {gate.downstream}, which gate.downstream asks for"
         raise RegistryError(
-            f"{champion}, the champion", reason, f"Run `{mine.evaluate(champion)}`, and promote again"
+            f"{champion}, the champion", reason, f"Run `{mine.evaluate(champion, tracking)}`, and promote again"
         )
 
 

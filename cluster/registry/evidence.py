@@ -5,10 +5,12 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from cluster.command import command
 from cluster.config import expand
 from cluster.formats import FIRST, KEY, require_format
 from cluster.registry.card import CARD, description, model_card
@@ -17,9 +19,11 @@ from cluster.registry.versions import BUNDLE_DIGEST, Registry
 from cluster.tracking import Run
 from metasr import manifest
 from metasr.errors import CheckpointError, RegistryError
-from metasr.evaluation import Mean, Score, mean_by_scale
+from metasr.evaluation import Mean, Score, differences, mean_by_scale
 from metasr.evaluation.folder import OUTCOMES, SCORES
+from metasr.evaluation.methods import BICUBIC_NAME
 from metasr.evaluation.outcomes import from_csv as outcomes_from_csv
+from metasr.evaluation.statistics import Measure
 from metasr.evaluation.tables import from_csv
 from metasr.scale import Scale
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 EVALUATION = "metasr.evaluation"
+GAINS: dict[str, Measure] = {"psnr_db": "psnr", "ssim": "ssim"}
 KIND = "evaluation"
 
 
@@ -82,7 +87,7 @@ def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "")
         RegistryError: There is none, or it is not that of this version, or it was changed.
         FormatError: A later version of the program recorded it.
     """
-    what, again = f"the evaluation of version {version.version}", evaluate_again(version)
+    what, again = f"the evaluation of version {version.version}", evaluate_again(registry, version)
     if EVALUATION not in version.tags:
         raise RegistryError(f"version {version.version}", "it has not been evaluated", again)
     tagged = _tag(version.tags[EVALUATION], what, again)
@@ -109,7 +114,9 @@ def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "")
     return Evaluated(evidence, digest, scores, outcomes)
 
 
-def require_comparable(ours: Evaluated, theirs: Evaluated, version: "ModelVersion", champion: "ModelVersion") -> None:
+def require_comparable(
+    registry: Registry, ours: Evaluated, theirs: Evaluated, version: "ModelVersion", champion: "ModelVersion"
+) -> None:
     """Raise RegistryError, with what to run, unless two evaluations measured the same on the same data."""
     what = f"versions {version.version} and {champion.version} (the champion) cannot be compared"
     mine, other = ours.evidence, theirs.evidence
@@ -130,17 +137,17 @@ def require_comparable(ours: Evaluated, theirs: Evaluated, version: "ModelVersio
     if not differing and _cells(ours.scores) != _cells(theirs.scores):
         differing = ["slices"]
     if differing:
-        command = mine.evaluate(reference_to(champion))
+        again = mine.evaluate(reference_to(champion), registry.config)
         raise RegistryError(
             what,
             f"they were evaluated on different {' and '.join(differing)}",
-            f"Run `{command}`, and promote again",
+            f"Run `{again}`, and promote again",
         )
 
 
-def evaluate_again(version: "ModelVersion") -> str:
+def evaluate_again(registry: Registry, version: "ModelVersion") -> str:
     """Return what to do about a version without evidence."""
-    return f"Run `metasr evaluate --model {reference_to(version)}`"
+    return f"Run `{command('evaluate', '--model', reference_to(version), tracking=registry.config)}`"
 
 
 def reference_to(version: "ModelVersion") -> str:
@@ -179,8 +186,12 @@ def _cells(scores: Sequence[Score]) -> set[tuple[str, int, Scale, str]]:
 
 def _metrics(scores: Sequence[Score]) -> dict[str, float]:
     means = mean_by_scale(scores)
-    return {
-        f"eval_{kind}_{method}_x{scale}": value
+    gains = {
+        f"evaluation/gain_{name}": fmean(gain.mean for gain in differences(scores, BICUBIC_NAME, measure))
+        for name, measure in GAINS.items()
+    }
+    return gains | {
+        f"evaluation/{kind}_{method}_x{scale}": value
         for method in ("bicubic", "model")
         for kind in ("psnr", "ssim")
         for scale, value in _by_scale(means, method, kind).items()

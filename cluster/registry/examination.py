@@ -59,8 +59,8 @@ def examine(registry: Registry, candidate: Candidate, gate: GateConfig, tell: Te
     """
     version, champion = candidate.version, candidate.champion
     ours = evaluation_of(registry, version)
-    require_scales(ours.evidence, reference_to(version), _only_scale(candidate.about), gate)
-    require_downstream(ours, reference_to(version), gate)
+    require_scales(ours.evidence, reference_to(version), _only_scale(candidate.about), gate, registry.config)
+    require_downstream(ours, reference_to(version), gate, registry.config)
     scores, theirs = ours.scores, None
     tell(f"version {version.version} against bicubic:\n{comparison_table(scores, BICUBIC_NAME)}")
     if champion is not None and champion.version != version.version:
@@ -82,9 +82,10 @@ def _comparable(
     """Return the champion's evaluation, which measured the same, and no less than when it was promoted."""
     theirs = evaluation_of(registry, champion)
     earlier = _promoted_with(registry, candidate.entries, champion, theirs)
-    require_no_less(ours.evidence, earlier, reference_to(candidate.version), _only_scale(candidate.about))
-    require_comparable(ours, theirs, candidate.version, champion)
-    require_comparable_downstream(ours, theirs, reference_to(champion), gate)
+    only = _only_scale(candidate.about)
+    require_no_less(ours.evidence, earlier, reference_to(candidate.version), only, registry.config)
+    require_comparable(registry, ours, theirs, candidate.version, champion)
+    require_comparable_downstream(ours, theirs, reference_to(champion), gate, registry.config)
     return theirs
 
 

@@ -144,6 +144,16 @@ def champions(entries: Sequence[Entry]) -> list[str]:
     return stack
 
 
+def forced_with(entries: Sequence[Entry], version: str) -> str:
+    """Return the reason with which a version was promoted against the gate last; empty if the gate let it through."""
+    promotions = (
+        entry.promotion.reason
+        for entry in reversed(entries)
+        if entry.is_done and entry.promotion.kind == "promotion" and entry.promotion.to == version
+    )
+    return next(promotions, "")
+
+
 def promoted_with(entries: Sequence[Entry], version: str) -> str:
     """Return the SHA-256 of the evaluation by which a version became the champion last; empty if there was none."""
     found = (

@@ -24,9 +24,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.config import GateConfig, expand
+from cluster.command import command
+from cluster.config import GateConfig, TrackingConfig, expand
 from cluster.registry.examination import Candidate, Tell, examine
-from cluster.registry.history import Entry, History, Promotion, champions
+from cluster.registry.history import Entry, History, Promotion, champions, forced_with
 from cluster.registry.versions import CHAMPION, Registry
 from cluster.tracking import explained
 from metasr import manifest
@@ -87,9 +88,9 @@ def promote(
 
 
 def rollback(registry: Registry, tell: Tell) -> tuple[str, str]:
-    """Return to the champion before; twice goes back two. It was let through once, and the gate is not asked again.
+    """Return to the champion before; twice goes back two. The gate is not asked again.
 
-    A rollback that was interrupted is finished, and that is all.
+    A rollback that was interrupted is finished, and that is all. The reason is told if the gate was against it.
 
     Returns:
         The new champion and the one it replaces.
@@ -104,13 +105,15 @@ def rollback(registry: Registry, tell: Tell) -> tuple[str, str]:
         began = champion.entries()[-1:]
         entries, _ = champion.settle()
         if began and not began[0].is_done and began[0].promotion.kind == "rollback":
+            champion.tell_if_forced(began[0].promotion.to)
             return began[0].promotion.to, str(began[0].promotion.before)  # it was this one, interrupted
         *_, to, now = [None, None, *champions(entries)]
         if to is None or now is None:
-            raise RegistryError(
-                f"model {registry.config.model}", "it had no champion before", "`metasr promote --history` lists them"
-            )
+            lists = command("promote", "--history", tracking=registry.config)
+            what = f"model {registry.config.model}"
+            raise RegistryError(what, "it had no champion before", f"`{lists}` lists them")
         champion.require_whole(to)
+        champion.tell_if_forced(to)
         change = Promotion(after=entries[-1].number, kind="rollback", before=now, to=to, by=_who())
         champion.move_to(change)
         return to, now
@@ -154,6 +157,11 @@ class _Champion:
             located = self._registry.locate(f"models:/{self._model}/{version}", Path(download))
             return manifest.unseal(located.folder, "bundle")
 
+    def tell_if_forced(self, version: str) -> None:
+        """Tell with what reason a version was promoted against the gate, if it was."""
+        if reason := forced_with(self.entries(), version):
+            self._tell(f"version {version} was promoted against the gate, with the reason: {reason}")
+
     def find(self, version: str | None) -> "ModelVersion | None":
         """Return a version; None where it was deleted, which is told."""
         from mlflow.exceptions import MlflowException
@@ -191,7 +199,7 @@ class _Champion:
             entries, alias = self.entries(), self.alias()
             last = entries[-1].promotion
         if alias not in (last.to, wanted, None):
-            raise _moved_by_hand(alias, last.to)
+            raise _moved_by_hand(alias, last.to, self._registry.config)
         return entries, alias
 
     def move_to(self, promotion: Promotion) -> None:
@@ -204,7 +212,7 @@ class _Champion:
         if self.entries()[-1].number == entry.number:
             alias = self.alias()
             if alias not in (change.before, change.to, None):
-                raise _moved_by_hand(alias, change.before)
+                raise _moved_by_hand(alias, change.before, self._registry.config)
             if alias != change.to:
                 client.set_registered_model_alias(self._model, CHAMPION, change.to)
             self._note_reason(change)
@@ -246,11 +254,12 @@ def _judge(
     return evidence, force if force and failed else ""
 
 
-def _moved_by_hand(alias: str | None, expected: str | None) -> RegistryError:
+def _moved_by_hand(alias: str | None, expected: str | None, tracking: TrackingConfig) -> RegistryError:
+    accept = command("promote", "--model", str(alias), tracking=tracking)
     return RegistryError(
         f"the alias {CHAMPION} was moved by hand",
         f"{_where(alias)}, and the history of promotions says {expected or 'none'}",
-        f"Put it back in MLflow, or accept it with `metasr promote --model {alias}`",
+        f"Put it back in MLflow, or accept it with `{accept}`",
     )
 
 

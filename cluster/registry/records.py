@@ -1,8 +1,9 @@
 """What is known of an evaluation: what it depends on, and what came of it."""
 
-import shlex
 from typing import NamedTuple
 
+from cluster.command import command
+from cluster.config import TrackingConfig
 from cluster.formats import FIRST
 from metasr.config import Section
 from metasr.evaluation import Score
@@ -33,7 +34,7 @@ class Evidence(Section):
     """The program of the step `command`."""
     downstream_slice_mm: float = 0
 
-    def evaluate(self, reference: str, *more: str) -> str:
+    def evaluate(self, reference: str, tracking: TrackingConfig, *more: str) -> str:
         """Return the command that evaluates another version alike, with more arguments."""
         settings = {
             "data.url": self.data_url,
@@ -44,7 +45,7 @@ class Evidence(Section):
         flags += ["--downstream", "tissue"] if "tissue" in self.downstream else []
         flags += ["--downstream-command", self.downstream_command] if self.downstream_command else []
         flags += ["--downstream.slice-mm", f"{self.downstream_slice_mm:g}"] if self.downstream_slice_mm else []
-        return shlex.join(["metasr", "evaluate", "--model", reference, *flags, *more])
+        return command("evaluate", "--model", reference, *flags, *more, tracking=tracking)
 
 
 class Evaluated(NamedTuple):

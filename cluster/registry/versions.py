@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.command import command
 from cluster.config import TrackingConfig, expand
 from cluster.registry.flavour import bundle_in, save_flavour
 from cluster.registry.references import bundle_at, names_place
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 CHALLENGER, CHAMPION = "challenger", "champion"
 BUNDLE_DIGEST = "metasr.bundle_sha256"
 _REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+ABOUT = """Generators that super-resolve brain MRI. Research software, not a medical device.
+
+`challenger` is the version that was registered last, `champion` the one that `metasr promote` let through and that
+`metasr upscale` uses. The description of a version is its card, once it has been evaluated. Who was champion when,
+and why: the registered model of the same name that ends with `.promotions`."""
 RUN = re.compile("(?:runs:/)?([0-9a-f]{32})")
 
 
@@ -60,7 +66,7 @@ class Registry:
 
         digest = manifest.digest(bundle)
         try:
-            self.client.create_registered_model(self.config.model)
+            self.client.create_registered_model(self.config.model, description=ABOUT)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -137,8 +143,8 @@ class Registry:
                 if error.error_code in _REFUSED:
                     raise
                 fix = {
-                    CHALLENGER: "Train one with `metasr train`",
-                    CHAMPION: "Promote one with `metasr promote`",
+                    CHALLENGER: f"Train one with `{command('train', tracking=self.config)}`",
+                    CHAMPION: f"Promote one with `{command('promote', tracking=self.config)}`",
                 }.get(wanted, "Give a bundle's folder, an alias or a version")
                 raise RegistryError(f"model {reference}", f"no such version at {uri}", fix) from None
 
@@ -148,7 +154,8 @@ class Registry:
             raise RegistryError(
                 f"run {run_id}",
                 f"no version at {expand(self.config.uri)} was registered by it",
-                "Give another run; if its records wait on the disk, bring them up with `metasr sync`",
+                "Give another run; if its records wait on the disk, bring them up with "
+                f"`{command('sync', tracking=self.config)}`",
             )
         return max(found, key=lambda version: (version.creation_timestamp, int(version.version)))
 

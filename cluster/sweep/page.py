@@ -17,6 +17,7 @@ from cluster.sweep import page_findings as findings
 from cluster.sweep.page_settings import Setting, settings_of, value_text
 from cluster.sweep.page_standings import NONE, Standing, duration_text, number_text, pareto_front, standings_of
 from cluster.sweep.record import SweepRecord
+from metasr.charts import MINUS
 
 
 def write_page(folder: Path, record: SweepRecord, pictures: Mapping[str, bytes]) -> Path:
@@ -52,12 +53,19 @@ def _render(record: SweepRecord, pictures: Mapping[str, bytes]) -> str:
         standings=standings,
         best=best,
         headline=findings.headline(standings),
+        warnings=_warnings(record),
         counts=findings.counts(standings),
         searched=_searched(settings, best),
         scores=findings.scores_by_scale(best, record.scales) if best else [],
         pictures=_pictures(pictures, best),
         **_charts(settings, standings),
     )
+
+
+def _warnings(record: SweepRecord) -> list[str]:
+    """Return what a reader should know before believing the best trial."""
+    found = [record.shortfall, record.best.decline if record.best else ""]
+    return [f"{text[0].upper()}{text[1:].replace('-', MINUS)}." for text in found if text]
 
 
 def _searched(settings: Sequence[Setting], best: Standing | None) -> list[dict[str, str]]:

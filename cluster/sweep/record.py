@@ -67,6 +67,17 @@ class Trial(Section):
         )
 
     @property
+    def decline(self) -> str:
+        """How it got worse after the checkpoint that it keeps, in words; empty if it did not."""
+        if self.best is None or self.history[-1].objective >= self.best.objective:
+            return ""
+        last = self.history[-1]
+        return (
+            f"trial {self.number} got worse after step {self.best.step}: at step {last.step}, its last validation, "
+            f"the objective was {last.objective:+.4f}"
+        )
+
+    @property
     def best_objective(self) -> float | None:
         """Objective of `best`."""
         return self.best.objective if self.best else None
@@ -110,6 +121,19 @@ class SweepRecord(Section):
     def best(self) -> Trial | None:
         """The first of `ranking`; None if it is empty."""
         return self.ranking[0] if self.ranking else None
+
+    @property
+    def shortfall(self) -> str:
+        """That even the best trial is below bicubic at some scale, in words; empty if it is not, or if there is none.
+
+        A negative objective is a mean gain below 0, or that at the worst scale: either way a gain below 0.
+        """
+        if self.best is None or self.best.best_objective is None or self.best.best_objective >= 0:
+            return ""
+        return (
+            "no trial is as good as bicubic interpolation at all scales: the objective of the best, trial "
+            f"{self.best.number}, is {self.best.best_objective:+.4f}"
+        )
 
     @property
     def ranking(self) -> tuple[Trial, ...]:

@@ -10,6 +10,7 @@ from cluster.checkpoints import SupersededError
 from cluster.outbox.run_log import RunLog
 from cluster.redaction import one_line
 from cluster.store.lease import Lease
+from cluster.training.curves import curves
 from cluster.watch import Event, RunReport, Watch
 from metasr.errors import StoreError
 
@@ -67,7 +68,8 @@ class Observers:
 
     def _record(self, event: Event, more: Mapping[str, float]) -> None:
         if event.kind in ("steps", "validated", "resumed", "skipped"):
-            self.records.metrics(event.step, {**event.values, **more}, event.pictures)
+            values = curves(event.kind, event.step, {**event.values, **more})
+            self.records.metrics(event.step, values, event.pictures)
         if event.kind == "changed":
             self.records.tag(CHANGED, event.text)
 

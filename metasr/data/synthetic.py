@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metasr.data.degrade import resize_bicubic
+from metasr.data.slices import slice_lengths
 from metasr.data.volume import load_volume, save_volume
 from metasr.errors import ConfigError
 
@@ -92,6 +93,20 @@ def write_subjects(
         nib.save(image, file)
         files.append(file)
     return files
+
+
+def cut_to_scale(volume: Path, result: Path, scale: float) -> None:
+    """Write a volume with axial slices cut to a size at which their low resolution is exactly `scale` times smaller.
+
+    What is enlarged from that by `scale` has the shape and the affine of the result: the two can be compared voxel by
+    voxel. The far ends of the axes are cut, so that the first voxel stays where it is.
+    """
+    image = nib.Nifti1Image.from_filename(volume)
+    _, *in_plane = load_volume(volume).axes("axial")
+    kept = [slice(None)] * 3
+    for axis in in_plane:
+        kept[axis] = slice(slice_lengths(image.shape[axis], scale)[0])
+    nib.save(image.slicer[tuple(kept)], result)
 
 
 def write_low_resolution(volume: Path, result: Path, scale: float) -> None:

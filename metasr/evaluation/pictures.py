@@ -12,6 +12,8 @@ from metasr.evaluation.protocol import Comparison
 from metasr.metrics import border_px, crop_border, psnr, ssim
 
 ERROR_GAIN = 5.0
+ENLARGED = 4
+WINDOW_STEP_PX = 2
 CAPTION_PX = 26
 GAP_PX = 6
 
@@ -19,7 +21,8 @@ GAP_PX = 6
 def comparison_panel(comparisons: Sequence[Comparison], tile_px: int = 320) -> Image.Image:
     """Draw a row for each comparison: LR | bicubic | SR | HR | error, with the scores in the captions.
 
-    The error is |SR - HR|, five times brighter. LR pixels are shown as squares.
+    Below each is the part of it in which the errors of bicubic and SR differ most, enlarged. The error is |SR - HR|,
+    five times brighter. LR pixels are shown as squares.
     """
     rows = [_row(comparison, tile_px) for comparison in comparisons]
     panel = Image.new("L", (rows[0].width, sum(row.height + GAP_PX for row in rows) - GAP_PX))
@@ -73,13 +76,31 @@ def _row(comparison: Comparison, tile_px: int) -> Image.Image:
         (f"|SR - HR| x {ERROR_GAIN:g}", (sr - hr).abs() * ERROR_GAIN),
     ]
     height = round(tile_px * hr.shape[2] / hr.shape[3])
-    row = Image.new("L", (len(tiles) * (tile_px + GAP_PX) - GAP_PX, height + CAPTION_PX))
-    font = ImageFont.load_default(size=15)
+    rows, columns = _telling_window(bicubic, sr, hr)
+    place = f"rows {rows.start}-{rows.stop - 1}, columns {columns.start}-{columns.stop - 1}"
+    band = height + CAPTION_PX
+    row = Image.new("L", (len(tiles) * (tile_px + GAP_PX) - GAP_PX, 2 * band))
+    draw, font = ImageDraw.Draw(row), ImageFont.load_default(size=15)
     for number, (caption, image) in enumerate(tiles):
         left = number * (tile_px + GAP_PX)
-        row.paste(_to_image(image).resize((tile_px, height), Image.Resampling.NEAREST), (left, CAPTION_PX))
-        ImageDraw.Draw(row).text((left + 4, 4), caption, fill=255, font=font)
+        for top, shown in ((0, image), (band, image[..., rows, columns])):
+            tile = _to_image(shown).resize((tile_px, height), Image.Resampling.NEAREST)
+            row.paste(tile, (left, top + CAPTION_PX))
+        draw.text((left + 4, 4), caption, fill=255, font=font)
+    draw.text((4, band + 4), f"{place}, {ENLARGED} times enlarged", fill=255, font=font)
     return row
+
+
+def _telling_window(bicubic: Tensor, sr: Tensor, hr: Tensor) -> tuple[slice, slice]:
+    """Return the rows and the columns of the part in which the squared errors of bicubic and SR differ most.
+
+    Its sides are a quarter of those of the images `[1, 1, H, W]`.
+    """
+    height, width = (max(1, length // ENLARGED) for length in hr.shape[-2:])
+    differing = ((bicubic - hr) ** 2 - (sr - hr) ** 2).abs().nan_to_num()
+    means = functional.avg_pool2d(differing, (height, width), stride=WINDOW_STEP_PX)[0, 0]
+    top, left = (int(place) * WINDOW_STEP_PX for place in divmod(int(means.argmax()), means.shape[1]))
+    return slice(top, top + height), slice(left, left + width)
 
 
 def _zoom_caption(comparison: Comparison, method: str, image: Tensor) -> str:

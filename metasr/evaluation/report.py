@@ -5,6 +5,7 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from metasr import __version__
 from metasr.data.patients import patient_of_row
 from metasr.evaluation import tables
+from metasr.evaluation.background import disagreements
 from metasr.evaluation.cost import SLICE_PX, VOLUME_SLICES, Cost
 from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
 from metasr.evaluation.protocol import Evaluation, Score
@@ -19,6 +21,7 @@ from metasr.evaluation.regions import REGIONS
 from metasr.evaluation.statistics import MIN_PATIENTS_FOR_TEST, NUM_RESAMPLES, differences, mean_by_scale
 from metasr.scale import Scale
 
+WIDTH = 110
 CONVENTIONS = {
     "psnr": "dB, data range 1",
     "ssim": "Wang et al. 2004: 11 x 11 Gaussian window, sigma 1.5, population covariance, range 1, full windows",
@@ -77,7 +80,7 @@ def device_name(device: torch.device) -> str:
 
 
 def report(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> str:
-    """Return everything that a person wants to read, 110 columns wide."""
+    """Return everything that a person wants to read, `WIDTH` columns wide."""
     scores = result.scores
     parts = [_head(result, about)]
     for rival in rivals_of(scores):
@@ -86,8 +89,9 @@ def report(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> s
         if own := tables.patients_table(scores, rival):
             parts.append(f"What it gains over {rival} for each patient:\n{own}")
     named = f", perceptual distance in {about.perceptual_network}" if about.perceptual_network else ""
+    inside = f"Inside the brain, and on the 128 x 128 crop with the most brain:\n{tables.regions_table(scores)}"
     parts += [
-        f"Inside the brain, and on the 128 x 128 crop with the most brain:\n{tables.regions_table(scores)}",
+        "\n".join([inside, *(fill(text, WIDTH) for text in disagreements(scores))]),
         f"NRMSE, and PSNR of the degraded output against LR (dB){named}:\n{tables.measures_table(scores)}",
         _cost(costs, about),
     ]

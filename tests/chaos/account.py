@@ -19,7 +19,7 @@ def account_of(world, happened, wall_s):
     """
     client = MlflowClient(world.mlflow.uri)
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    rates, resumed = _points(client, runs, "steps_per_s"), _points(client, runs, "resumed_at_step")
+    rates, resumed = _points(client, runs, "run/steps_per_s"), _points(client, runs, "run/resumed_at_step")
     useful_s = _useful_s(rates)
     return {
         "wall_s": wall_s,

@@ -234,9 +234,9 @@ def test_what_is_prepared_into_the_store_of_a_run_that_has_begun_changes_no_bit_
 
 
 def assert_all_is_in_mlflow(client, run):
-    history = client.get_metric_history(run.info.run_id, "loss_pixel")
+    history = client.get_metric_history(run.info.run_id, "loss/pixel")
     assert [point.step for point in history] == list(range(10, STEPS + 1, 10))
-    looks = client.get_metric_history(run.info.run_id, "val_psnr_gain")
+    looks = client.get_metric_history(run.info.run_id, "gain_psnr_db")
     assert [point.step for point in looks] == list(range(EVERY, STEPS + 1, EVERY))
     pictures = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
     assert len([path for path in pictures if path.endswith(".png")]) == STEPS // EVERY
@@ -247,7 +247,7 @@ def assert_all_is_in_mlflow(client, run):
 
 def test_after_a_run_without_mlflow_sync_sends_everything_once(begin, home, undisturbed):
     output = ended(begin({"tracking.uri": f"http://127.0.0.1:{closed_port()}"}))
-    assert "`metasr sync` sends them" in output
+    assert f"`metasr sync --tracking.spool {home}/records` sends them" in output
     assert newest_digest(checkpoints_of(home / "runs")) == undisturbed
     database = TrackingConfig(uri=f"sqlite:///{home}/mlflow.db", spool=str(home / "records"))
     for _ in range(2):

@@ -170,9 +170,26 @@ def test_it_says_what_the_network_was_before_its_run():
         ({"initial_bundle": "f" * 64}, f"it began as the bundle of manifest {'f' * 64}: what that learned"),
         ({"forked_from": "brats-1@500"}, "it began as a branch of brats-1@500: what that learned"),
     ):
-        what = section(card_of(rows, {**ABOUT, **origin}), "What it is")
-        assert told in html.unescape(what)
-        assert f"training data of this run: index {DATA}" in what
+        card = card_of(rows, {**ABOUT, **origin})
+        assert told in html.unescape(section(card, "What it is"))
+        assert f"training data of this run: index {DATA}" in section(card, "Provenance")
+
+
+def test_hashes_come_after_what_people_read():
+    card = card_of(scores({"2": 0.5}), code_version="fedcba9876543210")
+    before, _, after = card.partition("## Provenance")
+    for digest in ("b" * 64, DATA, "fedcba9876543210", IDENTITY.code_version):
+        assert digest in after
+        assert digest not in before
+
+
+def test_where_ssim_of_slice_and_brain_disagree_it_says_why():
+    rows = scores({"2": 0.5})
+    whole = [row for row in rows if row.region == "whole"]
+    brain = [replace(row, region="brain", ssim=0.9 if row.method == "model" else 0.901) for row in whole]
+    told = "At scale 2 SSIM is above bicubic on the slice and below it in the brain"
+    assert told in section(card_of([*whole, *brain]), "Where it fails")
+    assert "At scale" not in card_of(whole)
 
 
 def test_it_does_not_say_that_patients_were_not_trained_on_where_that_is_not_known():

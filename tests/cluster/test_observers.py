@@ -44,7 +44,7 @@ def told_to_mlflow(config, client, tmp_path):
             assert observers.finish("FINISHED", "finished") == 0
         experiment = client.get_experiment_by_name(config.experiment)
         (run,) = client.search_runs([experiment.experiment_id])
-        losses = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "loss_total")}
+        losses = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "loss/total")}
         report = json.loads(Path(client.download_artifacts(run.info.run_id, REPORT, tmp_path)).read_text())
         return run, losses, report
 

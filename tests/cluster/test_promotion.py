@@ -24,9 +24,11 @@ def test_an_evaluation_is_kept_with_its_version_and_its_run(config, client, regi
     digest = record(registry, "2", rows, tmp_path / "again")
     found = client.get_model_version(config.model, "2")
     metrics = client.get_run(found.run_id).data.metrics
-    assert metrics["eval_psnr_model_x2"] == pytest.approx(31.0)
-    assert metrics["eval_psnr_bicubic_x3"] == pytest.approx(30.5)
-    assert metrics["eval_ssim_model_x2x3.3"] == pytest.approx(0.91)
+    assert metrics["evaluation/psnr_model_x2"] == pytest.approx(31.0)
+    assert metrics["evaluation/psnr_bicubic_x3"] == pytest.approx(30.5)
+    assert metrics["evaluation/ssim_model_x2x3.3"] == pytest.approx(0.91)
+    assert metrics["evaluation/gain_psnr_db"] == pytest.approx((0.5 + 0.25 + 1.0) / 3)
+    assert metrics["evaluation/gain_ssim"] == pytest.approx(0.01)
     tag = json.loads(found.tags[EVALUATION])
     assert tag["sha256"] == digest
     for file in (tmp_path / "again").iterdir():
@@ -127,7 +129,7 @@ def test_what_to_run_makes_them_comparable(registry, versions, tmp_path):
         "2",
         "different scales and slices",
         f"--model models:/{registry.config.model}/1 ",
-        "--eval.scales 2,3,4 --eval.slices-per-subject 20`",
+        f"--eval.scales 2,3,4 --eval.slices-per-subject 20 --tracking.uri {registry.config.uri}",
     )
     champions = scores({"2": 1.0, "3": 1.0, "4": 1.0}, 0.01)
     record(registry, "1", champions, tmp_path / "champion", slices_per_subject=20)

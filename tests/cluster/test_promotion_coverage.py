@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import GateConfig
+from cluster.config import GateConfig, TrackingConfig
 from cluster.registry import CHALLENGER, EVALUATION, Evidence, Registry, promote
 from cluster.registry.coverage import require_no_less
 from metasr.config import ModelConfig, TrainConfig
@@ -24,7 +24,7 @@ def test_a_version_that_was_not_evaluated_at_the_scales_of_the_gate_is_not_promo
         promote(registry, "1", GateConfig(scales=("2", "1.1", "4")), print)
     assert "not evaluated at scales 1.1, 4, which gate.scales asks for" in str(caught.value)
     assert f"--model models:/{registry.config.model}/1 --data.url" in caught.value.fix
-    assert "--eval.scales 1.1,2,3,4 --eval.slices-per-subject 1`" in caught.value.fix
+    assert "--eval.scales 1.1,2,3,4 --eval.slices-per-subject 1 --tracking.uri" in caught.value.fix
     assert champion() is None
 
 
@@ -86,16 +86,16 @@ def evidence(scales, slices):
 def test_a_version_lacks_what_the_champions_evidence_has_beyond_its_own(scales, slices, champions, lacks):
     ours, theirs = evidence(tuple(scales.split()), slices), evidence(("2", "3"), champions)
     if lacks is None:
-        require_no_less(ours, theirs, "models:/m/2", None)
+        require_no_less(ours, theirs, "models:/m/2", None, TrackingConfig())
         return
     with pytest.raises(RegistryError) as caught:
-        require_no_less(ours, theirs, "models:/m/2", None)
+        require_no_less(ours, theirs, "models:/m/2", None, TrackingConfig())
     assert caught.value.why.endswith(f"which had {lacks}")
 
 
 def test_the_command_that_is_told_adds_what_is_missing():
     with pytest.raises(RegistryError) as caught:
-        require_no_less(evidence(("1x4", "2"), 5), evidence(("1.5", "2"), 20), "models:/m/2", None)
+        require_no_less(evidence(("1x4", "2"), 5), evidence(("1.5", "2"), 20), "models:/m/2", None, TrackingConfig())
     told = "metasr evaluate --model models:/m/2 --data.url /data/t1ce --eval.scales 1x4,1.5,2 "
     assert f"{told}--eval.slices-per-subject 20`" in caught.value.fix
 

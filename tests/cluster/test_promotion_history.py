@@ -369,3 +369,14 @@ def test_two_processes_promoting_at_once_on_a_server(server, bundles, tmp_path):
     assert f"made version {winner} the champion meanwhile" in errors[loser]
     assert str(registry.version(CHAMPION).version) == winner
     assert len(history(registry)) == 2
+
+
+def test_a_rollback_to_a_champion_that_the_gate_did_not_want_says_so(registry, versions, told):
+    promote(registry, "3", GATE, print)
+    promote(registry, "1", GATE, print, force="the readers like it")
+    promote(registry, "2", GATE, print)
+    rollback(registry, told.append)
+    assert told == ["version 1 was promoted against the gate, with the reason: the readers like it"]
+    told.clear()
+    rollback(registry, told.append)
+    assert told == []

@@ -52,6 +52,7 @@ def test_a_registered_bundle_is_the_challenger(config, client, registry, bundles
     assert found.run_id == run.run_id
     assert found.tags[BUNDLE_DIGEST] == manifest.digest(bundles[0])
     assert aliases(client, config) == {CHALLENGER: version}
+    assert "not a medical device" in client.get_registered_model(config.model).description
 
 
 def test_registering_a_bundle_twice_makes_one_version(config, client, registry, bundles):
@@ -214,7 +215,7 @@ def test_versions_evaluated_by_the_same_command_can_be_compared_and_others_by_th
 
     def compare():
         ours, theirs = registry.version("2"), registry.version("1")
-        require_comparable(evaluation_of(registry, ours), evaluation_of(registry, theirs), ours, theirs)
+        require_comparable(registry, evaluation_of(registry, ours), evaluation_of(registry, theirs), ours, theirs)
 
     evaluate(config, data, "2", scales="1x2,1.5")
     with pytest.raises(RegistryError) as caught:

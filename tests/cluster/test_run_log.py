@@ -230,7 +230,8 @@ def test_a_run_without_a_server_ends_well_and_says_how_to_send_the_rest(config, 
         tell_everything(log, bundle, range(20))
         wait_until(lambda: log.last_error)
         assert log.drain(0.5) == 1 + 20 + 2 + 4
-    assert "27 records for MLflow are still to be sent: `metasr sync` sends them" in caplog.text
+    sends = f"`metasr sync --tracking.spool {config.spool}` sends them"
+    assert f"27 records for MLflow are still to be sent: {sends}" in caplog.text
     said = []
     wait_until(lambda: not sync(away, lambda line: None, uri_is_given=False).num_skipped)  # its last try has ended
     assert "127.0.0.1" in sync(away, said.append, uri_is_given=False).failure

@@ -95,7 +95,7 @@ def resumed_at(home, number):
     """Return the steps from which the workers of a trial went on, as MLflow has them."""
     client, runs = runs_of(home)
     run = runs[ledger_of(home).trials[number].run_name]
-    return [int(point.value) for point in client.get_metric_history(run.info.run_id, "resumed_at_step")]
+    return [int(point.value) for point in client.get_metric_history(run.info.run_id, "run/resumed_at_step")]
 
 
 def newest_kept(home):

@@ -65,6 +65,21 @@ def test_the_best_comes_first_and_the_failed_last_with_its_reason(tmp_path):
     assert "mean gain" in page.text
 
 
+def test_a_best_trial_below_bicubic_is_not_praised_alone(tmp_path):
+    warning = "No trial is as good as bicubic interpolation at all scales: the objective of the best, trial 1, is"
+    assert warning in page_of(tmp_path, trial(0, -0.02), trial(1, -0.01)).text
+    assert "No trial is as good" not in page_of(tmp_path, trial(0, -0.02), trial(1, 0.01)).text
+
+
+def test_a_best_trial_that_got_worse_towards_its_end_is_told(tmp_path):
+    steady = trial(0)
+    later = Point(step=4000, objective=0.01, metrics={"selection_score": 0})
+    fell = steady.model_copy(update={"history": (*steady.history, later)})
+    told = "Trial 0 got worse after step 1000: at step 4000, its last validation, the objective was +0.0100"
+    assert told in page_of(tmp_path, fell).text
+    assert "got worse" not in page_of(tmp_path, steady).text
+
+
 def test_every_chart_has_a_name_and_the_axis_of_a_loguniform_setting_is_logarithmic(tmp_path):
     gains = {"val_psnr_gain": 1.0, "val_perceptual_gain": 0.1}
     page = page_of(tmp_path, trial(0, **gains), trial(1, 0.02, **gains))

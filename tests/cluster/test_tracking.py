@@ -38,6 +38,11 @@ def test_a_run_may_be_named_after_any_recipe(config):
         assert start(config, name).run_id == start(config, name).run_id
 
 
+def test_an_experiment_is_one_of_model_training(config, client):
+    experiment = client.get_experiment(client.get_run(start(config).run_id).info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_settings_and_tags_arrive(config, client):
     settings = {"train.seed": 0, "optim.generator_lr": 1e-05, "eval.scales": [1.5, 2.0], "loss.vgg_weights": None}
     run = Run.start(config, "run-1", settings, {"metasr.code_version": "abc"})

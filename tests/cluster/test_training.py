@@ -49,7 +49,7 @@ def killed_and_continued(tmp_path_factory, store_url):
 def test_the_same_command_continues_after_the_driver_was_killed(killed_and_continued):
     home, _, output = killed_and_continued
     client, run = only_run(home)
-    resumed = [point.step for point in client.get_metric_history(run.info.run_id, "resumed_at_step")]
+    resumed = [point.step for point in client.get_metric_history(run.info.run_id, "run/resumed_at_step")]
     assert 1 <= len(resumed) <= 2  # of the first start, and of the second
     assert 0 < resumed[-1] < 200
     assert resumed[-1] % 20 == 0
@@ -85,8 +85,15 @@ def test_what_a_run_leaves_in_mlflow(killed_and_continued):
     client, run = only_run(home)
     assert run.data.params["train.steps"] == "200"
     assert run.data.params["model.num_features"] == "8"
-    assert {"loss_pixel", "loss_adversarial", "val_psnr_gain", "val_psnr_model_x2"} <= run.data.metrics.keys()
-    assert run.data.metrics["loss_adversarial"] > 0
+    assert {
+        "loss/pixel",
+        "loss/adversarial",
+        "gain_psnr_db",
+        "gain_ssim",
+        "steps",
+        "validation/psnr_model_x2",
+    } <= run.data.metrics.keys()
+    assert run.data.metrics["loss/adversarial"] > 0
     assert len(run.data.tags["mlflow.source.git.commit"]) >= 5
     artifacts = [item.path for item in client.list_artifacts(run.info.run_id)]
     assert {"recipe.yaml", "run-report.json"} <= set(artifacts)
@@ -100,10 +107,10 @@ def test_the_curve_of_a_continued_run_has_each_point_with_one_value(killed_and_c
     home, _, _ = killed_and_continued
     client, run = only_run(home)
     values = {}
-    for point in client.get_metric_history(run.info.run_id, "loss_pixel"):
+    for point in client.get_metric_history(run.info.run_id, "loss/pixel"):
         values.setdefault(point.step, set()).add(point.value)
     assert all(len(found) == 1 for found in values.values())
-    resumed = client.get_metric_history(run.info.run_id, "resumed_at_step")[-1].step
+    resumed = client.get_metric_history(run.info.run_id, "run/resumed_at_step")[-1].step
     # What lay in the mailbox when the driver was killed is in the checkpoint's log alone.
     assert set(range(resumed + 10, 201, 10)) <= set(values) <= set(range(10, 201, 10))
 
@@ -111,7 +118,7 @@ def test_the_curve_of_a_continued_run_has_each_point_with_one_value(killed_and_c
 def test_the_registered_bundle_is_that_of_the_best_checkpoint(killed_and_continued):
     home, _, _ = killed_and_continued
     client, run = only_run(home)
-    history = client.get_metric_history(run.info.run_id, "val_psnr_gain")
+    history = client.get_metric_history(run.info.run_id, "gain_psnr_db")
     bundle = registered(home)
     assert bundle.about["metrics"]["val_psnr_gain"] == pytest.approx(max(point.value for point in history))
 

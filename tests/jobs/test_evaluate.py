@@ -48,7 +48,7 @@ def test_the_challenger_against_the_champion_with_tissue_is_recorded_for_a_gate_
     code, _, err = metasr("promote", "--model", "2", "--gate.downstream", "tissue")
     assert code == 2
     assert f"`metasr evaluate --model models:/{tracking.model}/2 --data.url" in err
-    assert "--downstream tissue`" in err
+    assert f"--downstream tissue --tracking.uri {tracking.uri}`" in err
 
     code, out, err = metasr("evaluate", challenger, "--downstream", "tissue", "-o", tmp_path / "results")
     assert (code, err) == (0, "")

@@ -2,6 +2,9 @@
 
 import pytest
 
+from cluster.config import TrackingConfig
+from cluster.sweep.record import Point, SweepRecord, Trial
+from jobs.tune import conclusion
 from tests.cluster.training import TINY, flags, places
 
 
@@ -63,3 +66,22 @@ def test_a_mistake_is_one_line(metasr, arguments, message):
     assert outcome.code == 2
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def conclusion_of(*objectives):
+    trials = tuple(
+        Trial(number=number, settings={}, run_name="r", status="finished", history=(found,))
+        for number, objective in enumerate(objectives)
+        for found in [Point(step=60, objective=objective, metrics={})]
+    )
+    record = SweepRecord(name="s", recipe="r", objective="o", scales=("2",), space={}, trials=trials)
+    return "\n".join(conclusion(record, record.best, TrackingConfig(model="m")))
+
+
+def test_a_sweep_in_which_all_trials_are_below_bicubic_says_so_and_why_it_registers_one():
+    said = conclusion_of(-0.02, -0.01)
+    assert "trial 1 is the challenger of m" in said
+    assert "no trial is as good as bicubic interpolation at all scales" in said
+    assert "the objective of the best, trial 1, is -0.0100" in said
+    assert "it is registered all the same, so that it can be evaluated" in said
+    assert "bicubic" not in conclusion_of(-0.02, 0.01)

@@ -38,14 +38,14 @@ def tile(panel, column, *, height=40, row_top=0):
 def test_a_row_has_five_tiles_with_captions(shape, height):
     panel = comparison_panel([comparison(shape=shape)], tile_px=TILE)
     assert panel.mode == "L"
-    assert panel.size == (5 * TILE + 4 * GAP_PX, height + CAPTION_PX)
+    assert panel.size == (5 * TILE + 4 * GAP_PX, 2 * (height + CAPTION_PX))
 
 
 def test_rows_of_different_heights_are_stacked_with_gaps():
     comparisons = [comparison(hr=1.0), comparison(shape=(30, 30), hr=1.0, scale=3.0), comparison(hr=1.0)]
     panel = comparison_panel(comparisons, tile_px=TILE)
-    assert panel.size == (5 * TILE + 4 * GAP_PX, (40 + 60 + 40) + 3 * CAPTION_PX + 2 * GAP_PX)
-    tops = (0, 40 + CAPTION_PX + GAP_PX, 100 + 2 * (CAPTION_PX + GAP_PX))
+    assert panel.size == (5 * TILE + 4 * GAP_PX, 2 * (40 + 60 + 40) + 6 * CAPTION_PX + 2 * GAP_PX)
+    tops = (0, 80 + 2 * CAPTION_PX + GAP_PX, 200 + 4 * CAPTION_PX + 2 * GAP_PX)
     for top, height in zip(tops, (40, 60, 40), strict=True):
         assert (tile(panel, HR, height=height, row_top=top) == 255).all()
 
@@ -85,6 +85,17 @@ def test_lr_pixels_are_shown_as_squares():
     squares = shown.reshape(10, 4, 15, 4)
     assert (squares == squares[:, :1, :, :1]).all()
     assert np.array_equal(squares[:, 0, :, 0], np.arange(150).reshape(10, 15))
+
+
+def test_below_each_tile_is_the_part_where_the_errors_differ_most_enlarged():
+    hr = torch.full((1, 1, 40, 40), 0.5)
+    sr, bicubic = hr.clone(), hr.clone()
+    sr[..., 20:30, 10:20] = 0.7
+    bicubic[..., 0:10, 30:40] = sr[..., 0:10, 30:40] = 0.1  # wrong alike, so that it tells nothing
+    panel = comparison_panel([comparison(bicubic=bicubic, sr=sr, hr=hr, shape=(40, 40))], tile_px=TILE)
+    zoomed = [tile(panel, column, height=TILE, row_top=TILE + CAPTION_PX) for column in range(5)]
+    assert [np.unique(zoomed[column]).tolist() for column in (BICUBIC, SR, HR)] == [[128], [178], [128]]
+    assert (tile(panel, SR, height=TILE) == 26).any()
 
 
 def test_images_are_upright():

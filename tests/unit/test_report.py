@@ -225,3 +225,22 @@ def test_figure_8_enlarges_one_quarter_image_to_growing_sizes(evaluation):
     target = np.asarray(Image.fromarray(held[0].image[0, 0].numpy(), "F").resize((69, 60), Image.Resampling.BICUBIC))
     assert peak_signal_noise_ratio(target, found[3].hr[0, 0].numpy(), data_range=1) > 90
     assert set(found[0].images) == {"bicubic", "lanczos", "model"}
+
+
+def with_brain(whole, brain, scale="2"):
+    """Scores of one patient, of whom the model gains so much SSIM on the slice and in the brain."""
+    return [
+        score("anna", scale, method, 30.0, 0.9 + gain * (method == "model"), region)
+        for region, gain in (("whole", whole), ("brain", brain), ("crop128", brain))
+        for method in ("bicubic", "model")
+    ]
+
+
+def test_where_ssim_of_slice_and_brain_disagree_the_report_says_why():
+    said = " ".join(written(with_brain(-0.002, 0.001, "1.1")).split())
+    assert "At scale 1.1 SSIM is below bicubic on the slice and above it in the brain: " in said
+    assert "black background" in said
+    several = [*with_brain(0.002, -0.001), *with_brain(0.003, -0.001, "3"), *with_brain(0.003, 0.001, "4")]
+    said = " ".join(written(several).split())
+    assert "At scales 2, 3 SSIM is above bicubic on the slice and below it in the brain: " in said
+    assert "At scale" not in written(with_brain(0.002, 0.001)) + written(with_brain(-0.002, -0.001))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from metasr.data.synthetic import deform, recolour, write_low_resolution, write_subjects
-from metasr.data.volume import load_volume
+from metasr.data.synthetic import cut_to_scale, deform, recolour, write_low_resolution, write_subjects
+from metasr.data.volume import load_volume, save_volume
+from metasr.inference.target import Target
 
 SHAPE = (24, 28, 20)
 AFFINE = np.array([[-1.5, 0.1, 0, 20], [0.1, 1.5, 0.2, -30], [0, -0.2, 2, 5], [0, 0, 0, 1]])
@@ -146,3 +147,20 @@ def test_a_low_resolution_volume_is_the_shrunken_slices_in_the_same_field_of_vie
     for before, after in zip(hr.get_fdata().T, lr.get_fdata().T, strict=True):
         expected = Image.fromarray(before.astype(np.float32), "F").resize(size, Image.Resampling.BICUBIC)
         assert np.abs(after - np.asarray(expected)).max() <= 0.51
+
+
+@pytest.mark.parametrize("scale", [1.5, 2.5])
+def test_what_is_enlarged_from_a_low_resolution_can_be_compared_with_the_original_voxel_by_voxel(tmp_path, scale):
+    file = write_subjects(tmp_path, template(), AFFINE, num_subjects=1)[0]
+    cut, low = tmp_path / "cut.nii.gz", tmp_path / "lr.nii.gz"
+    cut_to_scale(file, cut, scale)
+    write_low_resolution(cut, low, scale)
+    volume = load_volume(low)
+    target = Target.of_scale(volume, (scale, scale))
+    save_volume(tmp_path / "sr.nii.gz", np.zeros(target.shape), volume)
+    original, enlarged = nib.load(cut), nib.load(tmp_path / "sr.nii.gz")
+    assert enlarged.shape == original.shape
+    assert np.abs(enlarged.affine - original.affine).max() < 1e-4
+    kept = tuple(slice(length) for length in original.shape)
+    assert np.array_equal(original.get_fdata(), nib.load(file).get_fdata()[kept])
+    assert min(np.divide(original.shape, SHAPE)) > 0.8
