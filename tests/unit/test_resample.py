@@ -33,11 +33,12 @@ def test_an_axis_is_shrunk_like_pillow_does():
 def test_a_voxel_that_covers_background_alone_is_background(background):
     data = np.full((40, 12, 5), background)
     data[17:23, 3:9, 1:4] = textured((6, 6, 3))
+    data[20, 6, 2] = -2000  # so that nothing is cut off at the background by being the lowest value
     shrunk = shrink(data, (13, 12, 5), IntensityScale.fit(data))
     brain = np.zeros(shrunk.shape, bool)
     brain[5:8, 3:9, 1:4] = True  # 40 -> 13: of those that cover voxels 17 to 22
     assert (shrunk[~brain] == background).all()
-    assert shrunk[6, 3:9, 1:4].min() > 90
+    assert shrunk[6, 3, 1:4].min() > 90
 
 
 def test_what_is_shrunk_keeps_range_and_one_value(tmp_path):
