@@ -41,14 +41,14 @@ class FailingStore(FolderStore):
         super().__init__(root)
         self.room, self.keys = room, []
 
-    def put_new(self, key, data):
-        self.put(key, data)
+    def put_new(self, key, data, *, sha256=""):
+        self.put(key, data, sha256=sha256)
 
-    def put(self, key, data):
+    def put(self, key, data, *, sha256=""):
         if len(self.keys) == self.room:
             raise StoreError(f"cannot write {key!r}", "no space left on device")
         self.keys.append(key)
-        super().put(key, data)
+        super().put(key, data, sha256=sha256)
 
 
 @pytest.mark.parametrize("room", [0, 1, 2])
