@@ -16,21 +16,21 @@ class ResourcesConfig(Section):
     """The machines."""
 
     num_workers: int = Field(2, ge=1)
-    """Training processes; each computes its part of every batch."""
+    """Training processes; each computes a part of every batch."""
     min_workers: int = Field(0, ge=0)
-    """Train with fewer workers, down to this many, where there is no room for all, and with more as soon as there is.
-    0 waits for room for all."""
+    """Train with fewer workers, down to this many, while there is no room for all, and add workers as soon as there
+    is. 0 waits for room for all."""
     placement: Literal["pack", "spread"] = "pack"
-    """Put workers on few nodes, or on many."""
+    """Place workers on as few nodes as possible, or spread them over many."""
     cpus_per_worker: float = Field(1, gt=0)
-    """CPU cores reserved for each worker; it computes with as many threads."""
+    """CPU cores reserved for each worker; it uses as many threads."""
     gpu: bool = False
-    """Give each worker a GPU, or a part of one, see gpus_per_worker."""
+    """Give each worker a GPU, or a fraction of one, see gpus_per_worker."""
     gpus_per_worker: float = Field(1, gt=0, le=1)
-    """With gpu: how much of one. Below 1 several runs of one worker each, such as trials of a sweep, share a card."""
+    """With gpu: GPUs for each worker. Below 1, several runs of one worker, such as trials of a sweep, share a GPU."""
     max_failures: int = Field(8, ge=0)
-    """Times in a row that the workers are started again, from the newest checkpoint, after one has died. A newer
-    checkpoint begins the count anew."""
+    """Consecutive restarts of the workers, from the newest checkpoint, after one has died. A newer checkpoint resets
+    the count."""
 
     @property
     def cpus(self) -> float:
@@ -48,41 +48,41 @@ class ResourcesConfig(Section):
         if self.gpu and self.gpus_per_worker < 1 and self.num_workers > 1:
             raise ValueError(
                 f"resources.gpus_per_worker {self.gpus_per_worker:g} is for runs of one worker, not of "
-                f"{self.num_workers}: NCCL refuses workers that share a card"
+                f"{self.num_workers}: NCCL refuses workers that share a GPU"
             )
         return self
 
 
 class StorageConfig(Section):
-    """Where runs keep their checkpoints, and nodes their copies of shards."""
+    """Storage of checkpoints and of cached shards."""
 
     url: str = "~/metasr/runs"
     """Folder or s3://bucket/prefix for checkpoints; all nodes must reach it."""
     spool: str = "~/.cache/metasr/checkpoints"
-    """Folder on each node's own disk for checkpoints on their way to url."""
+    """Folder on each node's own disk for checkpoints waiting for upload to url."""
     cache: str = "~/.cache/metasr/shards"
-    """Folder on each node's own disk for copies of the shards that come from a bucket; empty keeps none."""
+    """Folder on each node's own disk that caches shards from a bucket; empty: no cache."""
     cache_gb: float = Field(20, gt=0)
-    """Size of those copies, in GB, from which on the least recently used are removed."""
+    """Maximum size of the cache in GB; the least recently used shards are removed."""
 
 
 class TrackingConfig(Section):
     """MLflow."""
 
     uri: str = "sqlite:///~/metasr/mlflow.db"
-    """Tracking server (http://...) or a database of your own."""
+    """Tracking server (http://...) or local database."""
     artifacts: str = "~/metasr/artifacts"
-    """Where pictures and bundles go when uri is a database; a server decides for itself."""
+    """Folder for pictures and bundles if uri is a database; a server has its own setting."""
     experiment: str = "meta-srgan"
-    """Experiment that runs are filed under."""
+    """Name of the MLflow experiment."""
     model: str = "meta-srgan"
     """Name of the registered model."""
     spool: str = "~/metasr/spool"
-    """Folder on the driver's own disk for what MLflow has not got yet; `metasr sync` sends it."""
+    """Folder on the driver's own disk for records not sent to MLflow yet; `metasr sync` sends them."""
 
 
 class JobConfig(ExperimentConfig):
-    """An experiment and everything around it."""
+    """An experiment with its machines, storage and tracking."""
 
     resources: Annotated[ResourcesConfig, SAME_RUN] = ResourcesConfig()
     storage: Annotated[StorageConfig, SAME_RUN] = StorageConfig()
@@ -90,119 +90,120 @@ class JobConfig(ExperimentConfig):
 
 
 class SearchConfig(Section):
-    """How a sweep searches."""
+    """The search of a sweep."""
 
     searcher: Literal["tpe", "random"] = "tpe"
-    """Who chooses settings: Optuna's TPE, which learns from trials that ended, or chance."""
+    """How settings are chosen: by Optuna's TPE, which learns from ended trials, or at random."""
     scheduler: Literal["asha", "pbt", "none"] = "asha"
-    """Who stops trials early: ASHA (Li 2018), those that are behind others at the same step; population based
-    training (Jaderberg 2017), which replaces them by branches of those that are ahead; or nobody."""
+    """How poor trials are stopped early: ASHA (Li 2018) stops those behind others at the same step; population based
+    training (Jaderberg 2017) replaces them by forks of better ones; none stops no trial."""
     trials: Annotated[int, SAME_RUN] = Field(16, ge=1)
-    """Trials in all, or in the population. With more than before, the same command goes on with the same sweep."""
+    """Number of trials, or size of the population. The same command with a higher number continues the sweep."""
     concurrent: Annotated[int, SAME_RUN] = Field(0, ge=0)
-    """Trials at a time, at most; 0 takes as many as fit. A population trains at once."""
+    """Maximum number of parallel trials; 0: as many as fit. All trials of a population run in parallel."""
     seed: int = Field(0, ge=0)
-    """Decides what the searcher chooses."""
+    """Seed of the searcher."""
     metric: Literal["ssim", "psnr"] = "ssim"
-    """What the objective is made of: the gain over bicubic, at every scale of eval.scales."""
+    """Metric of the objective: its gain over bicubic at each scale of eval.scales."""
     floor: float = 0.0
-    """Least gain at the worst scale: the objective is the mean gain over the scales, or the gain at the worst one
-    where that is below."""
+    """Required gain at the worst scale: the objective is the mean gain over the scales, or the gain at the worst one
+    if that is below the floor."""
     asha_grace: float = Field(0.25, gt=0, le=1)
-    """No trial is stopped before this part of train.steps."""
+    """Fraction of train.steps before which no trial is stopped."""
     asha_reduction: float = Field(3, gt=1)
-    """At each rung, a step this many times that of the one before, one of so many trials goes on."""
+    """ASHA's reduction factor: each rung is this many times the step of the previous one, and one of this many trials
+    continues."""
     pbt_interval: float = Field(0.25, gt=0, le=1)
-    """A trial of a population may be replaced whenever it has trained this part of train.steps."""
+    """Fraction of train.steps after which a trial of a population may be replaced, again and again."""
     pbt_quantile: float = Field(0.25, gt=0, le=0.5)
-    """The part of a population that is replaced, by branches of as many of the best."""
+    """Fraction of a population that is replaced, by forks of as many of the best."""
 
 
 class SweepConfig(JobConfig):
-    """A job whose settings are searched, and how."""
+    """A job whose settings are searched, and the search."""
 
     search: SearchConfig = SearchConfig()
 
 
 class GateConfig(Section):
-    """What a version must show to become the champion, besides PSNR and SSIM nowhere below bicubic."""
+    """Rules for a version to become the champion, besides PSNR and SSIM nowhere below bicubic."""
 
     scales: tuple[ScaleSetting, ...] = Field(REPORTED_SCALES, min_length=1)
-    """Scales at which it must have been evaluated, at least. Give one to compare networks for that scale alone, under
-    a name of their own (tracking.model)."""
+    """Scales that must have been evaluated, at least. Give one scale to compare networks that support only that one,
+    under their own name (tracking.model)."""
     psnr_margin_db: float = Field(0.05, ge=0)
-    """PSNR in dB that it may lose against the champion at any one scale."""
+    """Largest loss of PSNR against the champion at any scale, in dB."""
     ssim_margin: float = Field(0.0005, ge=0)
-    """SSIM that it may lose against the champion at any one scale."""
+    """Largest loss of SSIM against the champion at any scale."""
     min_patients: int = Field(6, ge=2)
-    """Patients from which on its mean gain over the champion, over all scales, must be sure: the lower end of the
-    paired 95 % interval above zero. With fewer, whose interval means nothing, the mean must be above zero."""
+    """Number of patients from which the mean gain over the champion, over all scales, must be significant: the lower
+    end of its paired 95 % interval above zero. With fewer patients only the mean must be above zero."""
 
     downstream: Literal["none", "tissue", "command"] = "none"
-    """Downstream evaluation that it must have: mean Dice over classes and patients, at no scale below bicubic or
-    below the champion by more than dice_margin."""
+    """Required downstream evaluation: mean Dice over classes and patients, at no scale below bicubic, or below the
+    champion by more than dice_margin."""
     dice_margin: float = Field(0.005, ge=0)
-    """Dice that it may lose against the champion at any one scale, where gate.downstream asks for one."""
+    """Largest loss of Dice against the champion at any scale, with gate.downstream."""
 
 
 class TasksConfig(Section):
-    """The tasks of an evaluation on Ray, each some slices of a subject."""
+    """The tasks of an evaluation on Ray; each scores some slices of a subject."""
 
     cpus: float = Field(1, gt=0)
-    """CPU cores reserved for each; it computes with as many threads, on Ray or not, for the same bits."""
+    """CPU cores reserved for each task; it uses as many threads, with or without Ray, for the same bits."""
     gpus: float = Field(0.25, ge=0, le=1)
-    """Part of a GPU for each, where there are GPUs: 0.25 lets four share one; 0 computes on CPUs."""
+    """Fraction of a GPU for each task, if there are GPUs: 0.25 lets four tasks share one; 0 computes on CPUs."""
 
 
 class DownstreamConfig(Section):
-    """How SR is segmented and compared with HR, where that is asked for."""
+    """Downstream evaluation: segmentation of SR, compared with that of HR."""
 
     slice_mm: float = Field(0, ge=0)
-    """Distance of neighbouring slices in mm, which data sets do not say. 0: that of the pixels."""
+    """Distance between slices in mm, which data sets do not record. 0: the pixel spacing."""
     timeout_s: float = Field(600, gt=0)
-    """Seconds that --downstream-command may take for a volume."""
+    """Time limit of --downstream-command for a volume, in seconds."""
 
 
 class EvaluateConfig(JobConfig):
-    """What an evaluation needs to know."""
+    """The settings of an evaluation."""
 
     tasks: TasksConfig = TasksConfig()
     downstream: DownstreamConfig = DownstreamConfig()
 
 
 class PromotionConfig(Section):
-    """What a promotion needs to know."""
+    """The settings of a promotion."""
 
     tracking: TrackingConfig = TrackingConfig()
     gate: GateConfig = GateConfig()
 
 
 class PrepareConfig(Section):
-    """How volumes or photographs become shards."""
+    """The conversion of volumes or photographs to shards."""
 
     kind: Kind = "volumes"
-    """What the folder holds: NIfTI volumes, or photographs (png, jpg, webp, tif, bmp), taken as luminance."""
+    """Content of the folder: NIfTI volumes, or photographs (png, jpg, webp, tif, bmp), converted to luminance."""
     modality: str = ""
-    """Contrast to take: t1ce (after contrast agent), t1, t2, flair under any of their names, or the end of the files'
-    names. Several with commas. Empty takes every NIfTI file as a subject."""
+    """Contrast to use: t1ce (after contrast agent), t1, t2, flair under any of their names, or the end of the file
+    names. Separate several by commas. Empty: every NIfTI file is a subject."""
     patient_regex: str = ""
-    """Finds the patient in the path of a file below the folder: its first group that matches, else all it matches."""
+    """Regular expression for the patient in the path below the folder: its first matching group, else the match."""
     patients: str = ""
-    """CSV file that says who is who: a column `file` or `subject`, and a column `patient`."""
+    """CSV file that assigns patients: a column `file` or `subject`, and a column `patient`."""
     crop_px: int = Field(128, ge=32)
     """Side of the training crops: the window with the most brain, or the tiles of a photograph (paper: 128)."""
     min_brain: float = Field(0.1, ge=0, le=1)
-    """Slices with a smaller part of brain are left out."""
+    """Smallest fraction of brain in a slice; slices with less are left out."""
     slice_step: int = Field(1, ge=1)
-    """Take every n-th of the remaining slices."""
+    """Use every n-th of the remaining slices."""
     val_fraction: float = Field(0.2, gt=0, lt=1)
-    """Part of the subjects kept for validation, at least one."""
+    """Fraction of the subjects for validation; at least one subject."""
     val_subjects: tuple[str, ...] = ()
-    """Subjects or patients to validate on, by name; val_fraction is not used then."""
+    """Names of the subjects or patients for validation; replaces val_fraction."""
     shard_mb: float = Field(64, gt=0)
-    """Size in MB from which a shard ends, with the subject that reaches it; few subjects make smaller shards."""
+    """Size in MB at which a shard ends, after the current subject; small data sets get smaller shards."""
     seed: int = Field(0, ge=0)
-    """Decides which subjects validate."""
+    """Seed for the choice of validation subjects."""
     pseudonymise: bool = False
     """Store keyed hashes of subjects' names; the key is METASR_PSEUDONYM_KEY. Voxels can still show a face."""
 
@@ -215,7 +216,7 @@ class PrepareConfig(Section):
 
 
 def check_workers(config: JobConfig) -> None:
-    """Raise ConfigError where a batch cannot be shared by the workers."""
+    """Raise ConfigError if the workers cannot share a batch."""
     train, resources = config.train, config.resources
     if train.reduction == "exact":
         if resources.num_workers > train.num_virtual_shards:
@@ -236,14 +237,14 @@ def check_workers(config: JobConfig) -> None:
 
 
 def portable(config: JobConfig) -> JobConfig:
-    """Return the config with locations that mean the same in the working directory of a worker."""
+    """Return the config with locations that do not depend on the working directory."""
     values = config.model_dump(mode="json")
     for section, name in (("data", "url"), ("storage", "url"), ("loss", "vgg_weights")):
         if values[section][name]:
             values[section][name] = expand(values[section][name])
     for name in ("spool", "cache"):
         place = values["storage"][name]
-        if place and not place.startswith("~"):  # each node has a home of its own
+        if place and not place.startswith("~"):  # each node has its own home
             values["storage"][name] = expand(place)
     return JobConfig.model_validate(values)
 

@@ -1,4 +1,4 @@
-"""One dotted name for every setting, in recipes, flags, sweeps and MLflow, and one place where they meet.
+"""Merge and validate settings: one dotted name for each, in recipes, flags, sweeps and MLflow.
 
 `optim.generator_lr` in a recipe is `--optim.generator-lr` on the command line and `optim.generator_lr` in MLflow.
 Later layers win: defaults < recipe < trial < command line.
@@ -21,7 +21,7 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 class Layer(NamedTuple):
-    """Settings by dotted name, and where they come from."""
+    """Settings by dotted name, and their source."""
 
     source: str
     values: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Resolved(Generic[Config]):
     origins: dict[str, str]
 
     def text(self) -> str:
-        """Return the config as YAML, a comment after each value saying where it came from."""
+        """Return the config as YAML, with the source of each value in a comment."""
         lines, section = [], ""
         for name, value in flatten(self.config).items():
             *sections, leaf = name.split(".")
@@ -95,7 +95,7 @@ def flatten(config: BaseModel) -> dict[str, Any]:
 
 
 def recipe_layer(recipe: str, folder: Path, kind: str = "recipe") -> Layer:
-    """Read a recipe, or another `kind` of file like it: the name of one in `folder`, or the path of a YAML file."""
+    """Read a recipe, or a similar `kind` of file: a name in `folder`, or the path of a YAML file."""
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else folder / f"{recipe}.yaml"
     if not path.is_file():
         names = sorted(file.stem for file in folder.glob("*.yaml"))
@@ -117,7 +117,7 @@ def recipe_layer(recipe: str, folder: Path, kind: str = "recipe") -> Layer:
 
 
 def parse_flag(field: FieldInfo, text: str) -> Any:
-    """Return the value a flag's text stands for: numbers and null as in YAML, lists as `a, b` or `[a, b]`."""
+    """Return the value of a flag's text: numbers and null as in YAML, lists as `a, b` or `[a, b]`."""
     if field.annotation is str:
         return text
     if get_origin(field.annotation) is tuple:
@@ -130,7 +130,7 @@ def parse_flag(field: FieldInfo, text: str) -> Any:
 
 
 def nearest(name: str, known: Mapping[str, object]) -> str:
-    """Return a sentence that names the known setting closest to `name`, also when only its last part matches."""
+    """Return a hint with the known setting closest to `name`, also if only its last part matches."""
     last = {key.rpartition(".")[2]: key for key in known}
     leaf = name.rpartition(".")[2]
     close = (

@@ -1,1 +1,1 @@
-"""The verbs: what a person, or `ray job submit`, runs."""
+"""The verbs of the `metasr` command, one module each."""

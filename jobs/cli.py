@@ -1,4 +1,4 @@
-"""The `metasr` command: one verb a job, flags made from the typed settings, errors in one line."""
+"""The `metasr` command: one job per verb, flags generated from the typed settings, errors on one line."""
 
 import argparse
 import importlib
@@ -24,14 +24,14 @@ from metasr.errors import ConfigError, MetaSRError
 RECIPES = Path(__file__).parent / "recipes"
 VERBS = {
     "prepare": "turn a folder of NIfTI volumes, or photographs, into training shards",
-    "doctor": "look at everything that training will need, before GPUs are spent",
-    "estimate": "train a few steps, and say what the whole training will take and cost",
-    "train": "train a generator, or go on with it, and register the best",
+    "doctor": "check everything that training needs, before GPUs are spent",
+    "estimate": "train a few steps, and estimate the time and cost of the whole training",
+    "train": "train a generator, or resume training, and register the best",
     "tune": "search settings with many small trainings, and register the best",
     "evaluate": "compare a model with interpolation and other models on the validation subjects",
     "promote": "make an evaluated model the champion",
-    "sync": "send MLflow what it missed while it was away",
-    "verify-run": "compare two runs, bit for bit, and explain the first difference",
+    "sync": "send MLflow the records that it missed while unreachable",
+    "verify-run": "compare two runs bit for bit, and explain the first difference",
     "upscale": "super-resolve a NIfTI volume",
     "demo": "all of the above on one healthy brain, in minutes",
 }
@@ -40,13 +40,13 @@ ELSEWHERE = {
     "rollback": "promote --rollback",
     "version": "--version",
 }
-"""What is meant by words that look like verbs."""
+"""Commands for words that are not verbs."""
 VERSIONS_OF = "torch", "torchvision", "ray", "mlflow"
 Config = TypeVar("Config", bound=BaseModel)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are the project's own: what, and the nearest flag that exists."""
+    """A parser that raises ConfigError, with the nearest existing flag."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault(
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_known(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """Parse all arguments; a flag that does not exist is an error that names the nearest one."""
+        """Parse all arguments; the error for an unknown flag names the nearest existing one."""
         known, unknown = self.parse_known_args(arguments)
         if unknown:
             flags = {
@@ -68,19 +68,19 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found as one line."""
+        """Raise argparse's error as ConfigError."""
         raise ConfigError(f"{self.prog}", message, f"`{self.prog} --help` explains the arguments")
 
 
 def add_settings(parser: Parser, model: type[BaseModel], *only: str) -> None:
     """Add a flag for every setting of a config type, grouped by section, with its docstring as help.
 
-    To be called after the job's own flags were added: the usage line shows those alone.
+    Call it after adding the job's own flags: the usage line shows only those.
 
     Args:
-        parser: Gets the flags.
+        parser: Parser to add the flags to.
         model: The config type.
-        only: Sections or settings to add, by dotted name; without any, all.
+        only: Sections or settings to add, by dotted name; none given: all.
     """
     own = parser.format_usage().removeprefix("usage: ").rstrip()
     parser.usage = f"{own} [--SETTING VALUE ...]".replace("%", "%%")
@@ -128,17 +128,17 @@ def flag_layer(model: type[BaseModel], known: argparse.Namespace) -> Layer:
 
 
 def say(line: str) -> None:
-    """Print a line of progress at once, also into a job's log."""
+    """Print a line of progress and flush it, also into a job's log."""
     print(line, flush=True)
 
 
 def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a job and leave with its exit code; what the person can solve is one line on stderr, not a traceback."""
+    """Run a job and exit with its code; errors that the user can solve are one line on stderr, not a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")  # names of files are printed as they are
+            sys.stdout.reconfigure(errors="surrogateescape")  # prints file names unchanged
         code = job(arguments) or 0
         sys.stdout.flush()
     except MetaSRError as error:
@@ -149,7 +149,7 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except UnicodeEncodeError as error:
@@ -176,7 +176,7 @@ def _dispatch(arguments: Sequence[str]) -> int | None:
     if verb in ("-h", "--help"):
         print("metasr VERB [--help]: arbitrary-scale super-resolution of brain MRI\n")
         print("\n".join(f"  {name:<12}{text}" for name, text in VERBS.items()))
-        print("\nmetasr --version says which versions run.\nResearch software, not a medical device.")
+        print("\nmetasr --version prints the versions in use.\nResearch software, not a medical device.")
         return 0
     if verb == "--version":
         print(_versions())
@@ -191,7 +191,7 @@ def _dispatch(arguments: Sequence[str]) -> int | None:
 
 
 def _versions() -> str:
-    """Return the version, the commit if it is known, and the versions of the libraries, without importing them."""
+    """Return the version, the commit if known, and the versions of the libraries, without importing them."""
     code = code_version()
     own = f"metasr {__version__}" if code.startswith(__version__) else f"metasr {__version__}, commit {code}"
     libraries = [f"{name} {_installed(name)}" for name in VERSIONS_OF]

@@ -1,4 +1,4 @@
-"""metasr demo: the main job, end to end, on one healthy brain."""
+"""metasr demo: the whole workflow on one healthy brain."""
 
 import shlex
 import time
@@ -12,20 +12,20 @@ from jobs.cli import Parser, run, say
 SCALE = 2.5
 NUM_SUBJECTS = 4
 HELD_OUT = 1
-# Not 1.1: after so few steps what the network adds to the black background lowers SSIM there.
+# Not 1.1: after so few steps the network's noise on the black background lowers SSIM there.
 EVALUATED_SCALES = "1.5,2,3,4"
-DESCRIPTION = f"""Run the main job, end to end, on one healthy brain.
+DESCRIPTION = f"""Run the whole workflow on one healthy brain.
 
 The ICBM 2009a T1 template that ships with nilearn (an average of 152 healthy adults) is deformed and recoloured
-into {NUM_SUBJECTS} stand-in patients. They are prepared into shards, a tiny recipe is trained on 2 workers, the model
+into {NUM_SUBJECTS} synthetic patients. They are prepared into shards, a tiny recipe is trained on 2 workers, the model
 is evaluated, registered and promoted, and a volume is super-resolved at scale {SCALE:g}. This shows that
-everything works. It says nothing about patients, and the model is of no use.
+everything works. It says nothing about real patients, and the model has no practical use.
 
   metasr demo -o demo/"""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the demonstration."""
+    """Run the demo."""
     parser = Parser(prog="metasr demo", description=DESCRIPTION)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("demo"), metavar="FOLDER", help="folder to work in [demo]"
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     started = time.monotonic()
     tracking = ["--tracking.uri", f"sqlite:///{home}/mlflow.db", "--tracking.artifacts", f"{home}/artifacts"]
 
-    say(f"[1/6] stand-in patients: one healthy template, deformed and recoloured, in {home}/brats")
+    say(f"[1/6] synthetic patients: one healthy template, deformed and recoloured, in {home}/brats")
     original, low_resolution, upscaled = (
         home / f"{name}.nii.gz" for name in ("original", "low-resolution", "upscaled")
     )
@@ -51,10 +51,10 @@ def main(arguments: Sequence[str]) -> None:
     say((home / "evaluation" / "table.txt").read_text())
     say(
         f"pictures (LR | bicubic | SR | HR | error): {home}/evaluation/comparison.png\n"
-        f"volumes of {held_out}, which was not trained on, to open side by side or one over the other:\n"
-        f"  {low_resolution}   what was super-resolved\n"
-        f"  {upscaled}         what came of it\n"
-        f"  {original}         what it should be, voxel by voxel on the same grid\n"
+        f"volumes of {held_out}, which was not trained on, to compare side by side or as an overlay:\n"
+        f"  {low_resolution}   the input\n"
+        f"  {upscaled}         the output\n"
+        f"  {original}         the ground truth, on the same grid\n"
         f"runs and models: mlflow ui --backend-store-uri sqlite:///{home}/mlflow.db"
     )
 
@@ -67,7 +67,7 @@ def _step(number: int, job: ModuleType, *arguments: str) -> None:
 
 
 def _make_patients(home: Path, original: Path, low_resolution: Path) -> str:
-    """Write the stand-in patients, and of one a volume and its low resolution; return the name of that one."""
+    """Write the synthetic patients, and the original and low-resolution volumes of one; return its name."""
     from metasr.data.synthetic import cut_to_scale, load_template, write_low_resolution, write_subjects
 
     files = write_subjects(home / "brats", *load_template(), num_subjects=NUM_SUBJECTS)

@@ -1,4 +1,4 @@
-"""metasr doctor: look at everything a training run will need, before GPUs are spent."""
+"""metasr doctor: check everything that a training run needs, before GPUs are spent."""
 
 import json
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from jobs.cli import Parser, add_settings, run, say, settings
 if TYPE_CHECKING:
     from cluster.preflight import CheckResult
 
-DESCRIPTION = """Look at everything that `metasr train` with the same settings will need: the data and its index, the
-stores, MLflow, Ray and who may use it, and on each of its nodes versions, disks, memory and GPUs.
+DESCRIPTION = """Check everything that `metasr train` with the same settings needs: the data and its index, the
+stores, MLflow, Ray and its access control, and on each node versions, disks, memory and GPUs.
 
-One line a check: ok, warning, PROBLEM or skipped, and what to do. Exit code 0 without a problem, 2 with one. Small
-objects under doctor/ in storage.url are written and deleted. With RAY_ADDRESS set it looks at that cluster; without,
-it starts Ray on this machine, as training would.
+One line per check: ok, warning, PROBLEM or skipped, and what to do. Exit code 0 without a problem, 2 with one. Small
+objects under doctor/ in storage.url are written and deleted. With RAY_ADDRESS set it checks that cluster; without, it
+starts Ray on this machine, as training would.
 
   metasr doctor --data.url ~/data/t1ce
   metasr doctor --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 4 --resources.gpu true"""
@@ -24,7 +24,7 @@ WIDTH = 14
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check; return the exit code."""
+    """Run the checks; return the exit code."""
     parser = Parser(prog="metasr doctor", description=DESCRIPTION)
     parser.add_argument(
         "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"

@@ -1,4 +1,4 @@
-"""metasr estimate: train a few steps, and say what the whole training will take and cost."""
+"""metasr estimate: train a few steps, and estimate the time and cost of the whole training."""
 
 import json
 import math
@@ -13,18 +13,18 @@ from jobs.cli import Parser, add_settings, run, say, settings
 if TYPE_CHECKING:
     from cluster.planning.forecast import Estimate
 
-DESCRIPTION = """Train a few steps of a recipe on the workers asked for, and say what the whole training will take:
-seconds, data, storage and, with a price, money.
+DESCRIPTION = """Train a few steps of a recipe on the requested workers, and estimate what the whole training needs:
+time, data, storage and, if prices are given, money.
 
-The steps are real: on Ray, with checkpoint and validation, as a run of its own in storage.url that is removed
-afterwards. MLflow hears nothing of it. Both kinds of steps are measured where train.pixel_only_steps makes two.
-Prices are in a currency of your own.
+The steps are real: on Ray, with checkpoint and validation, as a separate run in storage.url that is removed
+afterwards. Nothing is sent to MLflow. With train.pixel_only_steps both kinds of steps are measured. Prices are in
+any currency.
 
   metasr estimate --recipe smoke --data.url ~/data/t1ce
   metasr estimate --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 4 --resources.gpu true \\
       --price-per-hour 2.50 --storage-price 0.023"""
-NOT_INCLUDED = """not included: waiting for machines, images and nodes to start; restarts after faults; a machine
-or store busier than now; MLflow's records and artifacts; requests and transfer that a cloud charges for;
+NOT_INCLUDED = """not included: waiting for machines, images and nodes to start; restarts after faults; a higher load
+on machines or stores; MLflow's records and artifacts; a cloud's charges for requests and transfer;
 metasr evaluate."""
 GB, MB = 1e9, 1e6
 
@@ -58,13 +58,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _price(text: str) -> float:
-    """Return a price that can be counted with."""
+    """Return a finite price of at least 0."""
     try:
         price = float(text)
     except ValueError:
         price = math.nan
     if not math.isfinite(price) or price < 0:
-        raise ArgumentTypeError(f"{text!r} is not a price: give a number from 0, such as 2.50")
+        raise ArgumentTypeError(f"{text!r} is not a price: give a number of at least 0, such as 2.50")
     return price
 
 
@@ -80,7 +80,7 @@ def _money(found: "Estimate", worker_hour: float | None, gb_month: float | None)
 def _text(found: "Estimate", money: dict[str, float]) -> str:
     lines = [f"first step     {_time(found.first_step_s)} after the start"]
     for phase in found.phases:
-        kind = {"pixel": "pixel loss alone", "full": "all losses"}[phase.name]
+        kind = {"pixel": "the pixel loss only", "full": "all losses"}[phase.name]
         lines.append(f"step           {phase.step_s:.3f} s with {kind}, {phase.steps} of them")
     lines += [
         f"throughput     {found.samples_per_s:.1f} samples/s on {found.num_workers} workers; "
@@ -101,7 +101,7 @@ def _text(found: "Estimate", money: dict[str, float]) -> str:
 
 
 def _time(seconds: float) -> str:
-    """Return a time as a person says it."""
+    """Return a time in seconds, minutes or hours."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes = seconds / 60

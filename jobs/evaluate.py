@@ -11,19 +11,19 @@ from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.errors import ConfigError
 
 DESCRIPTION = """Compare a model with bicubic and Lanczos interpolation, and with other models, on the validation
-subjects of the data it was trained on, where that is still as it was; it says if not.
+subjects of its training data. A message says if that data has changed.
 
-Whole slices are degraded as in training, super-resolved and scored. Means are over patients, the difference to
-bicubic has a 95 % interval, and from 6 patients on a test; metasr/README.md states the protocol. For a registered
-version the result is recorded with it, for `metasr promote`.
+Whole slices are degraded as in training, super-resolved and scored. Means are over patients. The difference to
+bicubic has a 95 % interval and, with 6 patients or more, a significance test; metasr/README.md describes the
+protocol. The results for a registered version are recorded with it, for `metasr promote`.
 
-Subjects are worked on in parallel, on the Ray of RAY_ADDRESS or one of this machine, which is started where the work
-is long beside that. --downstream tissue compares classes of intensity in HR and SR, and --downstream-command what a
-program of yours finds in them; it is run on each volume without a shell.
+Subjects are evaluated in parallel, on the Ray of RAY_ADDRESS, or on a local Ray that is started only for long work.
+--downstream tissue compares intensity classes in HR and SR; --downstream-command compares the labels of your own
+program, which runs on each volume without a shell.
 
-Without --eval.scales: 1.1, 1.5, 2, 2.5, 3, 3.5 and 4, or the one scale that the network is for. The protocol's other
-scales: 1.4142135, 2.7182818, 3.1415927 (never trained on); 5, 6, 8 (beyond the trained range); 1x4, 2x3.3 (rows x
-columns).
+Default of --eval.scales: 1.1, 1.5, 2, 2.5, 3, 3.5 and 4, or the single scale that the network supports. Other scales
+of the protocol: 1.4142135, 2.7182818, 3.1415927 (never trained on); 5, 6, 8 (beyond the trained range); 1x4, 2x3.3
+(rows x columns).
 
   metasr evaluate
   metasr evaluate models:/meta-srgan@challenger --against @champion
@@ -34,16 +34,16 @@ columns).
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Evaluate."""
+    """Evaluate a model, and record the results."""
     known = _parser().parse_known(arguments)
     resolved = settings(EvaluateConfig, known)
     if known.workers is not None and known.workers < 1:
-        raise ConfigError(f"--workers {known.workers}", "nobody would work", "Give 1 or more")
+        raise ConfigError(f"--workers {known.workers}", "at least one is needed", "Give 1 or more")
     if known.model and known.named:
         raise ConfigError(f"{known.named} and --model {known.model}", "two models are given", "Give one")
     asked = resolved.origins["eval.scales"] != "default"
     if known.all_scales and asked:
-        raise ConfigError("--all-scales and --eval.scales", "they ask for different scales", "Give one of them")
+        raise ConfigError("--all-scales and --eval.scales", "both set the scales", "Give one of them")
 
     from cluster.evaluation import EvaluationRequest, evaluate_model
 
@@ -74,12 +74,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _progress(bar: Bar) -> Callable[[str, float], None]:
-    """Return what shows progress: in place on a terminal, else as lines."""
+    """Return a function that shows progress: in place on a terminal, else as lines."""
     return (lambda text, part: bar.draw([text], part)) if sys.stdout.isatty() else (lambda text, part: say(text))
 
 
 def _above(bar: Bar) -> Callable[[str], None]:
-    """Return what prints text that stays, in place of the bar."""
+    """Return a function that prints permanent text above the bar."""
 
     def tell(text: str) -> None:
         bar.clear()
@@ -93,13 +93,13 @@ def _parser() -> Parser:
     parser.add_argument(
         "named", nargs="?", metavar="MODEL", help="alias, version, models:/... or bundle folder [challenger]"
     )
-    parser.add_argument("--model", metavar="MODEL", help="the same")
+    parser.add_argument("--model", metavar="MODEL", help="the same as MODEL")
     parser.add_argument(
         "--against",
         action="append",
         default=[],
         metavar="REF",
-        help="another model to compare with, named like MODEL, or @ALIAS of the same; may be given again",
+        help="another model to compare with, named like MODEL, or @ALIAS of the same model; can be repeated",
     )
     parser.add_argument("--all-scales", action="store_true", help="evaluate 1.1, 1.2 ... 4.0, for a curve")
     parser.add_argument(
@@ -111,26 +111,26 @@ def _parser() -> Parser:
         "--perceptual-weights",
         type=Path,
         metavar="FILE",
-        help="also measure a perceptual distance, in VGG-16 with these weights (as for loss.vgg_weights)",
+        help="also measure a perceptual distance, by VGG-16 with these weights (as for loss.vgg_weights)",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="keep tables, scores (CSV, JSON) and pictures here"
+        "-o", "--output", type=Path, metavar="FOLDER", help="write tables, scores (CSV, JSON) and pictures here"
     )
     parser.add_argument(
         "--downstream",
         action="append",
         default=[],
         choices=["tissue"],
-        help="compare classes of intensity in the brain of HR and SR (Gaussian mixture, Dice)",
+        help="compare intensity classes in the brain of HR and SR (Gaussian mixture, Dice)",
     )
     parser.add_argument(
         "--downstream-command",
         default="",
         metavar="COMMAND",
-        help="compare what this command finds in HR and SR (Dice, Hausdorff): it reads {input}, writes {output}",
+        help="compare this command's labels of HR and SR (Dice, Hausdorff): it reads {input}, writes {output}",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="tasks in hand at a time; 1 works without Ray [as many as fit]"
+        "--workers", type=int, metavar="N", help="number of parallel tasks; 1 runs without Ray [as many as fit]"
     )
     add_settings(parser, EvaluateConfig, "data.url", "eval", "tasks", "downstream", "tracking")
     return parser

@@ -1,4 +1,4 @@
-"""metasr promote: make an evaluated model the champion, or return to the one before."""
+"""metasr promote: make an evaluated model the champion, or return to the previous one."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ DESCRIPTION = """Make an evaluated model the champion, which `metasr upscale` us
 
 Its evaluation (`metasr evaluate`) must show, on whole slices, at all of --gate.scales: PSNR and SSIM nowhere below
 bicubic; against the champion, if there is one, no scale worse by more than a margin, and better on average over the
-scales. Both must have been evaluated on the same data, scales and slices, and on no less than the champion when it
-was promoted. What is compared and found is printed before anything moves. Every change of champion is recorded in
-MLflow, in the registered model NAME.promotions.
+scales. Both must have been evaluated on the same data, scales and slices, and on no less than the champion at its
+promotion. The comparison and the results of the rules are printed before the champion changes. Every change of
+champion is recorded in MLflow, in the registered model NAME.promotions.
 
-With --gate.downstream tissue (or command) it must also have been evaluated with --downstream tissue (or
---downstream-command), and its Dice is compared like PSNR.
+--gate.downstream tissue (or command) also requires an evaluation with --downstream tissue (or --downstream-command),
+and compares its Dice like PSNR.
 
   metasr promote
   metasr promote --model 3
@@ -33,13 +33,13 @@ def main(arguments: Sequence[str]) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", default="challenger", help="alias, version or models:/... [challenger]")
     what.add_argument("--history", action="store_true", help="print who was champion when, and why; change nothing")
-    what.add_argument("--rollback", action="store_true", help="return to the champion before; twice goes back two")
-    parser.add_argument("--force", metavar="REASON", help="promote against the gate; REASON is then recorded")
+    what.add_argument("--rollback", action="store_true", help="return to the previous champion; twice goes back two")
+    parser.add_argument("--force", metavar="REASON", help="promote against the gate; REASON is recorded")
     add_settings(parser, PromotionConfig)
     known = parser.parse_known(arguments)
     config = settings(PromotionConfig, known).config
     if known.force is not None and (known.history or known.rollback):
-        raise ConfigError("--force", "it is for a promotion", "Leave it out")
+        raise ConfigError("--force", "it is only for promotions", "Omit it")
 
     from cluster.registry import Registry, history, promote, rollback
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
         version, before = rollback(registry, say)
     else:
         version, before = promote(registry, known.model, config.gate, say, force=known.force)
-    change = "the first" if before is None else "as it was" if before == version else f"instead of version {before}"
+    change = "the first" if before is None else "unchanged" if before == version else f"instead of version {before}"
     say(f"version {version} of {config.tracking.model} is the champion, {change}")
     files = "-i", "in.nii.gz", "-o", "out.nii.gz", "--scale", "2.5"
     say(f"next: {command('upscale', *files, tracking=config.tracking)}")

@@ -1,4 +1,4 @@
-"""metasr sync: send MLflow what it missed while it was away."""
+"""metasr sync: send MLflow the records that it missed while unreachable."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,18 @@ from cluster.redaction import without_password
 from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.errors import StoreError
 
-DESCRIPTION = """Send MLflow what it missed while it was away: metrics, pictures and models that runs
-kept on this machine.
+DESCRIPTION = """Send MLflow the records that it missed while unreachable: metrics, pictures and models that runs
+have kept on this machine.
 
-Each run's records go to where the run was tracked, unless --tracking.uri says otherwise. It is safe to run twice,
-beside a run that sends its records itself, and after Ctrl-C.
+Each run's records go to the MLflow that tracked the run, unless --tracking.uri is given. It is safe to run twice,
+beside a run that sends its own records, and after Ctrl-C.
 
   metasr sync
   metasr sync --tracking.uri http://mlflow:5000"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Send."""
+    """Send the records; return the exit code."""
     parser = Parser(prog="metasr sync", description=DESCRIPTION)
     add_settings(parser, JobConfig, "tracking")
     resolved = settings(JobConfig, parser.parse_known(arguments))

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 SWEEPS = Path(__file__).parent / "sweeps"
 DESCRIPTION = """Search the settings of a recipe. Each trial is a training run like those of `metasr train`.
-Several run at a time, poor ones are stopped early, and the best generator of all becomes the challenger.
+Trials run in parallel, poor ones are stopped early, and the best generator becomes the challenger.
 
-The same command again continues where it stopped: ended trials are not trained again, others resume from their
-checkpoints. More --trials or another --max-time continue it too. With RAY_ADDRESS set it runs on that cluster.
+Run the same command again to continue: ended trials are not repeated, others resume from their checkpoints. A higher
+--trials or another --max-time also continues it. With RAY_ADDRESS set it runs on that cluster.
 
   metasr tune --sweep loss-weights --recipe brats --data.url ~/data/t1ce --dry-run
   metasr tune --sweep loss-weights --recipe brats --data.url ~/data/t1ce --trials 16 -o sweep
   metasr tune --sweep scale-range --recipe default --data.url s3://bucket/t1ce --max-time 8 --resources.gpu true \\
       --resources.gpus-per-worker 0.25"""
-REGISTERED_ALL_THE_SAME = """it is registered all the same, so that it can be evaluated and looked at;
-`metasr promote` lets no version through that is below bicubic. Train longer, or search other settings"""
+REGISTERED_ALL_THE_SAME = """it is still registered, so that it can be evaluated and inspected;
+`metasr promote` accepts no version that is below bicubic. Train longer, or search other settings"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,17 +42,21 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--max-time", type=_positive, default=math.inf, metavar="H", help="stop after H hours")
     parser.add_argument(
-        "--max-cost", type=_positive, default=math.inf, metavar="X", help="stop when all trials together have cost X"
+        "--max-cost",
+        type=_positive,
+        default=math.inf,
+        metavar="X",
+        help="stop when the total cost of all trials is X",
     )
     parser.add_argument("--price-per-hour", type=_positive, metavar="P", help="price of one worker for an hour")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="also write the page and sweep.json into this folder"
+        "-o", "--output", type=Path, metavar="FOLDER", help="also write the report page and sweep.json to this folder"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what the sweep would do and cost, and exit")
     add_settings(parser, SweepConfig)
     known = parser.parse_known(arguments)
     if math.isfinite(known.max_cost) and known.price_per_hour is None:
-        raise ConfigError("--max-cost", "the price of a worker is not known", "Give --price-per-hour too")
+        raise ConfigError("--max-cost", "the price of a worker is unknown", "Give --price-per-hour too")
 
     from cluster.sweep.budget import Limits
     from cluster.sweep.space import SweepPlan
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def conclusion(record: "SweepRecord", best: "Trial", tracking: TrackingConfig) -> list[str]:
-    """Return what came of a sweep that has a best trial, and what to do next."""
+    """Return the results of a sweep with a best trial, and what to do next."""
     from cluster.sweep.outcome import as_flags
 
     said = [f"sweep {record.name}: trial {best.number} is the challenger of {tracking.model}"]

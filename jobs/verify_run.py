@@ -1,4 +1,4 @@
-"""metasr verify-run: compare two training runs, bit for bit, and explain the first difference."""
+"""metasr verify-run: compare two training runs bit for bit, and explain the first difference."""
 
 import json
 from collections.abc import Sequence
@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from cluster.compare.runs import Verification
     from cluster.compare.states import Check
 
-DESCRIPTION = """Compare two training runs, bit for bit, and explain the first difference.
+DESCRIPTION = """Compare two training runs bit for bit, and explain the first difference.
 
-The same settings on the same data give the same bits, whatever the number of workers and whatever faults
-there were. A and B are each the URL or folder of a run, the folder of a checkpoint, or the name of a run
-under --storage.url. The newest step is taken of which both still have a checkpoint. First comes what decides
-the weights (code, settings, data, start, arithmetic), then what came out (metric log, networks, optimisers).
-Where code or arithmetic changed on the way, it says after which step.
-Exit code 0: the same bits. 1: other bits. 2: they cannot be compared.
+The same settings on the same data give the same bits, whatever the number of workers and faults. A and B are each
+the URL or folder of a run, the folder of a checkpoint, or the name of a run under --storage.url. They are compared at
+the newest step for which both still have a checkpoint: first the causes (code, settings, data, start, arithmetic; if
+code or arithmetic changed during a run, after which step), then the results (metric log, networks, optimisers).
+Exit code 0: equal bits. 1: different bits. 2: they cannot be compared.
 
   metasr verify-run smoke-0a1b2c3d4e ~/elsewhere/runs/smoke-0a1b2c3d4e
   metasr verify-run s3://bucket/runs/paper-5d1fa2b3c4 s3://copy/runs/paper-5d1fa2b3c4 --json"""
@@ -57,7 +56,7 @@ def _as_json(found: "Verification") -> dict[str, object]:
 
 def _print(found: "Verification") -> None:
     for label, side in (("A", found.a), ("B", found.b)):
-        newest = "" if side.newest_step == found.step else f" (its newest is of step {side.newest_step})"
+        newest = "" if side.newest_step == found.step else f" (its newest is step {side.newest_step})"
         say(f"{label}  {side.where}, step {found.step}{newest}")
         say(f"   {side.digest}")
     for check in (*found.causes, *found.effects):

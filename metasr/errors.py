@@ -8,7 +8,7 @@ class MetaSRError(Exception):
 
     Args:
         what: What happened, and to which file, setting or run.
-        why: The cause, as far as it is known.
+        why: The cause, if known.
         fix: What to do next, in the imperative.
     """
 
@@ -33,15 +33,15 @@ class DataError(MetaSRError):
 
 
 class UnreachableError(DataError):
-    """A file that cannot be reached, so that its content is unknown."""
+    """A file that cannot be reached, so its content is unknown."""
 
 
 class ScaleError(MetaSRError):
-    """A scale or an output size that super-resolution cannot give."""
+    """A scale or an output size that super-resolution does not support."""
 
 
 class StoreError(MetaSRError):
-    """Object storage that is unavailable, refuses a request, or returns other bytes than were stored."""
+    """Object storage that is unavailable, refuses a request, or returns different bytes than were stored."""
 
 
 class CheckpointError(MetaSRError):
@@ -49,7 +49,7 @@ class CheckpointError(MetaSRError):
 
 
 class FormatError(MetaSRError):
-    """A file that a later version of metasr wrote, of a format that this one cannot read."""
+    """A file in a format of a later version of metasr, which this one cannot read."""
 
 
 class TrainingError(MetaSRError):
@@ -59,8 +59,8 @@ class TrainingError(MetaSRError):
 
 
 class DivergedError(TrainingError):
-    """A loss or a gradient that is NaN or infinite, found before it reached the weights."""
+    """A loss or gradient that is NaN or infinite, detected before it reached the weights."""
 
 
 class RegistryError(MetaSRError):
-    """A model version that does not exist, or that the gate does not let through."""
+    """A model version that does not exist, or that the promotion gate rejects."""

@@ -1,4 +1,4 @@
-"""Small files carry the number of their format, by which a later one is told from a damaged one."""
+"""The format version in small JSON files, which tells a file of a later version from a damaged one."""
 
 import json
 from contextlib import suppress
@@ -6,23 +6,28 @@ from typing import Final
 
 from metasr.errors import FormatError
 
+FORMAT_KEY: Final = "format"
 FORMAT: Final = 1
-"""Of all files that this version writes and reads. Files without a number are of this format."""
+"""Newest format that this version writes and reads, and the format of files without a number."""
+
+
+def require_format(content: object, what: str) -> None:
+    """Raise FormatError if a JSON value is of a later format than this version reads.
+
+    Args:
+        content: The JSON value.
+        what: What it is, for the error.
+    """
+    found = content.get(FORMAT_KEY, FORMAT) if isinstance(content, dict) else FORMAT
+    if found != FORMAT:
+        raise FormatError(
+            what,
+            f"it has format {found!r}, and this version of metasr reads format {FORMAT}",
+            "Use the version of metasr that wrote it, or a newer one",
+        )
 
 
 def require_known_format(content: str | bytes, what: str) -> None:
-    """Raise FormatError if JSON is of a later format than this version reads.
-
-    Args:
-        content: Of the file; one that is damaged passes.
-        what: The file, for the error.
-    """
+    """Raise FormatError if JSON text is of a later format than this version reads; damaged text passes."""
     with suppress(ValueError):
-        values = json.loads(content)
-        found = values.get("format", FORMAT) if isinstance(values, dict) else FORMAT
-        if found != FORMAT:
-            raise FormatError(
-                what,
-                f"it is of format {found}, and this version of metasr reads format {FORMAT}",
-                "Use the version of metasr that wrote it, or a newer one",
-            )
+        require_format(json.loads(content), what)

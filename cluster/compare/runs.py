@@ -1,7 +1,6 @@
-"""Two runs compared, causes before effects: whether they are the same bits, and if not, what is behind it.
+"""Compare two runs, causes before effects: whether they are equal bit for bit, and if not, why.
 
-Training is exact: the same settings on the same data give the same bits, whatever the number of workers and whatever
-faults there were.
+Training is exact: the same settings on the same data give the same bits, whatever the number of workers and faults.
 """
 
 import os
@@ -23,17 +22,17 @@ from metasr.manifest import MANIFEST, unseal
 from metasr.training.lineage import Stretch, What, changes, lineage_of, part_after, told
 
 MACHINERY = set(JobConfig.model_fields) - set(ExperimentConfig.model_fields)
-"""Sections of the settings that do not decide which weights come out."""
+"""Sections of the settings that do not influence the weights."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two.
+    """One of the two runs.
 
     Attributes:
         where: Its URL or folder.
-        newest_step: Of its checkpoints.
-        digest: `state_digest` of the one that is compared.
+        newest_step: Step of its newest checkpoint.
+        digest: `state_digest` of the compared checkpoint.
     """
 
     where: str
@@ -43,14 +42,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of the comparison of two runs.
+    """The result of comparing two runs.
 
     Attributes:
         a, b: The runs.
-        step: Updates done in the checkpoints that are compared, the newest of which both have one.
-        causes: What decides the weights.
-        effects: What training has made of it, see `compare_states`.
-        suspects: What may be behind a difference that no cause explains.
+        step: Step of the compared checkpoints: the newest that both runs have.
+        causes: Checks of what determines the weights.
+        effects: Checks of what training produced, see `compare_states`.
+        suspects: Possible reasons for a difference that no cause explains.
     """
 
     a: Side
@@ -62,44 +61,43 @@ class Verification:
 
     @property
     def identical(self) -> bool:
-        """Whether the same bits came out."""
+        """Whether both runs are equal bit for bit."""
         return self.a.digest == self.b.digest
 
     @property
     def verdict(self) -> str:
-        """All of it in a sentence."""
+        """The result in one sentence."""
         causes = [cause for cause in self.causes if not cause.equal]
         if self.identical:
             bits = f"identical: every bit of {_names(self.effects)} at step {self.step}"
             return f"{bits}, although these differ: {_names(causes)}" if causes else bits
-        parted = f"they part at or before step {self._parted}"
+        parted = f"they diverge at or before step {self._parted}"
         for cause in causes:
             if cause.since < self._parted:
                 return f"{parted}, because of the {cause.name}: {'; '.join(map(str, cause.differences))}"
         return (
-            f"{parted}. Nothing that is known to matter differs until then: {_names(self.causes)}. "
-            f"Look at {'; at '.join(self.suspects)}"
+            f"{parted}, although these are equal until then: {_names(self.causes)}. Check {'; '.join(self.suspects)}"
         )
 
     @property
     def _parted(self) -> int:
-        """The first step of which it is known that they differ there."""
+        """The first step at which they are known to differ."""
         log = self.effects[0]
         logged = log.differences[0].about.get("step") if log.differences else None
         return self.step if logged is None else logged
 
 
 def verify_run(a: str, b: str, storage_url: str) -> Verification:
-    """Compare two runs at the newest step of which both still have a checkpoint.
+    """Compare two runs at the newest step for which both still have a checkpoint.
 
     Args:
         a: URL or folder of a run, folder of a checkpoint, or name of a run in `storage_url`.
-        b: Another.
-        storage_url: Where runs are that are given by name.
+        b: The other run.
+        storage_url: Storage of runs that are given by name.
 
     Raises:
-        CheckpointError: There is no such run, no step that both have, or a checkpoint is damaged.
-        StoreError: A store is away or refuses.
+        CheckpointError: There is no such run, no common step, or a checkpoint is damaged.
+        StoreError: A store cannot be reached or denies access.
     """
     one, other = _find(a, storage_url), _find(b, storage_url)
     step = _common_step(one, other)
@@ -116,14 +114,14 @@ def verify_run(a: str, b: str, storage_url: str) -> Verification:
 
 
 class _Source(NamedTuple):
-    """Where it is, and for each step a function that puts the checkpoint into a new folder, or says where it is."""
+    """A run: its location, and for each step a function that returns its checkpoint, fetched into a new folder."""
 
     where: str
     checkpoints: Mapping[int, Callable[[Path], Path]]
 
 
-class _Brought(NamedTuple):
-    """A checkpoint on this machine, checked, and what its manifest says."""
+class _Fetched(NamedTuple):
+    """A verified checkpoint on this machine, and its manifest."""
 
     side: Side
     folder: Path
@@ -145,7 +143,7 @@ def _find(reference: str, storage_url: str) -> _Source:
             store.require()
             raise CheckpointError(
                 f"run {name}",
-                "there is no checkpoint of it",
+                "it has no checkpoint",
                 "Give the URL or folder of a run, the folder of a checkpoint, or the name of a run in --storage.url",
             )
     return _Source(where, {one.step: partial(_fetch, run, one) for one in kept})
@@ -161,20 +159,20 @@ def _common_step(a: _Source, b: _Source) -> int:
     if not common:
         have = [f"{one.where} has step {', '.join(map(str, sorted(one.checkpoints)))}" for one in (a, b)]
         raise CheckpointError(
-            "there is no step of which both have a checkpoint",
+            "the runs have no checkpoint of the same step",
             "; ".join(have),
             "Train both to the same step, with the same settings",
         )
     return max(common)
 
 
-def _bring(source: _Source, step: int, folder: Path) -> _Brought:
+def _bring(source: _Source, step: int, folder: Path) -> _Fetched:
     with _named(source.where):
         folder = source.checkpoints[step](folder)
         about = unseal(folder, "checkpoint")
         if _step_of(about) != step or not isinstance(about.get("config"), dict):
             raise CheckpointError("its checkpoint", f"its {MANIFEST} is not that of step {step}", "Use another")
-        return _Brought(Side(source.where, max(source.checkpoints), state_digest(folder)), folder, about)
+        return _Fetched(Side(source.where, max(source.checkpoints), state_digest(folder)), folder, about)
 
 
 def _step_of(about: Mapping[str, Any]) -> int:
@@ -186,7 +184,7 @@ def _step_of(about: Mapping[str, Any]) -> int:
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Say of an error which of the two it is about."""
+    """Name the run in errors."""
     try:
         yield
     except CheckpointError as error:
@@ -212,7 +210,7 @@ def _causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Check, ...]:
 
 
 def _computed(name: str, what: What, a: Sequence[Stretch], b: Sequence[Stretch]) -> Check:
-    """Compare which code or arithmetic computed the steps; it may have changed on the way."""
+    """Compare which code or arithmetic computed the steps; it may have changed during a run."""
     since = part_after(a, b, what)
     if since is None:
         return Check(name, True, value=told(a, what))
@@ -220,7 +218,7 @@ def _computed(name: str, what: What, a: Sequence[Stretch], b: Sequence[Stretch])
 
 
 def _fact(name: str, key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Check:
-    """Compare what two manifests say; the only thing that may be empty is what to start from."""
+    """Compare one entry of two manifests; only the entry for initial weights may be empty."""
     ours, theirs = (about.get(key) or "random weights" for about in (a, b))
     if ours == theirs:
         return Check(name, True, value=str(ours))
@@ -239,16 +237,16 @@ def _settings(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> I
 def _suspects(about: Mapping[str, Any]) -> Iterator[str]:
     config = about["config"]
     if config.get("train", {}).get("reduction") == "fast":
-        yield "resources.num_workers: with train.reduction fast, other numbers of workers give other weights"
+        yield "resources.num_workers: with train.reduction fast, the weights depend on the number of workers"
     lineage = lineage_of(about)
     if any(stretch.code_version.endswith("+changes") for stretch in lineage):
-        yield "the code, which had changes that are in no commit"
+        yield "the code, which had uncommitted changes"
     if changed := changes(lineage):
-        yield f"what changed on the way, in both alike as far as is noted ({changed})"
+        yield f"the changes during the runs, recorded as equal in both ({changed})"
     if config.get("loss", {}).get("perceptual"):
-        yield "the file of the VGG network, which is known by its path alone"
-    yield "the machines of the other workers, since a checkpoint notes the arithmetic of the first, and their memory"
-    yield "the checkpoints themselves, which somebody may have edited"
+        yield "the file of the VGG network, of which only the path is recorded"
+    yield "the machines and the memory of the other workers: a checkpoint records the arithmetic of the first worker"
+    yield "the checkpoints themselves, which may have been edited"
 
 
 def _names(checks: Sequence[Check]) -> str:

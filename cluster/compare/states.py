@@ -1,4 +1,4 @@
-"""What training has made by a checkpoint: one SHA-256 of all of it, and where two checkpoints differ."""
+"""The training state in a checkpoint: one SHA-256 of all of it, and the differences of two checkpoints."""
 
 import hashlib
 import json
@@ -19,15 +19,15 @@ from metasr.manifest import unseal
 from metasr.training.state import LOG, WEIGHTS
 
 PARTS = ("generator", "average", "discriminator", "generator_optimiser", "discriminator_optimiser")
-"""Parts of the state in the order in which they are compared; what else there may be comes after them."""
+"""Parts of the state in the order of comparison; any others follow."""
 
 
 class Mismatch(NamedTuple):
-    """Something that is not the same in both.
+    """A difference between two runs.
 
     Attributes:
-        name: A setting by its dotted name, a metric, a tensor.
-        about: Its values in A and B, or by how much they differ.
+        name: Dotted name of a setting, name of a metric or of a tensor.
+        about: Its values in A and B, or the size of the difference.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Mismatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """What came of one comparison.
+    """The result of one comparison.
 
     Attributes:
         name: What was compared.
         equal: Whether it is the same in both.
-        differences: What is not the same; of the metric log the first line alone.
-        value: What both have, where it is short enough to be said.
-        since: They are equal until this step.
+        differences: The differences; only the first line of the metric log.
+        value: The common value, if it is short enough to print.
+        since: Step until which they are equal.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Check:
 
 
 def state_digest(folder: Path) -> str:
-    """Return one SHA-256 of all that training has made by a checkpoint: the same for the same bits alone.
+    """Return one SHA-256 of the whole training state in a checkpoint; equal only for equal bits.
 
-    It is that of a text with a line `<SHA-256>  <name>` for each part of the state (`generator`, `average` where
+    It is the SHA-256 of a text with a line `<SHA-256>  <name>` for each part of the state (`generator`, `average` if
     there is one, `discriminator`, `generator_optimiser`, `discriminator_optimiser`) and for `metrics.jsonl`, sorted
-    by name. The SHA-256 of the log is that of its bytes. That of a part is over its tensors sorted by name: of each a
-    line of JSON, `["<name>", "<dtype>", [<shape>]]` as safetensors writes them, and its bytes, little-endian.
+    by name. The SHA-256 of the log is that of its bytes. That of a part covers its tensors sorted by name: for each a
+    line of JSON, `["<name>", "<dtype>", [<shape>]]` as in safetensors, and its bytes, little-endian.
 
     Args:
-        folder: A checkpoint; its files are checked.
+        folder: A checkpoint; its files are verified.
 
     Raises:
-        CheckpointError: It is none, or it is damaged.
+        CheckpointError: It is not a checkpoint, or it is damaged.
     """
     unseal(folder, "checkpoint")
     digests = _digests(folder)
@@ -77,10 +77,10 @@ def state_digest(folder: Path) -> str:
 
 
 def compare_states(a: Path, b: Path) -> tuple[Check, ...]:
-    """Compare what training has made by two checkpoints: the metric log, then each part of the state.
+    """Compare the training states in two checkpoints: the metric log, then each part of the state.
 
     Args:
-        a: A checkpoint whose files were checked.
+        a: A checkpoint whose files were verified.
         b: Another.
 
     Raises:
@@ -119,7 +119,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _first_line(a: Path, b: Path) -> Mismatch:
-    """Return where two metric logs part."""
+    """Return the first difference of two metric logs."""
     logs = [(folder / LOG).read_text(errors="replace").splitlines() for folder in (a, b)]
     for number, (ours, theirs) in enumerate(zip_longest(*logs), start=1):
         if ours != theirs:
@@ -128,7 +128,7 @@ def _first_line(a: Path, b: Path) -> Mismatch:
 
 
 def _line(number: int, ours: dict[str, Any], theirs: dict[str, Any]) -> Mismatch:
-    """Return the first metric that is not the same; of a log that has ended there is none."""
+    """Return the first metric that differs between two lines; a log that has ended has none."""
     steps = [record["step"] for record in (ours, theirs) if isinstance(record.get("step"), int)]
     place = {"line": number, "step": min(steps, default=None)}
     for name in dict.fromkeys((*ours, *theirs)):
@@ -147,7 +147,7 @@ def _record(line: str | None) -> dict[str, Any]:
 
 
 def _tensors(a: Path, b: Path, part: str) -> Iterator[Mismatch]:
-    """Yield by how much each tensor of a part differs that does, by name."""
+    """Yield the tensors of a part that differ, by name, with the size of the difference."""
     with ExitStack() as stack:
         states = [stack.enter_context(safe_open(folder / WEIGHTS, framework="pt")) for folder in (a, b)]
         ours, theirs = ([name for name in one.keys() if name.partition("/")[0] == part] for one in states)  # noqa: SIM118
@@ -160,7 +160,7 @@ def _tensors(a: Path, b: Path, part: str) -> Iterator[Mismatch]:
 
 
 def _kind(state: Any, name: str, names: list[str]) -> str | None:
-    """Return type and shape of a tensor, None if there is none of that name."""
+    """Return type and shape of a tensor; None if there is no such tensor."""
     if name not in names:
         return None
     piece = state.get_slice(name)
@@ -168,9 +168,9 @@ def _kind(state: Any, name: str, names: list[str]) -> str | None:
 
 
 def _distance(a: Tensor, b: Tensor) -> dict[str, Any]:
-    """Return how many values of two tensors of one kind have other bits, and by how much at most; empty for none.
+    """Return the number of values of two tensors whose bits differ, and the largest difference; empty if none do.
 
-    `relative` is the largest difference as a part of the largest value. What is not finite is None.
+    `relative` is the largest difference divided by the largest value. Non-finite numbers become None.
     """
     differ = (_bytes(a) != _bytes(b)).view(-1, a.element_size()).any(dim=1)
     if not differ.any():

@@ -1,4 +1,4 @@
-"""Evaluation as a job: slices of subjects are scored as Ray tasks, and the results bound to the version."""
+"""Evaluation as a job: Ray tasks score slices of subjects, and the results are recorded with the version."""
 
 from cluster.evaluation.measure import EvaluationResults, measure
 from cluster.evaluation.run import EvaluationRequest, evaluate_model

@@ -1,4 +1,4 @@
-"""All tasks of an evaluation, and their results in the order of the subjects."""
+"""Run all tasks of an evaluation, and collect their results in the order of the subjects."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from metasr.errors import DataError
 from metasr.evaluation import Evaluation
 from metasr.evaluation.downstream import Outcome, Step
 
-# Starting Ray on this machine takes 10 to 25 s. So many images at a scale take about a minute of a core.
+# Starting Ray locally takes 10 to 25 s; this many images, counted at each scale, take one core about a minute.
 MIN_IMAGES_FOR_RAY = 250
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,12 +23,12 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class EvaluationResults:
-    """What was found.
+    """The results of an evaluation.
 
     Attributes:
         result: Scores and pictures, as `evaluate` returns them for all slices at once.
-        outcomes: Of the downstream steps.
-        device: What it was computed on.
+        outcomes: Results of the downstream steps.
+        device: Names of the devices used.
     """
 
     result: Evaluation
@@ -39,21 +39,21 @@ class EvaluationResults:
 def measure(
     setup: Setup, parts: Sequence[Share], steps: Sequence[Step], *, workers: int | None, progress: Progress
 ) -> EvaluationResults:
-    """Score all parts, and do the downstream steps of all subjects, several at a time.
+    """Score all parts, and do the downstream steps of all subjects, in parallel.
 
-    Scores do not depend on how many are in hand: each part is computed alone, with the same number of threads, and
-    results are put together in the order of the parts.
+    Scores do not depend on the number of parallel tasks: each part is computed alone, with a fixed number of
+    threads, and results are collected in the order of the parts.
 
     Args:
-        setup: What the tasks share.
-        parts: See `shares`.
-        steps: Downstream evaluation.
-        workers: Tasks in hand at a time, see `in_order`. None also takes Ray where RAY_ADDRESS names one, and for
-            work that is long beside the start of Ray.
-        progress: Told what is done, and which part of all that is.
+        setup: Inputs that all tasks share.
+        parts: Parts to score, see `shares`.
+        steps: Steps of downstream evaluation.
+        workers: Number of parallel tasks, see `in_order`. None uses Ray if RAY_ADDRESS is set, or if the work takes
+            long compared with the start of Ray.
+        progress: Called with what is done and the completed fraction.
 
     Raises:
-        MetaSRError: A task failed, or whoever worked on it died again and again; it names the subject.
+        MetaSRError: A task failed, or its worker died repeatedly; it names the subject.
     """
     result = Evaluation([], [], defaultdict(list))
     outcomes: list[Outcome] = []
@@ -75,7 +75,7 @@ def measure(
 def _all(
     map_in_order: InOrder, function: Callable[[T], R], things: Sequence[T], subject: Callable[[T], str]
 ) -> Iterator[tuple[T, R]]:
-    """Yield each thing with its result."""
+    """Yield each item with its result."""
     for thing, found in zip(things, map_in_order(function, things), strict=True):
         if isinstance(found, Lost):
             raise DataError(f"subject {subject(thing)}", str(found), "Give tasks more memory, or fewer --workers")
@@ -94,6 +94,6 @@ def _add(result: Evaluation, part: Evaluation) -> None:
 
 
 def _min_for_ray(setup: Setup, parts: Sequence[Share], steps: Sequence[Step]) -> int:
-    """Return from how many parts on Ray is worth it: all or none."""
+    """Return the number of parts from which Ray is used: 0 (always) or `sys.maxsize` (never)."""
     images = sum(part.num_slices for part in parts) * len(setup.scales) * (1 + len(steps))
     return 0 if os.environ.get("RAY_ADDRESS") or (images >= MIN_IMAGES_FOR_RAY and len(parts) > 1) else sys.maxsize

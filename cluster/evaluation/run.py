@@ -1,4 +1,4 @@
-"""An evaluation from its models to its record: what `metasr evaluate` does."""
+"""Evaluate a model and record the results: the work of `metasr evaluate`."""
 
 import shutil
 import tempfile
@@ -36,19 +36,19 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What was asked for.
+    """The arguments of an evaluation.
 
     Attributes:
         model: Alias, version, models:/... or bundle folder.
-        against: Others, named alike; `@ALIAS` is that of the model's own registered model.
-        scales: None: the one that the model is for, or those that are reported.
-        all_scales: With no `scales`, 1.1, 1.2 ... 4.
-        tissue: Compare classes of intensity.
-        command: Compare what this command finds; empty: none.
-        perceptual_weights: File of a perceptual distance.
-        paper_table: Also what the paper shows.
-        output: Folder to keep the results in.
-        workers: Tasks in hand at a time, see `measure`.
+        against: Other models, named in the same way; `@ALIAS` is an alias of the model's own registered model.
+        scales: Scales to evaluate; None: the single scale that the model supports, or the reported scales.
+        all_scales: Without `scales`: evaluate 1.1, 1.2 ... 4.
+        tissue: Compare intensity classes.
+        command: Segmentation command to compare with; empty: none.
+        perceptual_weights: Weights file of a perceptual distance.
+        paper_table: Also make the paper's table and figure.
+        output: Folder for the results.
+        workers: Number of parallel tasks, see `measure`.
     """
 
     model: str
@@ -64,10 +64,10 @@ class EvaluationRequest:
 
 
 def evaluate_model(request: EvaluationRequest, config: EvaluateConfig, tell: Tell, progress: Progress) -> Located:
-    """Evaluate a model on the validation subjects, tell the tables, and record them with the version that it is.
+    """Evaluate a model on the validation subjects, report the tables, and record the results with its version.
 
     Returns:
-        What was evaluated.
+        The evaluated model.
 
     Raises:
         MetaSRError: A model, the data or a step cannot be used.
@@ -79,7 +79,7 @@ def evaluate_model(request: EvaluationRequest, config: EvaluateConfig, tell: Tel
     store = open_store(config.data.url or bundle.about["data_url"])
     index = read_index(store)
     if index.digest() != bundle.about["data_digest"]:
-        tell("the data has another index than the training data: some of its subjects may have been trained on")
+        tell("the data's index is not that of the training data: some of its subjects may have been trained on")
     parts = shares(store, index, config.eval.slices_per_subject)
     subjects = list(dict.fromkeys(part.subject for part in parts))
     setup = Setup(
@@ -124,14 +124,14 @@ def _steps(request: EvaluationRequest, config: EvaluateConfig) -> list[Step]:
 
 
 def _load(registry: Registry, reference: str) -> tuple[Located, Bundle]:
-    """Find a model and load it."""
+    """Locate and load a model."""
     with tempfile.TemporaryDirectory() as download:
         located = registry.locate(reference, Path(download))
         return located, load_bundle(located.folder, torch.device("cpu"))
 
 
 def _rivals(registry: Registry, located: Located, references: Sequence[str]) -> dict[str, Bundle]:
-    """Return the other models by the names of their methods."""
+    """Return the other models, keyed by the names of their methods."""
     names = [reference.removeprefix("@") for reference in references]
     if len({BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME, *names}) < 3 + len(names):
         raise ConfigError(
@@ -148,7 +148,7 @@ def _rivals(registry: Registry, located: Located, references: Sequence[str]) -> 
 
 
 def _scales(request: EvaluationRequest, bundle: Bundle) -> Sequence[Scale]:
-    """Return the scales that were asked for, else the one the model is for, else those that are reported."""
+    """Return the requested scales, else the single scale that the model supports, else the reported scales."""
     if request.scales is not None:
         return request.scales
     low, high = bundle.trained_scales
@@ -158,7 +158,7 @@ def _scales(request: EvaluationRequest, bundle: Bundle) -> Sequence[Scale]:
 
 
 def _write_outcomes(folder: Path, measured: EvaluationResults, steps: Sequence[Step], tell: Tell) -> None:
-    """Write `downstream.csv` and `downstream.txt`, and tell the latter, if there were steps."""
+    """Write `downstream.csv` and `downstream.txt`, and report the latter, if there were steps."""
     if not steps:
         return
     (folder / OUTCOMES).write_text(to_csv(measured.outcomes))
@@ -171,7 +171,7 @@ def _write_outcomes(folder: Path, measured: EvaluationResults, steps: Sequence[S
 def _circumstances(
     request: EvaluationRequest, bundle: Bundle, setup: Setup, measured: EvaluationResults
 ) -> Circumstances:
-    """Return everything that the results depend on."""
+    """Return the circumstances that the results depend on."""
     index: Index = setup.index
     return Circumstances(
         model=request.model,
@@ -190,7 +190,7 @@ def _circumstances(
 
 
 def _evidence(about: Circumstances, setup: Setup, request: EvaluationRequest, steps: Sequence[Step]) -> Evidence:
-    """Return what a promotion has to know of an evaluation."""
+    """Return the evidence that a promotion needs."""
     return Evidence(
         bundle_sha256=about.bundle_sha256,
         data_sha256=about.data_sha256,

@@ -1,4 +1,4 @@
-"""What a task of an evaluation does, on any node: read slices of one subject, verified, and compare them."""
+"""The tasks of an evaluation, on any node: read and verify slices of one subject, and score them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,14 +31,14 @@ SLICES_A_TASK = 10
 
 @dataclass(frozen=True)
 class Weights:
-    """A network on its way to other processes: settings to build it from, and its values in safetensors."""
+    """A network to send to other processes: its settings, and its values as safetensors."""
 
     config: ModelConfig
     values: bytes
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Weights":
-        """Take those of a bundle."""
+        """Return the weights of a bundle."""
         values = {name: value.cpu().contiguous() for name, value in bundle.generator.state_dict().items()}
         return cls(ModelConfig.model_validate(bundle.about["config"]["model"]), safetensors.torch.save(values))
 
@@ -51,20 +51,20 @@ class Weights:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all tasks of an evaluation share.
+    """Inputs that all tasks of an evaluation share.
 
     Attributes:
-        store_url: Where the data is.
-        index: Of that store.
-        model: What is evaluated.
-        rivals: What it is compared with beside interpolation, by name.
-        scales: See `evaluate`.
-        slices_per_subject: Of each subject, evenly spread; 0: all.
+        store_url: URL of the data.
+        index: Index of the data.
+        model: The evaluated model.
+        rivals: Models to compare with besides interpolation, by name.
+        scales: Scales, see `evaluate`.
+        slices_per_subject: Number of evenly spread slices of each subject; 0: all.
         degradation: How LR is made.
-        perceptual_weights: File of a perceptual distance, which all nodes must reach.
-        slice_mm: Distance of slices; 0: that of the pixels.
-        needs: What is reserved for a task; it computes with as many threads as cores.
-        pictured: Subject whose middle slice is kept as images.
+        perceptual_weights: Weights file of a perceptual distance, readable on all nodes.
+        slice_mm: Distance between slices; 0: the pixel spacing.
+        needs: Resources reserved for a task; it uses one thread per reserved core.
+        pictured: Subject whose middle slice is saved as images.
     """
 
     store_url: str
@@ -81,7 +81,7 @@ class Setup:
 
 
 class Share(NamedTuple):
-    """A part of a subject's slices: the `number`-th of `of`, counted from 0."""
+    """Part `number` (counted from 0) of `of` parts of a subject's slices."""
 
     subject: str
     shard: Shard
@@ -91,19 +91,19 @@ class Share(NamedTuple):
 
 
 class ScoredShare(NamedTuple):
-    """What a task found, and what it computed on."""
+    """The result of a task, and its device."""
 
     result: Evaluation
     device: str
 
 
 def shares(store: Store, index: Index, per_subject: int) -> list[Share]:
-    """Return the parts of all validation subjects in the order of the index; they follow from the arguments alone."""
+    """Return the parts of all validation subjects in the order of the index, deterministically."""
     found = []
     for shard in index.shards:
         if shard.split != "val":
             continue
-        # Older indices do not say whose samples a shard holds.
+        # Older indices do not list the subjects of a shard.
         samples = [] if shard.subjects else read_shard(store, index, shard)
         subjects = shard.subjects or tuple(dict.fromkeys(sample.subject for sample in samples))
         held = max(1, shard.num_samples // len(subjects))
@@ -117,7 +117,7 @@ def score(setup: Setup, share: Share) -> ScoredShare:
     """Evaluate a part of a subject's slices.
 
     Raises:
-        MetaSRError: The slices cannot be had or evaluated; it names the subject.
+        MetaSRError: The slices cannot be read or evaluated; it names the subject.
     """
     with _task(setup, share.subject) as device:
         slices = slices_of(
@@ -139,10 +139,10 @@ def score(setup: Setup, share: Share) -> ScoredShare:
 
 
 def downstream(setup: Setup, work: tuple[Step, Share]) -> list[Outcome]:
-    """Compare what a step finds in SR and in HR of a whole subject.
+    """Compare the labels that a step finds in SR and in HR of a whole subject.
 
     Raises:
-        MetaSRError: The slices cannot be had, or the step fails; it names the subject.
+        MetaSRError: The slices cannot be read, or the step fails; it names the subject.
     """
     step, share = work
     with _task(setup, share.subject) as device:
@@ -159,7 +159,7 @@ def _networks(setup: Setup, device: torch.device) -> list[Method]:
 
 @contextmanager
 def _task(setup: Setup, subject: str) -> Iterator[torch.device]:
-    """Give the device to compute on, with the threads of a task; name the subject in what goes wrong."""
+    """Yield the device, with the thread count of a task; name the subject in errors."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, round(setup.needs.cpus)))
     try:

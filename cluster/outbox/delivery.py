@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config import TrackingConfig
-from cluster.formats import KEY, require_format
 from cluster.outbox.head import Head
-from cluster.outbox.record import FORMAT, Record
+from cluster.outbox.record import Record
 from cluster.outbox.sender import RefusedError
 from cluster.redaction import one_line
 from cluster.registry import Registry
 from cluster.tracking import Run
 from metasr.errors import CheckpointError
+from metasr.formats import FORMAT_KEY, require_format
 
 PARENT_TAG = "mlflow.parentRunId"
 VERSION_TAG, SWEEP_TAG = "metasr.version", "metasr.sweep"
@@ -40,7 +40,7 @@ class MlflowDelivery:
         from mlflow.exceptions import MlflowException
 
         for record in records:
-            require_format(f"a record in {self._folder}", {KEY: record.format}, FORMAT)
+            require_format({FORMAT_KEY: record.format}, f"a record in {self._folder}")
         first = records[0]
         try:
             if first.kind == "metrics":

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from cluster.config import TrackingConfig
-from cluster.formats import FIRST, KEY, require_format
 from cluster.redaction import without_password
 from metasr.errors import StoreError
+from metasr.formats import FORMAT, FORMAT_KEY, require_format
 
 HEAD = "head.json"
 
@@ -36,7 +36,7 @@ class Head:
     def write(self, folder: Path) -> None:
         """Write it into an outbox, whole or not at all."""
         partial = folder / f".{HEAD}"
-        partial.write_text(json.dumps({KEY: FIRST} | asdict(self)))
+        partial.write_text(json.dumps({FORMAT_KEY: FORMAT} | asdict(self)))
         os.replace(partial, folder / HEAD)
 
     @classmethod
@@ -51,8 +51,8 @@ class Head:
         text = (folder / HEAD).read_text()
         try:
             content = dict(json.loads(text))
-            require_format(str(folder / HEAD), content)
-            content.pop(KEY, None)
+            require_format(content, str(folder / HEAD))
+            content.pop(FORMAT_KEY, None)
             return cls(**content)
         except (ValueError, TypeError) as error:
             raise StoreError(

@@ -4,9 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cluster.formats import FIRST, KEY
+from metasr.formats import FORMAT, FORMAT_KEY
 
-FORMAT = 1
 DAMAGED, LATER = "damaged", "of a later format"
 
 
@@ -35,7 +34,7 @@ class Record:
 
     def to_line(self) -> bytes:
         """Return it as a line of JSON."""
-        content = {KEY: self.format, "kind": self.kind, "time_ms": self.time_ms, "payload": self.payload}
+        content = {FORMAT_KEY: self.format, "kind": self.kind, "time_ms": self.time_ms, "payload": self.payload}
         return json.dumps(content).encode() + b"\n"
 
     @classmethod
@@ -43,7 +42,7 @@ class Record:
         """Return the record of a line; one that cannot be read is of kind `DAMAGED` or `LATER`."""
         try:
             found = json.loads(line)
-            version = int(found.get(KEY, FIRST))
+            version = int(found.get(FORMAT_KEY, FORMAT))
             if version > FORMAT:
                 return cls(LATER, 0, {}, end, version)
             return cls(str(found["kind"]), int(found["time_ms"]), dict(found["payload"]), end)

@@ -9,7 +9,7 @@ from cluster.checkpoints import RunCheckpoints
 from cluster.checkpoints.fork import Fork, find
 from cluster.config import JobConfig, expand
 from cluster.preflight.fit import checkpoint_bytes
-from cluster.preflight.services import Data, look_at_data, look_at_shards
+from cluster.preflight.services import Data, inspect_data, inspect_shards
 from cluster.redaction import without_password
 from cluster.store import open_store
 from cluster.stream import ShardCrops
@@ -30,12 +30,12 @@ def dry_run(spec: RunSpec) -> list[str]:
     """
     config = spec.config
     identity = identify(spec, load_initial(spec))
-    data = look_at_data(config)
+    data = inspect_data(config)
     return [
         f"run {identity.run_name}, code {identity.code_version[:12]}",
         _state(config, identity.run_name, spec.fork),
         f"data: {data.store.url}: {data.index.summary()}",
-        f"data: {look_at_shards(data)}",
+        f"data: {inspect_shards(data)}",
         _first_batch(config, data),
         *_schedule(config, data),
         *_records(config, identity.run_name),

@@ -1,4 +1,4 @@
-"""What `metasr doctor` looks at before GPUs are spent, and of that what a job looks at when it starts."""
+"""The checks of `metasr doctor`, and the quick ones among them that a job makes when it starts."""
 
 from cluster.preflight.results import CheckResult, State
 from cluster.preflight.run import require, require_nodes, run_checks

@@ -1,4 +1,4 @@
-"""Ray and its nodes: can they be reached and by whom, is there room, are they alike."""
+"""Ray and its nodes: whether they can be reached and by whom, have room for the workers, and are alike."""
 
 import dataclasses
 import logging
@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, TaskUnsched
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config import JobConfig, portable
-from cluster.preflight.node import NodeFacts, look_at_node
+from cluster.preflight.node import NodeFacts, inspect_node
 from cluster.preflight.results import Judgement, ok, problem, warning
 from cluster.preflight.services import Data, is_loopback
 from cluster.runtime.connection import connected
@@ -30,34 +30,34 @@ _TOKEN_NAMES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 class NoAnswerError(ConfigError):
-    """A node that says nothing, or has gone."""
+    """A node does not answer, or is gone."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that this process is connected to.
+    """A Ray cluster that this process is connected to.
 
     Attributes:
         dashboard: Host and port of its dashboard; empty without one.
-        asks_for_token: Whether the dashboard refuses who has none; None if that cannot be seen from here.
-        nodes: The living nodes, as Ray describes them.
-        free: Resources that nobody has reserved now.
+        requires_token: Whether the dashboard requires a token; None if unknown.
+        nodes: The live nodes, as Ray describes them.
+        free: Resources that are not reserved.
     """
 
     dashboard: str
-    asks_for_token: bool | None
+    requires_token: bool | None
     nodes: list[dict[str, Any]]
     free: dict[str, float]
 
 
 def start(config: JobConfig, stack: ExitStack) -> None:
-    """Start a Ray of our own, here: its processes end with the thread that has started them."""
-    with suppress(MetaSRError):  # `join` tries again, and says why
+    """Start a local Ray in the calling thread: Ray's processes end with the thread that started them."""
+    with suppress(MetaSRError):  # `join` tries again and reports the error
         stack.enter_context(connected(config.resources.cpus))
 
 
 def join(config: JobConfig, stack: ExitStack) -> Cluster:
-    """Connect to Ray, unless that was done, and return what it offers.
+    """Connect to Ray, unless connected, and return the cluster.
 
     Raises:
         ConfigError: It cannot be reached.
@@ -66,22 +66,22 @@ def join(config: JobConfig, stack: ExitStack) -> Cluster:
         try:
             stack.enter_context(connected(config.resources.cpus))
         except ConfigError as error:
-            if not error.why.startswith("Failed to connect"):  # it has said more, such as that versions differ
+            if not error.why.startswith("Failed to connect"):  # the error is specific, such as different versions
                 raise
-            fix = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on the head"
+            fix = "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the output of `ray get-auth-token` on the head"
             raise ConfigError(no_ray(os.environ.get("RAY_ADDRESS", "")), "", fix) from error
     return offered()
 
 
 def offered(*, access: bool = True) -> Cluster:
-    """Return what the Ray that this process is connected to offers; without `access`, not whom it lets in."""
+    """Return the Ray cluster that this process is connected to; without `access`, leave out the dashboard."""
     dashboard = _dashboard() if access else ""
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    return Cluster(dashboard, _asks_for_token(dashboard), nodes, ray.available_resources())
+    return Cluster(dashboard, _requires_token(dashboard), nodes, ray.available_resources())
 
 
 def _dashboard() -> str:
-    """Return where the dashboard is. Ray tells that to who connects alone, and complains of a second time."""
+    """Return the address of the dashboard. Only `ray.init` tells it, and logs a warning when called again."""
     logger = logging.getLogger("ray")
     level = logger.level
     try:
@@ -91,15 +91,15 @@ def _dashboard() -> str:
 
 
 def no_ray(address: str) -> str:
-    """Say what may be the cause where a Ray does not let us in."""
+    """Return the likely cause when Ray cannot be joined."""
     has_token = any(os.environ.get(name) for name in _TOKEN_NAMES) or os.path.exists(
         os.path.expanduser("~/.ray/auth_token")
     )
-    token = "the token here is another than the cluster's" if has_token else "no token is set here"
-    return f"Ray at {address} did not let us in: it is no Ray, or {token}" if address else "Ray did not start here"
+    token = "the token here is not the cluster's" if has_token else "no token is set here"
+    return f"cannot join Ray at {address}: it is no Ray, or {token}" if address else "Ray did not start here"
 
 
-def _asks_for_token(dashboard: str) -> bool | None:
+def _requires_token(dashboard: str) -> bool | None:
     if not dashboard:
         return None
     try:
@@ -112,18 +112,18 @@ def _asks_for_token(dashboard: str) -> bool | None:
 
 
 def access_found(cluster: Cluster) -> Judgement:
-    """Judge who can use this Ray: whoever reaches its ports without a token can run any code."""
+    """Judge the access control of Ray: without a token, whoever reaches its ports can run any code."""
     host = urlsplit(f"//{cluster.dashboard}").hostname or ""
-    if cluster.asks_for_token is None:
+    if cluster.requires_token is None:
         return warning(
-            f"the dashboard {cluster.dashboard or '(none)'} does not answer here: authentication was not seen",
-            "Run this on the head, or look there that RAY_AUTH_MODE=token is set",
+            f"the dashboard {cluster.dashboard or '(none)'} does not answer here: authentication was not checked",
+            "Run this on the head, or make sure that RAY_AUTH_MODE=token is set there",
         )
-    if not cluster.asks_for_token:
+    if not cluster.requires_token:
         open_to = "users of its machine" if is_loopback(host) else "everybody who reaches it"
         return problem(
             f"token authentication is off: {open_to} can run code through {cluster.dashboard}",
-            "`ray get-auth-token --generate` on the head, RAY_AUTH_MODE=token on all nodes, and start Ray again",
+            "`ray get-auth-token --generate` on the head, RAY_AUTH_MODE=token on all nodes, and restart Ray",
         )
     where = "on loopback" if is_loopback(host) else "open to the network, with the token"
     return ok(f"{len(cluster.nodes)} node(s); token authentication is on; dashboard {where}")
@@ -138,7 +138,7 @@ def workers_on(config: JobConfig, resources: dict[str, float]) -> int:
 
 
 def room_found(config: JobConfig, cluster: Cluster) -> Judgement:
-    """Judge whether all workers fit, and how many would now."""
+    """Judge whether all workers fit, and how many fit now."""
     asked, least = config.resources.num_workers, config.resources.min_workers or config.resources.num_workers
     fit = sum(workers_on(config, node["Resources"]) for node in cluster.nodes)
     now = min(fit, workers_on(config, cluster.free))
@@ -156,8 +156,8 @@ def _gpu_needed(config: JobConfig) -> str:
     return (" and a GPU" if share == 1 else f" and {share:g} of a GPU") if config.resources.gpu else ""
 
 
-def look_at_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storage: Store | None) -> list[NodeFacts]:
-    """Ask every node, at once.
+def inspect_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storage: Store | None) -> list[NodeFacts]:
+    """Collect the facts of all nodes, in parallel.
 
     Raises:
         ConfigError: A node does not answer, or cannot run our code.
@@ -166,20 +166,20 @@ def look_at_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storag
     return [_facts(config, node, answer) for node, answer in answers]
 
 
-def look_at_start(
+def inspect_start(
     config: JobConfig, cluster: Cluster, data: Data, storage: Store, tell: Callable[[str], None], deadline_s: float
 ) -> list[NodeFacts]:
-    """Ask the nodes of other machines that workers fit on, at once; this machine is looked at from here.
+    """Collect the facts of the nodes that workers fit on: other machines in parallel, this machine in this process.
 
-    GPUs are left out, and what the driver has looked at already. On one machine no process is started.
+    GPUs are left out, and so is what the driver has checked already. On one machine no process is started.
 
     Args:
-        config: Of the job.
-        cluster: Which has the nodes.
-        data: What the driver has read.
-        storage: Of checkpoints.
-        tell: Told which nodes have not answered.
-        deadline_s: For all answers.
+        config: Settings of the job.
+        cluster: The cluster of the nodes.
+        data: The data set that the driver has read.
+        storage: Store of the checkpoints.
+        tell: Called with a line for each node that has not answered.
+        deadline_s: Limit for all answers, in seconds.
 
     Raises:
         ConfigError: A node cannot run our code.
@@ -193,10 +193,10 @@ def look_at_start(
         try:
             found.append(_facts(config, node, answer))
         except NoAnswerError as error:
-            tell(f"not looked at: {error}")
+            tell(f"not checked: {error}")
     if ours := [node for node in fitting if node["NodeManagerAddress"] == here]:
         loss = config.loss if others else config.loss.model_copy(update={"perceptual": 0.0})  # nothing to compare
-        facts = look_at_node(config.model_copy(update={"loss": loss}), str(here), "", "", cards=False)
+        facts = inspect_node(config.model_copy(update={"loss": loss}), str(here), "", "", cards=False)
         found += [_with_resources(config, facts, node) for node in ours]
     return found
 
@@ -210,9 +210,9 @@ def _answers(
     *,
     cards: bool = True,
 ) -> list[tuple[dict[str, Any], "ray.ObjectRef[NodeFacts]"]]:
-    """Ask nodes, wait for their answers until the deadline, and return both."""
+    """Query nodes, wait for their answers until the deadline, and return both."""
     marker = f"doctor/{uuid.uuid4().hex}" if storage else ""
-    ask = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
+    ask = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
     if storage:
         storage.put(marker, b"here")
     try:
@@ -238,7 +238,7 @@ def _facts(config: JobConfig, node: dict[str, Any], answer: "ray.ObjectRef[NodeF
     try:
         return _with_resources(config, ray.get(answer, timeout=0.1), node)
     except (GetTimeoutError, TaskUnschedulableError, NodeDiedError, WorkerCrashedError) as error:
-        why = "it does not answer" if isinstance(error, GetTimeoutError) else "it has gone"
+        why = "it does not answer" if isinstance(error, GetTimeoutError) else "it is gone"
         raise NoAnswerError(what, why, "See the node's log, or remove it") from None
     except (RayError, ImportError) as error:
         fix = "Give all nodes the same image, and send the code along: `ray job submit --working-dir .`"

@@ -1,4 +1,4 @@
-"""What a node says of itself, asked in a Ray task on it."""
+"""The facts of a node, collected by a Ray task on it."""
 
 import hashlib
 import importlib.metadata
@@ -20,7 +20,7 @@ from metasr.errors import MetaSRError
 from metasr.vgg_weights import find_weights
 
 CARDS_TIMEOUT_S = 60
-# In a process of its own: Ray hides the cards from a task that reserves none, and to look at a card takes its memory.
+# In its own process: Ray hides GPUs from a task that reserves none, and querying a GPU takes memory on it.
 _CARDS = """
 import json, torch
 cards = range(torch.cuda.device_count())
@@ -41,17 +41,17 @@ class NodeFacts:
     """A node, as it sees itself.
 
     Attributes:
-        address: By which Ray knows it.
-        versions: Of what must be equal on all nodes.
-        free_bytes: Room on the disks of the cache and of the spool, with what they hold already, which makes way.
+        address: Its address in Ray.
+        versions: Versions of what must be equal on all nodes.
+        free_bytes: Free space for the cache and for the spool, with their present content, which is replaced.
         shm_bytes: Size of /dev/shm.
-        memory_bytes: Memory that is available.
-        store_bytes: What Ray's object store may take there.
+        memory_bytes: Available memory.
+        store_bytes: Limit of Ray's object store in /dev/shm.
         num_workers: Training processes that fit on it.
-        failures: What the node could not do, one line each.
-        vgg_sha256: Of the weights of the perceptual loss; empty if it is not used.
+        failures: Failed operations, one line each.
+        vgg_sha256: SHA-256 of the weights of the perceptual loss; empty if it is not used.
         cards: Its GPUs, as torch sees them.
-        driver: Version of their driver.
+        driver: Version of the GPU driver.
     """
 
     address: str
@@ -67,20 +67,20 @@ class NodeFacts:
     driver: str = ""
 
 
-def look_at_node(config: JobConfig, address: str, data_digest: str, marker: str, cards: bool) -> NodeFacts:
-    """Return what this node is like.
+def inspect_node(config: JobConfig, address: str, data_digest: str, marker: str, cards: bool) -> NodeFacts:
+    """Return the facts of this node.
 
     Args:
-        config: Of the job, with locations that mean the same everywhere.
-        address: Of this node.
-        data_digest: Of the index that the driver has read; empty if it could not.
+        config: Settings of the job, with locations that mean the same on all machines.
+        address: Address of this node.
+        data_digest: Digest of the index that the driver has read; empty if it could not.
         marker: Key of an object that the driver has put into `storage.url`; empty if it could not.
-        cards: Look at the GPUs too, which takes seconds.
+        cards: Query the GPUs too, which takes seconds.
     """
     failures: list[str] = []
     try:
         if data_digest and read_index(open_store(config.data.url, PATIENCE)).digest() != data_digest:
-            failures.append("data.url holds other data there than here")
+            failures.append("data.url holds different data there")
         if marker:
             try_store(config.storage.url).get(marker)
     except MetaSRError as error:
@@ -110,11 +110,11 @@ def versions() -> dict[str, str]:
 
 
 def room(folder: str, *, count_own: bool = False) -> int:
-    """Return the free bytes on the disk of a folder, which need not exist yet.
+    """Return the free bytes on the disk of a folder, which need not exist.
 
     Args:
-        folder: Which.
-        count_own: Add what the folder itself holds.
+        folder: The folder.
+        count_own: Add the size of the folder itself.
     """
     path = Path(folder or os.sep).expanduser().absolute()
     held = _bytes_below(path) if count_own and folder else 0
@@ -122,7 +122,7 @@ def room(folder: str, *, count_own: bool = False) -> int:
 
 
 def _bytes_below(folder: Path) -> int:
-    """Return the size of all files in a folder and below, without those that other processes remove meanwhile."""
+    """Return the size of all files below a folder, ignoring those that other processes remove meanwhile."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
@@ -137,7 +137,7 @@ def _shm_bytes() -> int:
 
 
 def _available_memory() -> int:
-    """Return what Linux calls available, or less where a container may take less."""
+    """Return Linux's available memory, or what the container's limit leaves if that is less."""
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
     try:

@@ -1,4 +1,4 @@
-"""A check: a look that may fail or hang, a judgement of what was seen, and what is said about it."""
+"""Checks: a probe that may fail or hang, a judgement of what it found, and the result."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ State = Literal["ok", "warning", "problem", "skipped"]
 
 
 class Judgement(NamedTuple):
-    """A judgement: how it is, what was found, and what to do where it is not well."""
+    """The state, what was found, and what to do about it."""
 
     state: State
     found: str
@@ -21,29 +21,29 @@ class Judgement(NamedTuple):
 
 
 def ok(found: str) -> Judgement:
-    """Return a judgement: all is well."""
+    """Return the judgement ok."""
     return Judgement("ok", found)
 
 
 def warning(found: str, fix: str) -> Judgement:
-    """Return a judgement: it will work, but."""
+    """Return the judgement warning: it works, with a drawback."""
     return Judgement("warning", found, fix)
 
 
 def problem(found: str, fix: str) -> Judgement:
-    """Return a judgement: it will not work, or is not safe."""
+    """Return the judgement problem: it will not work, or is not safe."""
     return Judgement("problem", found, fix)
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of a check.
+    """The result of a check.
 
     Attributes:
-        name: Of the check.
-        state: ok; warning; problem; or skipped, because a check that it builds on has failed.
-        found: What was found. Without secrets.
-        fix: What to do about it, for a warning or a problem.
+        name: Name of the check.
+        state: ok; warning; problem; or skipped, because a check that it needs has failed.
+        found: The finding, without secrets.
+        fix: What to do about a warning or a problem.
     """
 
     name: str
@@ -53,13 +53,13 @@ class CheckResult:
 
 
 class Checks:
-    """Makes one check after another; none stops those after it.
+    """Runs checks one after another; a failed one does not stop the others.
 
     Args:
-        see: Called with each result as soon as it is there.
+        see: Called with each result as soon as it is known.
 
     Attributes:
-        results: Of the checks so far.
+        results: Results so far.
     """
 
     def __init__(self, see: Callable[[CheckResult], None] = lambda result: None) -> None:
@@ -75,14 +75,14 @@ class Checks:
         *needs: str,
         late: Callable[[], str] = lambda: "it does not answer",
     ) -> None:
-        """Keep what a look sees, for `judge`; one that fails, or takes longer than the deadline, is a problem.
+        """Run a probe and keep its facts for `judge`; a failure, or no end before the deadline, is a problem.
 
         Args:
-            name: Of the check.
-            look: Is given what the looks in `needs` have seen, and returns what it sees, or raises.
-            deadline_s: How long it may take.
-            needs: Looks without which this one is skipped.
-            late: Says what may be the cause when it takes longer.
+            name: Name of the check.
+            look: The probe: takes the facts of the probes in `needs`, and returns facts or raises.
+            deadline_s: Time limit in seconds.
+            needs: Probes without whose facts this one is skipped.
+            late: Returns the likely cause of a missed deadline.
         """
         if self._skips(name, needs):
             return
@@ -94,7 +94,7 @@ class Checks:
             except BaseException as error:
                 outcome.set_exception(error)
 
-        # A daemon: what hangs for ever must not keep the process from its end.
+        # A daemon thread: a probe that hangs must not keep the process from exiting.
         threading.Thread(target=work, name=f"check {name}", daemon=True).start()
         if not wait([outcome], deadline_s).done:
             fix = "Check the address, the network and the server"
@@ -105,13 +105,13 @@ class Checks:
             self._facts[name] = outcome.result()
 
     def seen(self, name: str) -> Any:
-        """Return what a look has seen; None if it has failed or was not made."""
+        """Return the facts of a probe; None if it failed or was not run."""
         return self._facts.get(name)
 
     def judge(self, name: str, judgement: Callable[..., Judgement], *needs: str) -> None:
-        """Judge what looks have seen; skipped if one of them has failed."""
+        """Judge the facts of probes; skipped if one of them failed."""
         if name in needs and name not in self._facts:
-            return  # the look has said why
+            return  # the probe has reported why
         if self._skips(name, needs):
             return
         try:
@@ -121,7 +121,7 @@ class Checks:
 
     def _skips(self, name: str, needs: tuple[str, ...]) -> bool:
         if missing := [need for need in needs if need not in self._facts]:
-            self._note(name, Judgement("skipped", f"{missing[0]} has to be well first"))
+            self._note(name, Judgement("skipped", f"needs {missing[0]}"))
         return bool(missing)
 
     def _note(self, name: str, finding: Judgement) -> None:

@@ -1,4 +1,4 @@
-"""Which checks are made: all of them for `metasr doctor`, the quick ones when a job starts."""
+"""The lists of checks: all of them for `metasr doctor`, the quick ones for the start of a job."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,30 +12,30 @@ from cluster.store import Store, open_store
 from metasr.errors import ConfigError
 from metasr.perceptual import check_perceptual
 
-VGG_DEADLINE_S = 300.0  # it may have to be fetched
-DATABASE_S = 60.0  # the first time, MLflow makes its tables
+VGG_DEADLINE_S = 300.0  # includes a download
+DATABASE_S = 60.0  # MLflow creates its tables on first use
 JOIN_S = 40.0
 START_S = 180.0
 NODES_S = machines.NODES_ANSWER_S + 30
-QUICK_S = 30.0  # a store or a node that is slow must not keep a job from its start
+QUICK_S = 30.0  # a slow store or node must not keep a job from starting
 
 
 def run_checks(
     config: JobConfig, see: Callable[[CheckResult], None] = lambda result: None, *, deadline_s: float = 20.0
 ) -> list[CheckResult]:
-    """Make all checks: of the data, the stores, MLflow, Ray and each of its nodes.
+    """Run all checks: data, stores, MLflow, Ray and each of its nodes.
 
-    Ray is joined or started, unless this process is connected to one already.
+    Join or start Ray, unless this process is connected already.
 
     Args:
-        config: Of the job that is to run.
-        see: Called with each result as soon as it is there.
-        deadline_s: Limit for each check of a service. Ray and its nodes have longer ones.
+        config: Settings of the job.
+        see: Called with each result as soon as it is known.
+        deadline_s: Limit for each check of a service, in seconds. Ray and its nodes have longer ones.
     """
     checks = Checks(see)
     checks.judge("settings", lambda: _settings_found(config))
     _check_stores(checks, config, deadline_s)
-    checks.look("mlflow", lambda: services.look_at_mlflow(config.tracking), max(deadline_s, DATABASE_S))
+    checks.look("mlflow", lambda: services.inspect_mlflow(config.tracking), max(deadline_s, DATABASE_S))
     checks.judge("mlflow", services.mlflow_found, "mlflow")
     if config.loss.perceptual:
         checks.look("vgg", lambda: check_perceptual(config.loss), VGG_DEADLINE_S)
@@ -47,14 +47,14 @@ def run_checks(
 
 
 def require(config: JobConfig, tell: Callable[[str], None]) -> services.Data:
-    """Look at the stores, in no more than about two seconds, as a job does when it starts; return its data.
+    """Check the stores at the start of a job, in about two seconds at most; return its data set.
 
     Args:
-        config: Of the job.
+        config: Settings of the job.
         tell: Called with each warning.
 
     Raises:
-        ConfigError: There is a problem; the first one.
+        ConfigError: The first problem.
     """
     checks = Checks()
     _check_stores(checks, config, QUICK_S)
@@ -64,29 +64,29 @@ def require(config: JobConfig, tell: Callable[[str], None]) -> services.Data:
 
 
 def require_nodes(config: JobConfig, data: services.Data, tell: Callable[[str], None]) -> None:
-    """Look at Ray and at the nodes that can train, all at once, as a job does when it is connected.
+    """Check Ray and, in parallel, the nodes that can train, once a job is connected.
 
-    What neither stops nor falsifies the training is told: so is a Ray that was joined and lets everybody in, or has
+    Problems that neither stop nor falsify the training are warnings: a joined Ray that is open to everybody, or has
     no room for the workers yet.
 
     Args:
-        config: Of the job.
-        data: What it trains on.
+        config: Settings of the job.
+        data: Its data set.
         tell: Called with each warning.
 
     Raises:
-        ConfigError: There is a problem; the first one.
+        ConfigError: The first problem.
     """
     is_joined = bool(os.environ.get("RAY_ADDRESS"))
     checks, storage = Checks(), open_store(config.storage.url)
     checks.look("data", lambda: data, QUICK_S)
     checks.look("ray", lambda: machines.offered(access=is_joined), QUICK_S)
     checks.judge("workers", lambda cluster: machines.room_found(config, cluster), "ray")
-    if not is_joined:  # nobody else uses a Ray of our own
+    if not is_joined:  # a local Ray has no other users
         checks.results = [result for result in checks.results if result.state != "warning"]
-    if is_joined and (cluster := checks.seen("ray")) and cluster.asks_for_token is False:
+    if is_joined and (cluster := checks.seen("ray")) and cluster.requires_token is False:
         checks.judge("ray", machines.access_found, "ray")
-    look = partial(machines.look_at_start, config, data=data, storage=storage, tell=tell, deadline_s=QUICK_S)
+    look = partial(machines.inspect_start, config, data=data, storage=storage, tell=tell, deadline_s=QUICK_S)
     checks.look("nodes", look, NODES_S, "ray")
     checks.look("vgg", lambda: check_perceptual(config.loss), QUICK_S)
     if checks.seen("nodes"):
@@ -95,7 +95,7 @@ def require_nodes(config: JobConfig, data: services.Data, tell: Callable[[str], 
 
 
 def _raise_or_tell(results: list[CheckResult], tell: Callable[[str], None], *, passes: Sequence[str] = ()) -> None:
-    """Raise ConfigError for the first problem; tell of warnings, and of problems that pass."""
+    """Raise ConfigError for the first problem; report warnings, and the problems of the checks in `passes`."""
     for result in results:
         if result.state == "problem" and result.name not in passes:
             raise ConfigError(f"check {result.name}", result.found, result.fix)
@@ -109,9 +109,9 @@ def _settings_found(config: JobConfig) -> Judgement:
 
 
 def _check_stores(checks: Checks, config: JobConfig, deadline_s: float) -> None:
-    checks.look("data", lambda: services.look_at_data(config), deadline_s)
+    checks.look("data", lambda: services.inspect_data(config), deadline_s)
     checks.judge("data", services.data_found, "data")
-    checks.look("shards", services.look_at_shards, deadline_s, "data")
+    checks.look("shards", services.inspect_shards, deadline_s, "data")
     checks.judge("shards", ok, "shards")
     checks.look("storage", lambda: services.try_store(config.storage.url), deadline_s)
     checks.judge("storage", services.store_found, "storage")
@@ -133,7 +133,7 @@ def _check_ray(checks: Checks, config: JobConfig, stack: ExitStack, deadline_s: 
 def _check_machines(checks: Checks, config: JobConfig, stack: ExitStack) -> None:
     _check_ray(checks, config, stack, JOIN_S if os.environ.get("RAY_ADDRESS") else START_S)
     data, storage = checks.seen("data"), checks.seen("storage")
-    checks.look("nodes", lambda cluster: machines.look_at_nodes(config, cluster, data, storage), NODES_S, "ray")
+    checks.look("nodes", lambda cluster: machines.inspect_nodes(config, cluster, data, storage), NODES_S, "ray")
     _judge_nodes(checks, config)
     if config.resources.gpu:
         checks.judge("gpus", fit.gpus, "nodes")

@@ -1,4 +1,4 @@
-"""The services of a run: the store of its data, the store of its checkpoints, MLflow."""
+"""Check the services of a run: the store of its data, the store of its checkpoints, MLflow."""
 
 import base64
 import importlib.metadata
@@ -19,12 +19,12 @@ from cluster.stream import read_index
 from cluster.tracking import connect
 from metasr.errors import ConfigError, StoreError
 
-# A check tells what is wrong now; a run is more patient.
+# Shorter than in a run: a check reports the present state.
 PATIENCE = RetryPolicy(attempts=4, connect_s=3.0, stall_s=5.0, deadline_s=10.0)
 MIN_MLFLOW = (3, 17)
-"""Oldest MLflow that is not warned about: below are, among others, CVE-2026-2652 (basic authentication is passed by,
+"""Oldest MLflow without a warning. Older ones have, among others, CVE-2026-2652 (bypass of basic authentication,
 fixed in 3.10), CVE-2026-2033 (code execution through artifact paths, 3.8) and CVE-2026-96804 (the pickle switch is
-ignored, 3.15); 3.17 is the one that this project is tested with."""
+ignored, 3.15). This project is tested with 3.17."""
 ANSWER_S = 5.0
 
 
@@ -36,8 +36,8 @@ class Data:
     index: Index
 
 
-def look_at_data(config: JobConfig) -> Data:
-    """Return the data set of `data.url`, whose index was checked: no patient trains and validates.
+def inspect_data(config: JobConfig) -> Data:
+    """Return the data set of `data.url`. Its index is checked: no patient is in both splits.
 
     Raises:
         MetaSRError: It cannot be used.
@@ -50,23 +50,23 @@ def look_at_data(config: JobConfig) -> Data:
     return Data(store, read_index(store))
 
 
-def look_at_shards(data: Data) -> str:
-    """Read the first and the last shard and say so.
+def inspect_shards(data: Data) -> str:
+    """Read and verify the first and the last shard; return the finding.
 
     Raises:
-        StoreError: One is missing, or its length or SHA-256 is not that of the index.
+        StoreError: One is missing, or its length or SHA-256 differs from the index.
     """
     shards = data.index.shards
     for shard in (shards[0], shards[-1]):
         data.store.get(shard.name, sha256=shard.sha256, num_bytes=shard.num_bytes)
-    return f"{shards[0].name} and {shards[-1].name} have the length and the SHA-256 of the index"
+    return f"{shards[0].name} and {shards[-1].name} match the length and SHA-256 in the index"
 
 
 def try_store(url: str) -> Store:
-    """Write, read, replace and delete a small object, and try what must be refused.
+    """Write, read, replace and delete a small object, and try conditional writes that must fail.
 
     Raises:
-        StoreError: The store refuses, or lets through what it must not.
+        StoreError: The store denies access, or ignores the condition of a write.
     """
     store, key = open_store(url, PATIENCE), f"doctor/{uuid.uuid4().hex}"
     first = store.put_new(key, b"1")
@@ -81,7 +81,7 @@ def try_store(url: str) -> Store:
             store.replace(key, b"another", first)
         except ChangedError:
             if store.get_with_version(key) != (b"2", second):
-                raise StoreError(f"store {store.url}", "it returned other bytes than were written") from None
+                raise StoreError(f"store {store.url}", "it returned different bytes than were written") from None
         else:
             raise _unconditional(store, "If-Match")
     finally:
@@ -98,30 +98,30 @@ def _unconditional(store: Store, condition: str) -> StoreError:
 
 
 def store_found(store: Store) -> Judgement:
-    """Say what `try_store` has shown."""
-    return ok(f"{store.url} can be written and read, and conditional writes are kept")
+    """Judge a store that passed `try_store`."""
+    return ok(f"{store.url} can be written and read, and supports conditional writes")
 
 
 @dataclass(frozen=True)
 class MLflow:
-    """An MLflow that was reached.
+    """A reachable MLflow.
 
     Attributes:
-        where: Its host; empty for a database of our own.
-        version: Of the server, or of the library that opens the database.
-        asks_who: Whether it refuses who does not say who they are.
+        where: Host of the server; empty for a local database.
+        version: Version of the server, or of the library that opens the database.
+        requires_login: Whether the server requires authentication.
     """
 
     where: str
     version: str
-    asks_who: bool = False
+    requires_login: bool = False
 
 
-def look_at_mlflow(config: TrackingConfig) -> MLflow:
-    """Return what can be seen of MLflow.
+def inspect_mlflow(config: TrackingConfig) -> MLflow:
+    """Connect to MLflow; return its host, version and whether it requires authentication.
 
     Raises:
-        StoreError: It cannot be reached, or refuses.
+        StoreError: It cannot be reached, or denies access.
     """
     uri = expand(config.uri)
     if not uri.startswith(("http://", "https://")):
@@ -131,13 +131,13 @@ def look_at_mlflow(config: TrackingConfig) -> MLflow:
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     host = parts.hostname or ""
     try:
-        asks_who = _ask(f"{bare}/api/2.0/mlflow/experiments/search?max_results=1")[0] in (401, 403)
+        requires_login = _ask(f"{bare}/api/2.0/mlflow/experiments/search?max_results=1")[0] in (401, 403)
         status, version = _ask(f"{bare}/version", _credentials(uri))
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise StoreError(f"MLflow at {bare}", f"{reason}", "Check tracking.uri and that the server is up") from None
     connect(config)
-    return MLflow(host, version.strip() if status == 200 else "", asks_who)
+    return MLflow(host, version.strip() if status == 200 else "", requires_login)
 
 
 def _ask(url: str, authorization: str = "") -> tuple[int, str]:
@@ -151,7 +151,7 @@ def _ask(url: str, authorization: str = "") -> tuple[int, str]:
 
 
 def _credentials(uri: str) -> str:
-    """Return the header with what MLflow's client would say who we are."""
+    """Return the Authorization header that MLflow's client would send."""
     parts = urlsplit(uri)
     user = unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME", "")
     password = unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
@@ -165,14 +165,14 @@ def mlflow_found(mlflow: MLflow) -> Judgement:
     at = f"{mlflow.where} answers" if mlflow.where else "the database can be opened"
     least = ".".join(map(str, MIN_MLFLOW))
     numbers = tuple(int(part) for part in mlflow.version.split(".")[:2] if part.isdigit())
-    if mlflow.where and not mlflow.asks_who and not is_loopback(mlflow.where):
+    if mlflow.where and not mlflow.requires_login and not is_loopback(mlflow.where):
         return warning(
             f"{at}, to everybody: it has no authentication",
-            "Start the server with --app-name basic-auth, or let nobody else reach it",
+            "Start the server with --app-name basic-auth, or restrict its network",
         )
     if numbers < MIN_MLFLOW:
         return warning(
-            f"{at}, version {mlflow.version or 'unknown'}: below {least} are known vulnerabilities",
+            f"{at}, version {mlflow.version or 'unknown'}: versions below {least} have known vulnerabilities",
             f"Install mlflow {least} or newer there",
         )
     return ok(f"{at}, version {mlflow.version}")
@@ -188,5 +188,5 @@ def is_loopback(host: str) -> bool:
 
 
 def data_found(data: Data) -> Judgement:
-    """Say what the index holds."""
+    """Judge a data set that was read: report what its index holds."""
     return ok(f"{data.store.url}: {data.index.summary()}")

@@ -1,4 +1,4 @@
-"""The model registry: versions, the evidence for them, the gate, and who is the champion."""
+"""The model registry: versions, their evidence, the promotion gate and the champion."""
 
 from cluster.registry.evidence import EVALUATION, record_evaluation
 from cluster.registry.promotion import history, promote, rollback

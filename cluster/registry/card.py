@@ -1,4 +1,4 @@
-"""The card of a version: what it is, what was measured and where it fails, from nothing but its evidence."""
+"""The model card of a version: what it is, what was measured and where it fails, from its evidence alone."""
 
 import re
 import shlex
@@ -25,7 +25,7 @@ LONGEST_DESCRIPTION = 5000
 
 
 class _Cell(NamedTuple):
-    """What the model gains over bicubic on one slice at one scale."""
+    """The model's gain over bicubic on one slice at one scale."""
 
     subject: str
     slice: int
@@ -43,14 +43,14 @@ def model_card(
 ) -> str:
     """Return the card of a version as Markdown.
 
-    The table that grows with the scales comes last: of a card that is too long for `description` it is what is lost.
+    The table that grows with the number of scales comes last, because `description` cuts long cards at the end.
 
     Args:
-        reference: Of the version, `models:/NAME/VERSION`.
-        about: What the manifest of its bundle says, `Bundle.about`.
+        reference: Reference of the version, `models:/NAME/VERSION`.
+        about: Manifest of its bundle, `Bundle.about`.
         evidence: What the scores depend on.
-        scores: Of the evaluation.
-        outcomes: Of its downstream evaluation, if there was one.
+        scores: Scores of the evaluation.
+        outcomes: Results of its downstream evaluation, if any.
     """
     found: dict[Measure, list[PairedDifference]] = {
         measure: differences(scores, BICUBIC_NAME, measure) for measure in SHOWN
@@ -70,10 +70,10 @@ def model_card(
 
 
 def description(card: str, artifact: str) -> str:
-    """Return a card as MLflow can keep it: whole, or cut after a line, with the artifact that has all of it."""
+    """Return a card short enough for MLflow: if cut, at the end of a line and with the artifact that has the rest."""
     if len(card) <= LONGEST_DESCRIPTION:
         return card
-    rest = f"\n\nCut here: all of it is {CARD} in the run's artifact {artifact}.\n"
+    rest = f"\n\nCut here. The full card is {CARD} in the run's artifact {artifact}.\n"
     return card[: LONGEST_DESCRIPTION - len(rest)].rpartition("\n")[0] + rest
 
 
@@ -82,12 +82,12 @@ def _what(about: Mapping[str, Any]) -> str:
     return _list(
         f"{model.architecture} generator for brain MRI, {about['num_parameters']:,} parameters",
         f"trained for {_count(about['step'], 'step')} on {_trained_on(about)}",
-        *([f"it began as {origin}: what that learned, and from what data, is not said here"] if origin else []),
+        *([f"initialised from {origin}, whose training data is not listed here"] if origin else []),
     )
 
 
 def _provenance(about: Mapping[str, Any], evidence: Evidence) -> str:
-    """Return the hashes that say what this is: they tell a program more than a reader, and come late."""
+    """Return the hashes that identify everything; for programs, so they come late."""
     return _list(
         f"run {_plain(about['run_name'])}, code {_plain(about['code_version'])}",
         f"training data{' of this run' if _origin(about) else ''}: index {_plain(about['data_digest'])}",
@@ -105,11 +105,11 @@ def _load(reference: str, about: Mapping[str, Any]) -> str:
 def _limits(about: Mapping[str, Any], evidence: Evidence) -> str:
     low, high = _trained_scales(about)
     outside = [text for text in evidence.scales if not _is_within(Scale.parse(text), low, high)]
-    measured = f"measured here: {', '.join(outside)}" if outside else "none was measured"
+    measured = f"measured here: {', '.join(outside)}" if outside else "not measured"
     return _list(
         f"Beyond {_trained_on(about)} is extrapolation; {measured}.",
-        f"LR was made by {_plain(evidence.degradation)} with noise {evidence.noise:g}: another degradation, a real "
-        "coarser scan, another contrast and another scanner were not measured.",
+        f"LR was made by {_plain(evidence.degradation)} with noise {evidence.noise:g}: other degradations, real "
+        "low-resolution scans, other contrasts and other scanners were not measured.",
         _invention(about),
     )
 
@@ -117,21 +117,21 @@ def _limits(about: Mapping[str, Any], evidence: Evidence) -> str:
 def _invention(about: Mapping[str, Any]) -> str:
     weight, pixel_only = about["config"]["loss"]["adversarial"], about["config"]["train"].get("pixel_only_steps", 0)
     if weight and about["step"] > pixel_only:
-        return f"Adversarial training (weight {weight:g}) can invent structure that was never there."
+        return f"Adversarial training (weight {weight:g}) can invent structure that does not exist."
     if _origin(about):
         return (
-            "There was no adversarial training in this run. Before it there may have been, which can invent "
-            "structure that was never there."
+            "There was no adversarial training in this run, but there may have been before it, which can invent "
+            "structure that does not exist."
         )
     return "There was no adversarial training, which can invent structure; any network may still blur or alter it."
 
 
 def _origin(about: Mapping[str, Any]) -> str:
-    """Return what the network was before its run; empty for random weights."""
+    """Return what the network was initialised from; empty for random weights."""
     if fork := about.get("forked_from"):
-        return f"a branch of {_plain(fork)}"
+        return f"run {_plain(fork)}"
     if initial := about.get("initial_bundle"):
-        return f"the bundle of manifest {_plain(initial)}"
+        return f"the bundle with manifest {_plain(initial)}"
     return ""
 
 
@@ -141,15 +141,15 @@ def _measured(
     slices = {(score.subject, score.slice) for score in scores}
     patients = {patient_of_row(score) for score in scores}
     if about["data_digest"] != evidence.data_sha256:
-        whose = "of another index than that of the training data: whether it was trained on some of them is not known"
+        source = "of an index other than that of the training data: it is not known whether some were trained on"
     elif _origin(about):
-        whose = "of the training data of this run: whether what it began as was trained on some of them is not known"
+        source = "of the training data of this run: it is not known whether the initial weights were trained on some"
     else:
-        whose = "of the training data"
+        source = "of the training data"
     data = _list(
         f"{_count(len(patients), 'patient')}, {_count(len(slices), 'slice')}"
         + (f", at most {evidence.slices_per_subject} of a subject" if evidence.slices_per_subject else ""),
-        f"validation subjects {whose}",
+        f"validation subjects {source}",
         f"LR: {_plain(evidence.degradation)}, noise {evidence.noise:g}",
     )
     protocol = (
@@ -164,22 +164,23 @@ def _measured(
 def _downstream(outcomes: Sequence[Outcome], step: str) -> str:
     found = [gain for gain in gains(outcomes, step) if (gain.label, gain.measure) == (ALL_CLASSES, "dice")]
     if not found:
-        return f"Downstream ({step}): nothing could be compared with bicubic."
+        return f"Downstream ({step}): no result to compare with bicubic."
     least = min(found, key=lambda gain: gain.mean)
     return (
-        f"Downstream ({step}): mean Dice against HR gains least at scale {least.scale}, {least.mean:+.4f}: "
+        f"Downstream ({step}): smallest gain in mean Dice against HR at scale {least.scale}, {least.mean:+.4f}: "
         f"bicubic {least.rival:.4f}, model {least.model:.4f}."
     )
 
 
 def _failures(scores: Sequence[Score], found: Mapping[Measure, Sequence[PairedDifference]]) -> str:
-    """Return how many patients, slices and scales are below bicubic, and the worst slices.
-
-    What is not a number is below.
-    """
+    """Return how many patients, slices and scales are below bicubic, and the worst slices. NaN counts as below."""
     cells = _cells(scores)
     columns = [_below(of_measure, cells, measure) for measure, of_measure in found.items()]
-    labels = "patients below bicubic at a scale or more", "slices, likewise", "scales whose mean is below bicubic"
+    labels = (
+        "patients below bicubic at one or more scales",
+        "slices below bicubic at one or more scales",
+        "scales with a mean below bicubic",
+    )
     counts = [["", *(name for name, _, _ in SHOWN.values())], *map(list, zip(labels, *columns, strict=True))]
     explained = "".join(f"\n\n{text}" for text in disagreements(scores))
     below = sorted((cell for cell in cells if _is_below(cell.psnr)), key=_worst_first)
@@ -190,11 +191,11 @@ def _failures(scores: Sequence[Score], found: Mapping[Measure, Sequence[PairedDi
         for cell in below[:NUM_WORST]
     ]
     worst = _table([["subject", "slice", "scale", "PSNR - bicubic", "SSIM - bicubic"], *rows])
-    return f"{_table(counts)}\n\nThe worst, by PSNR:\n\n{worst}{explained}"
+    return f"{_table(counts)}\n\nThe worst slices by PSNR:\n\n{worst}{explained}"
 
 
 def _below(found: Sequence[PairedDifference], cells: Sequence[_Cell], measure: Measure) -> list[str]:
-    """Return which patients, slices and scales are below bicubic in one measure."""
+    """Return the numbers of patients and slices, and the scales, that are below bicubic in one measure."""
     patients = {name for gain in found for name in gain.by_patient}
     patients_below = {name for gain in found for name, value in gain.by_patient.items() if _is_below(value)}
     slices = {(cell.subject, cell.slice) for cell in cells}
@@ -238,7 +239,7 @@ def _cells(scores: Sequence[Score]) -> list[_Cell]:
 
 
 def _worst_first(cell: _Cell) -> float:
-    return cell.psnr if cell.psnr < 0 else float("-inf")  # not a number is the worst
+    return cell.psnr if cell.psnr < 0 else float("-inf")  # NaN is the worst
 
 
 def _is_below(gain: float) -> bool:
@@ -261,12 +262,12 @@ def _trained_on(about: Mapping[str, Any]) -> str:
 
 
 def _is_within(scale: Scale, low: float, high: float) -> bool:
-    """Return whether each axis that is enlarged was trained on."""
+    """Return whether the scale of each enlarged axis was trained on."""
     return all(axis == 1 or low <= axis <= high for axis in (scale.rows, scale.columns))
 
 
 def _plain(text: str) -> str:
-    """Return text of somebody else as text that Markdown and HTML show and do not obey, on one line."""
+    """Return untrusted text on one line, escaped for Markdown and HTML."""
     line = " ".join(text.split())[:LONGEST_TEXT]
     return re.sub(r"[^\w .+-]", lambda found: f"&#{ord(found[0])};", line)
 

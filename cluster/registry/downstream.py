@@ -1,4 +1,4 @@
-"""What a promotion may ask of downstream evaluation."""
+"""The rules of the promotion gate about downstream evaluation."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -16,41 +16,39 @@ ByScale = dict[Scale, dict[str, float]]
 
 
 def require_downstream(ours: Evaluated, reference: str, gate: GateConfig, tracking: TrackingConfig) -> None:
-    """Raise RegistryError, with what to run, if the gate asks for a step that an evaluation lacks.
+    """Raise RegistryError, with what to run, if an evaluation lacks a step that the gate requires.
 
     Args:
         ours: The evaluation.
-        reference: Of the version that was evaluated.
-        gate: What it must show.
-        tracking: Where the version is registered.
+        reference: Reference of the evaluated version.
+        gate: Settings of the gate.
+        tracking: MLflow of the version, for the command to run.
     """
     step = gate.downstream
     if step == "none" or step in ours.evidence.downstream:
         return
     command = ours.evidence.evaluate(reference, tracking, *_flags(step))
-    raise RegistryError(
-        reference, f"gate.downstream {step} asks for an evaluation that it has not", f"Run `{command}`"
-    )
+    raise RegistryError(reference, f"gate.downstream {step} requires an evaluation that it lacks", f"Run `{command}`")
 
 
 def require_comparable_downstream(
     ours: Evaluated, theirs: Evaluated, champion: str, gate: GateConfig, tracking: TrackingConfig
 ) -> None:
-    """Raise RegistryError, with what to run, unless both evaluations did alike what the gate asks for.
+    """Raise RegistryError, with what to run, unless both evaluations did the required step in the same way.
 
     Args:
-        ours: Of the version.
-        theirs: Of the champion.
+        ours: Evaluation of the version.
+        theirs: Evaluation of the champion.
         champion: Reference of the champion.
-        gate: What the version must show.
-        tracking: Where the versions are registered.
+        gate: Settings of the gate.
+        tracking: MLflow of the versions, for the command to run.
     """
     if gate.downstream == "none":
         return
     mine, other = ours.evidence, theirs.evidence
     same = gate.downstream == "tissue" or mine.downstream_command == other.downstream_command
     if gate.downstream not in other.downstream or not same:
-        reason = f"it was not evaluated alike by {gate.downstream}, which gate.downstream asks for"
+        reason = f"it was not evaluated in the same way by {gate.downstream}, which gate.downstream requires"
         raise RegistryError(
             f"{champion}, the champion", reason, f"Run `{mine.evaluate(champion, tracking)}`, and promote again"
         )
@@ -59,12 +57,12 @@ def require_comparable_downstream(
 def judge_downstream(
     ours: Sequence[Outcome], champion: Sequence[Outcome] | None, gate: GateConfig
 ) -> list[RuleResult]:
-    """Return what the rules of downstream evaluation find: mean Dice over classes and patients, scale by scale.
+    """Return the results of the downstream rules: mean Dice over classes and patients, scale by scale.
 
     Args:
-        ours: Of the version.
-        champion: Of the champion, if there is one.
-        gate: Which step, and the margin.
+        ours: Outcomes of the version.
+        champion: Outcomes of the champion, if there is one.
+        gate: The step and the margin.
     """
     if gate.downstream == "none":
         return []
@@ -86,7 +84,7 @@ def _nowhere_below(step: str, ours: ByScale, rival: str, theirs: ByScale, margin
 
 
 def _gain(ours: dict[str, float], theirs: dict[str, float]) -> float:
-    """Return the mean over patients. One without rows has no class in HR, and none was found: both agree."""
+    """Return the mean over patients. A patient without rows has no class in HR and none in SR: Dice is 1."""
     return fmean(ours.get(name, 1.0) - theirs.get(name, 1.0) for name in sorted({*ours, *theirs}))
 
 

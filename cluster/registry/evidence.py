@@ -1,4 +1,4 @@
-"""What an evaluation proves: sealed with all it depends on, and bound to one version by hash."""
+"""Evaluations as evidence: sealed with all they depend on, and bound to one version by hash."""
 
 import csv
 import json
@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from cluster.command import command
 from cluster.config import expand
-from cluster.formats import FIRST, KEY, require_format
 from cluster.registry.card import CARD, description, model_card
 from cluster.registry.records import Evaluated, Evidence
 from cluster.registry.versions import BUNDLE_DIGEST, Registry
@@ -25,6 +24,7 @@ from metasr.evaluation.methods import BICUBIC_NAME
 from metasr.evaluation.outcomes import from_csv as outcomes_from_csv
 from metasr.evaluation.statistics import Measure
 from metasr.evaluation.tables import from_csv
+from metasr.formats import FORMAT, FORMAT_KEY, require_format
 from metasr.scale import Scale
 
 if TYPE_CHECKING:
@@ -38,20 +38,20 @@ KIND = "evaluation"
 def record_evaluation(
     registry: Registry, reference: str, about: Mapping[str, Any], evidence: Evidence, results: Path
 ) -> None:
-    """Seal the folder of an evaluation and bind it to a version: as an artifact of its run, its SHA-256 as a tag.
+    """Seal the folder of an evaluation and bind it to a version: an artifact of its run, with its SHA-256 as a tag.
 
-    The tag decides: an interruption before it leaves the evaluation before. The version's description comes after it,
-    a copy of the card for people; the card that is sealed with the scores is the one that counts.
+    The tag is what counts: if interrupted before it is set, the earlier evaluation stays valid. The description, set
+    last, is a copy of the card for people; the card that is sealed with the scores is authoritative.
 
     Args:
-        registry: Where the version is.
+        registry: Registry of the version.
         reference: The version, see `Registry.version`.
-        about: What the manifest of the bundle says.
+        about: Manifest of the bundle.
         evidence: What the results depend on.
-        results: Folder with `scores.csv`; it gets a card and a manifest.
+        results: Folder with `scores.csv`; a card and a manifest are added.
 
     Raises:
-        RegistryError: The version's bundle is not the one that was evaluated.
+        RegistryError: The evaluated bundle is not that of the version.
     """
     found = registry.version(reference)
     if evidence.bundle_sha256 != found.tags.get(BUNDLE_DIGEST):
@@ -66,25 +66,25 @@ def record_evaluation(
     run = Run(registry.config, str(found.run_id))
     run.log(0, _metrics(scores))
     run.folder(name, results)
-    tag = json.dumps({KEY: FIRST, "sha256": digest, "artifact": name})
+    tag = json.dumps({FORMAT_KEY: FORMAT, "sha256": digest, "artifact": name})
     registry.client.set_model_version_tag(found.name, found.version, EVALUATION, tag)
     registry.client.update_model_version(found.name, found.version, description(card, name))
 
 
 def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "") -> Evaluated:
-    """Return the newest evaluation of a version, which its tag names, or an earlier one, verified.
+    """Return the newest evaluation of a version, or an earlier one, verified.
 
-    The tag names the SHA-256 of the manifest, the manifest that of every file, and the bundle: what was changed
-    afterwards, or belongs to another version, is found. Someone who may write to MLflow and to its artifacts can
-    make evidence that was never measured; MLflow's permissions are what keeps them from it.
+    The tag holds the SHA-256 of the manifest; the manifest holds that of every file and of the bundle. So changed
+    files and evaluations of other versions are detected. Whoever may write to MLflow and to its artifacts can forge
+    evidence: MLflow's permissions must prevent that.
 
     Args:
-        registry: Where the version is.
-        version: Whose.
-        sha256: Of the manifest of an earlier evaluation; empty: the newest.
+        registry: Registry of the version.
+        version: The version.
+        sha256: SHA-256 of an earlier evaluation's manifest; empty: the newest evaluation.
 
     Raises:
-        RegistryError: There is none, or it is not that of this version, or it was changed.
+        RegistryError: There is none, it belongs to another version, or it was changed.
         FormatError: A later version of the program recorded it.
     """
     what, again = f"the evaluation of version {version.version}", evaluate_again(registry, version)
@@ -100,7 +100,7 @@ def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "")
             about = manifest.unseal(folder, KIND)
         except CheckpointError as error:
             raise RegistryError(what, error.why, again) from error
-        require_format(what, about)
+        require_format(about, what)
         try:
             evidence = Evidence.model_validate(about)
             scores = from_csv((folder / SCORES).read_text())
@@ -108,9 +108,9 @@ def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "")
         except (ValidationError, ValueError, KeyError, TypeError, OSError, csv.Error) as error:
             raise RegistryError(what, "another version of the program made it", again) from error
     if evidence.bundle_sha256 != version.tags.get(BUNDLE_DIGEST):
-        raise RegistryError(what, "it is that of another bundle", again)
+        raise RegistryError(what, "it belongs to another bundle", again)
     if {str(score.scale) for score in scores} != set(evidence.scales):
-        raise RegistryError(what, "its scores are not at the scales that it names", again)
+        raise RegistryError(what, "its scores are not at the scales that its manifest names", again)
     return Evaluated(evidence, digest, scores, outcomes)
 
 
@@ -123,7 +123,7 @@ def require_comparable(
     if (mine.degradation, mine.noise) != (other.degradation, other.noise):
         raise RegistryError(
             what,
-            f"they are for LR that is made differently: {mine.degradation}, noise {mine.noise:g}, and "
+            f"their LR is made differently: {mine.degradation}, noise {mine.noise:g}, and "
             f"{other.degradation}, noise {other.noise:g}",
             "Promote it under another tracking.model, or give a reason with --force",
         )
@@ -146,12 +146,12 @@ def require_comparable(
 
 
 def evaluate_again(registry: Registry, version: "ModelVersion") -> str:
-    """Return what to do about a version without evidence."""
+    """Return the instruction for a version without evidence."""
     return f"Run `{command('evaluate', '--model', reference_to(version), tracking=registry.config)}`"
 
 
 def reference_to(version: "ModelVersion") -> str:
-    """Return a reference that means a version whatever tracking.model is."""
+    """Return a reference to a version that does not depend on tracking.model."""
     return f"models:/{version.name}/{version.version}"
 
 
@@ -162,7 +162,7 @@ def _artifact(version: "ModelVersion", sha256: str) -> str:
 def _tag(text: str, what: str, again: str) -> tuple[str, str]:
     try:
         content = json.loads(text)
-        require_format(what, content)
+        require_format(content, what)
         return str(content["sha256"]), str(content["artifact"])
     except (ValueError, KeyError, TypeError):
         raise RegistryError(what, "another version of the program recorded it, without its SHA-256", again) from None
@@ -180,7 +180,7 @@ def _download(registry: Registry, run_id: str, artifact: str, to: Path, what: st
 
 
 def _cells(scores: Sequence[Score]) -> set[tuple[str, int, Scale, str]]:
-    """Return what the model was scored on."""
+    """Return the subjects, slices, scales and regions that the model was scored on."""
     return {(score.subject, score.slice, score.scale, score.region) for score in scores if score.method == "model"}
 
 

@@ -1,4 +1,4 @@
-"""What the gate finds in the evidence of a version that is to become the champion, and in that of the champion."""
+"""The gate applied to a candidate: its evidence against bicubic and against the champion's evidence."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,10 +27,10 @@ class Candidate(NamedTuple):
     """A version that is to become the champion.
 
     Attributes:
-        version: Itself.
-        about: What the manifest of its bundle says.
-        champion: The version that it would replace, if there is one to be compared with.
-        entries: The history, which says with which evidence that one was promoted.
+        version: The version.
+        about: Manifest of its bundle.
+        champion: The version that it would replace, if there is one to compare with.
+        entries: The history, which names the evidence with which the champion was promoted.
     """
 
     version: "ModelVersion"
@@ -40,11 +40,11 @@ class Candidate(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What was found.
+    """The verdict on a candidate.
 
     Attributes:
-        evidence: SHA-256 of the evaluation that was looked at.
-        failed: The rules that do not hold, with numbers.
+        evidence: SHA-256 of the evaluation that was judged.
+        failed: The failed rules, with numbers.
     """
 
     evidence: str
@@ -52,10 +52,10 @@ class Examined(NamedTuple):
 
 
 def examine(registry: Registry, candidate: Candidate, gate: GateConfig, tell: Tell) -> Examined:
-    """Judge a version by its evidence, and tell what is compared and found.
+    """Judge a version by its evidence, and report the comparisons and the results of the rules.
 
     Raises:
-        RegistryError: It cannot be judged: evidence is missing, too narrow, or not alike; it says what to run.
+        RegistryError: It cannot be judged: evidence is missing, too narrow or not comparable; it says what to run.
     """
     version, champion = candidate.version, candidate.champion
     ours = evaluation_of(registry, version)
@@ -92,18 +92,18 @@ def _comparable(
 def _promoted_with(
     registry: Registry, entries: Sequence[Entry], champion: "ModelVersion", newest: Evaluated
 ) -> Evidence:
-    """Return the evidence by which the champion was promoted; where none was looked at, that of its evaluation."""
+    """Return the evidence with which the champion was promoted; without any, that of its newest evaluation."""
     sha256 = promoted_with(entries, str(champion.version))
     if sha256 in ("", newest.sha256):
         return newest.evidence
     try:
         return evaluation_of(registry, champion, sha256).evidence
     except RegistryError as error:
-        what = f"the evaluation by which version {champion.version} became the champion"
-        raise RegistryError(what, error.why, 'Bring it back, or give a reason with --force "..."') from error
+        what = f"the evaluation with which version {champion.version} became the champion"
+        raise RegistryError(what, error.why, 'Restore it, or give a reason with --force "..."') from error
 
 
 def _only_scale(about: Mapping[str, Any]) -> Scale | None:
-    """Return the one scale that a bundle's network can do; None for any."""
+    """Return the single scale that a bundle's network supports; None for any."""
     model = ModelConfig.model_validate(about["config"]["model"])
     return None if model.architecture == "meta_srgan" else Scale.parse(model.fixed_scale)

@@ -9,17 +9,17 @@ from metasr import manifest
 
 SCRIPT = Path(__file__).with_name("serve.py")
 BUNDLE = "bundle"
-# Not metasr itself: it is on no index, where anybody could take the name. It is installed where a model is served.
+# Not metasr itself: it is on no package index, where anybody could take the name. Install it where a model is served.
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch")
 EXAMPLE_PX = 8
 
 
 def save_flavour(bundle: Path, folder: Path) -> None:
-    """Write a folder with a bundle, a script that MLflow runs to use it, the signature and an example.
+    """Write a folder with a bundle, the script that MLflow runs to use it, the signature and an example.
 
     Args:
-        bundle: What is wrapped, unchanged: `bundle_in` finds it again.
-        folder: Does not exist yet.
+        bundle: Folder of the bundle; copied unchanged, and found again by `bundle_in`.
+        folder: Folder to create; must not exist.
 
     Raises:
         CheckpointError: It is not a bundle, or it is damaged.
@@ -49,6 +49,6 @@ def save_flavour(bundle: Path, folder: Path) -> None:
 
 
 def bundle_in(folder: Path) -> Path:
-    """Return the bundle's folder in one that MLflow can load; any other is the bundle, as registered formerly."""
+    """Return the bundle's folder inside one that MLflow can load; older versions are the bundle itself."""
     inner = folder / "artifacts" / BUNDLE
     return inner if inner.is_dir() else folder

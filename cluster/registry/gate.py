@@ -1,4 +1,4 @@
-"""The gate: what the scores of a version must show before it becomes the champion."""
+"""The promotion gate: rules for the scores of a version that is to become the champion."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +13,12 @@ from metasr.evaluation.methods import BICUBIC_NAME, MODEL_NAME
 from metasr.evaluation.statistics import Measure, PairedDifference, bootstrap_interval
 
 CHAMPION_NAME = "champion"
-# How a measure is called, its decimals and its unit.
+# Displayed name, decimals and unit of each measure.
 SHOWN: dict[Measure, tuple[str, int, str]] = {"psnr": ("PSNR", 3, " dB"), "ssim": ("SSIM", 5, "")}
 
 
 class RuleResult(NamedTuple):
-    """Whether a rule holds, and the numbers that say so."""
+    """Whether a rule holds, with the numbers."""
 
     rule: str
     passed: bool
@@ -29,16 +29,16 @@ class RuleResult(NamedTuple):
 
 
 def side_by_side(scores: Sequence[Score], champion: Sequence[Score]) -> list[Score]:
-    """Return the scores of a version, and those of the champion's own model under its name."""
+    """Return the scores of a version, with those of the champion added as the method `champion`."""
     others = [replace(score, method=CHAMPION_NAME) for score in champion if score.method == MODEL_NAME]
     return [*(score for score in scores if score.method in (BICUBIC_NAME, MODEL_NAME)), *others]
 
 
 def judge(scores: Sequence[Score], gate: GateConfig) -> list[RuleResult]:
-    """Return what each rule finds on whole slices. The rules about the champion apply if its scores are there.
+    """Return the result of each rule on whole slices. The rules about the champion apply if its scores are given.
 
     Args:
-        scores: Of bicubic and the model, and those of the champion, see `side_by_side`.
+        scores: Scores of bicubic, the model and the champion, see `side_by_side`.
         gate: The margins.
     """
     margins: dict[Measure, float] = {"psnr": gate.psnr_margin_db, "ssim": gate.ssim_margin}
@@ -63,14 +63,14 @@ def _nowhere_below(scores: Sequence[Score], rival: str, measure: Measure, margin
 
 
 def _better_on_average(scores: Sequence[Score], measure: Measure, min_patients: int) -> RuleResult:
-    """Compare each patient's mean over scales: as surely as the number of patients allows."""
+    """Compare each patient's mean over scales: by a confidence interval if there are enough patients."""
     name, digits, unit = SHOWN[measure]
     rule = f"{name} better than the champion on average"
     gains = _over_scales(differences(scores, CHAMPION_NAME, measure))
     mean = f"{gains.mean():+.{digits}f}{unit}"
     if len(gains) < min_patients:
         numbers = f"{mean}, a mean of {len(gains)} patient{'s' * (len(gains) > 1)}"
-        return RuleResult(rule, bool(gains.mean() > 0), f"{numbers}: too few for a 95 % interval to mean anything")
+        return RuleResult(rule, bool(gains.mean() > 0), f"{numbers}: too few for a 95 % interval")
     if not np.isfinite(gains).all():
         return RuleResult(rule, False, f"{mean}, not finite for every patient")
     low, high = bootstrap_interval(gains, seed=0)

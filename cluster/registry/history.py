@@ -1,4 +1,4 @@
-"""Who was champion when, and why: a log in MLflow that only grows, and that decides between promotions at once."""
+"""The history of champions: an append-only log in MLflow that also decides between concurrent promotions."""
 
 import json
 import logging
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from cluster.formats import FIRST, require_format
 from metasr.config import Section
 from metasr.errors import RegistryError
+from metasr.formats import FORMAT, require_format
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,29 +23,30 @@ log = logging.getLogger(__name__)
 class Promotion(Section):
     """A change of champion."""
 
-    format: int = FIRST
+    format: int = FORMAT
     """Of this JSON."""
     after: int
-    """Number of the change before, as its author knew it; 0 for none."""
+    """Number of the preceding change, as its author saw it; 0 for none."""
     kind: Literal["promotion", "rollback"]
     before: str | None
-    """Version that was the champion."""
+    """The previous champion's version."""
     to: str
-    """Version that becomes the champion."""
+    """The new champion's version."""
     by: str
     reason: str = ""
-    """Why it was promoted against the gate."""
+    """Reason for promoting it against the gate."""
     evidence: str = ""
-    """SHA-256 of the evaluation that the gate saw."""
+    """SHA-256 of the evaluation that the gate judged."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A change as the log has it.
+    """A change in the log.
 
     Attributes:
-        number: Grows; numbers may be missing.
-        when: By MLflow's clock. Nothing follows from it.
+        number: Increasing number; may have gaps.
+        when: Time by MLflow's clock, for display only.
+        promotion: The change.
         is_done: Whether the alias is known to have moved.
     """
 
@@ -70,18 +71,17 @@ class Entry:
 class History:
     """The changes of a registered model's champion, as versions of the registered model `NAME.promotions`.
 
-    MLflow can neither write an alias on condition nor append to a tag. What it does give to one writer alone, even
-    of several at once, is the next version number of a registered model: its database has it as a key, and a number
-    of a version that was deleted does not come again. So each change is a version, it says after which change it is
-    meant to come, and it counts only if that is the change before it that counts. Every reader finds the same winner,
-    without locks and without clocks, and a change that lost has no effect.
+    MLflow can neither write an alias conditionally nor append to a tag. But it gives each version number of a
+    registered model to one writer only: the number is a key of its database, and numbers of deleted versions are not
+    reused. So each change is a version that names the change it follows, and it counts only if that is the last
+    change that counts. All readers find the same winner, without locks or clocks, and a losing change has no effect.
     """
 
     def __init__(self, client: "MlflowClient", model: str) -> None:
         self._client, self._model, self._name = client, model, f"{model}.promotions"
 
     def entries(self) -> list[Entry]:
-        """Return the changes that count, oldest first.
+        """Return the valid changes, oldest first.
 
         Raises:
             FormatError: A later version of the program wrote one.
@@ -98,7 +98,7 @@ class History:
         """Add a change.
 
         Raises:
-            RegistryError: Another came first.
+            RegistryError: Another change came first.
         """
         self._make()
         created = self._client.create_model_version(
@@ -113,7 +113,7 @@ class History:
         raise RegistryError(
             f"version {promotion.to} is not promoted",
             first or "the history of promotions was changed meanwhile",
-            "Run the same command again to compare with what is there now",
+            "Run the same command again to compare with the current champion",
         )
 
     def mark_done(self, entry: Entry) -> None:
@@ -132,11 +132,11 @@ class History:
 
 
 def champions(entries: Sequence[Entry]) -> list[str]:
-    """Return the versions that a rollback goes back through, the champion last."""
+    """Return the stack of champions for rollbacks, the current champion last."""
     stack: list[str] = [entries[0].promotion.before] if entries and entries[0].promotion.before else []
     for entry in entries:
         if not entry.is_done:
-            continue  # never came to be, because the alias was moved by hand
+            continue  # never took effect, because the alias was moved by hand
         if entry.promotion.kind == "rollback":
             del stack[-1:]
         elif stack[-1:] != [entry.promotion.to]:
@@ -145,7 +145,7 @@ def champions(entries: Sequence[Entry]) -> list[str]:
 
 
 def forced_with(entries: Sequence[Entry], version: str) -> str:
-    """Return the reason with which a version was promoted against the gate last; empty if the gate let it through."""
+    """Return the reason for a version's last promotion if it was against the gate; empty if it passed."""
     promotions = (
         entry.promotion.reason
         for entry in reversed(entries)
@@ -155,7 +155,7 @@ def forced_with(entries: Sequence[Entry], version: str) -> str:
 
 
 def promoted_with(entries: Sequence[Entry], version: str) -> str:
-    """Return the SHA-256 of the evaluation by which a version became the champion last; empty if there was none."""
+    """Return the SHA-256 of the evaluation with which a version last became the champion; empty if none."""
     found = (
         entry.promotion.evidence for entry in reversed(entries) if entry.is_done and entry.promotion.to == version
     )
@@ -163,17 +163,17 @@ def promoted_with(entries: Sequence[Entry], version: str) -> str:
 
 
 def _parse(version: "ModelVersion") -> Entry | None:
-    """Return what a version of the log says; None for one that is none of ours.
+    """Return the entry of a version of the log; None if it is not a promotion.
 
     Raises:
-        FormatError: A later version of the program wrote it, so that nothing can be said of what it changed.
+        FormatError: A later version of the program wrote it, so its effect is unknown.
     """
     try:
         content = json.loads(version.tags.get(PROMOTION, ""))
-        require_format(f"version {version.version} of {version.name}", content)
+        require_format(content, f"version {version.version} of {version.name}")
         promotion = Promotion.model_validate_json(version.tags[PROMOTION])
     except ValueError:
-        log.warning("version %s of %s is not a promotion, and does not count", version.version, version.name)
+        log.warning("version %s of %s is not a promotion; ignored", version.version, version.name)
         return None
     when = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
     return Entry(int(version.version), when, promotion, DONE in version.tags)

@@ -1,20 +1,20 @@
-"""Move the champion: judged first, written down, and then moved only from where it was.
+"""Promote a version to champion: judge it, record the change, then move the alias if nobody else has.
 
-What is guaranteed, by an entry in the history (see `History`) that is written before the alias moves:
+Guarantees, from an entry in the history (see `History`) that is written before the alias moves:
 
-- Of promotions at once one wins, and the others are told which. A promotion is judged against the champion that it
-  replaces, never against an older one.
-- A promotion that was interrupted, at any moment, has no effect or is finished by the next one, whoever runs it.
-- What was written down stays: rolling back is an entry as well.
+- Of concurrent promotions one wins, and the errors of the others name it. A promotion is judged against the champion
+  that it replaces, never against an older one.
+- A promotion that is interrupted at any moment either has no effect or is finished by the next command.
+- Entries are never removed: a rollback is an entry as well.
 
-What is not, because MLflow writes an alias without a condition: someone who moves `champion` by hand in MLflow. That
-is found and told by the next command, which changes nothing unless it is to promote the version to which the alias
-was moved. Where the alias was deleted, the champion is still that of the history: versions are judged against it, and
-to promote it puts the alias back. Two moments remain: between our look at the alias and our write (milliseconds), a
-move by hand is overwritten; and a move back to the version before, between our write and the note that it is done,
-looks like an interruption and is undone. A promoter that was frozen between its look and its write, and wakes up
-after later promotions, sees them right after its write and puts the alias to the newest; killed just then it leaves
-the alias behind, which is told like a move by hand.
+Not guaranteed, because MLflow cannot write an alias conditionally: safety against moves of `champion` by hand. The
+next command reports such a move and changes nothing, unless it promotes the version that the alias was moved to. If
+the alias was deleted, the champion of the history still counts: versions are judged against it, and promoting it
+restores the alias. Two windows remain. Between reading and writing the alias (milliseconds), a move by hand is
+overwritten. A move back to the previous version, between writing the alias and marking the entry as done, looks like
+an interruption and is undone. A process that freezes between reading and writing, and continues after later
+promotions, sees them right after its write and sets the alias to the newest; if killed at that moment, it leaves the
+old alias, which is reported like a move by hand.
 """
 
 import getpass
@@ -42,21 +42,21 @@ FORCED = "metasr.promotion_forced"
 def promote(
     registry: Registry, reference: str, gate: GateConfig, tell: Tell, *, force: str | None = None
 ) -> tuple[str, str | None]:
-    """Make a version the champion if its evaluation says it may be. Running it again is safe.
+    """Make a version the champion if it passes the gate. Idempotent.
 
     Args:
-        registry: Where the version is.
+        registry: Registry of the version.
         reference: The version, see `Registry.version`.
-        gate: What it must show.
-        tell: Told what was compared and found, line by line, before anything moves.
-        force: Reason for promoting without or against the evidence; it is recorded where that is needed.
+        gate: Settings of the gate.
+        tell: Called with the comparisons and results, line by line, before the alias moves.
+        force: Reason for promoting without or against the evidence; recorded only if it was needed.
 
     Returns:
-        The new champion and the one before it.
+        The new champion and the previous one.
 
     Raises:
-        RegistryError: The gate does not let it through, another promotion came first, the alias was moved by hand, or
-            the reason is empty.
+        RegistryError: A rule of the gate fails, another promotion came first, the alias was moved by hand, or the
+            reason is empty.
         CheckpointError: Its bundle is not the one that was registered, or it is damaged.
         StoreError: MLflow cannot be reached.
     """
@@ -67,7 +67,7 @@ def promote(
         champion = _Champion(registry, str(found.name), tell)
         about = champion.require_whole(version)
         entries, alias = champion.settle(version)
-        # Where the alias was moved by hand to this version, or deleted, the champion is still that of the history.
+        # If the alias was moved by hand to this version, or deleted, the champion is still that of the history.
         incumbent = entries[-1].promotion.to if entries else alias
         if version == alias == incumbent:
             return version, version
@@ -88,15 +88,15 @@ def promote(
 
 
 def rollback(registry: Registry, tell: Tell) -> tuple[str, str]:
-    """Return to the champion before; twice goes back two. The gate is not asked again.
+    """Return to the previous champion; twice goes back two. The gate is not applied again.
 
-    A rollback that was interrupted is finished, and that is all. The reason is told if the gate was against it.
+    If a rollback was interrupted, only finish it. Report the reason if that version was promoted against the gate.
 
     Returns:
         The new champion and the one it replaces.
 
     Raises:
-        RegistryError: There was none before, another promotion came first, or the alias was moved by hand.
+        RegistryError: There is no previous one, another promotion came first, or the alias was moved by hand.
         CheckpointError: Its bundle is not the one that was registered, or it is damaged.
         StoreError: MLflow cannot be reached.
     """
@@ -106,12 +106,12 @@ def rollback(registry: Registry, tell: Tell) -> tuple[str, str]:
         entries, _ = champion.settle()
         if began and not began[0].is_done and began[0].promotion.kind == "rollback":
             champion.tell_if_forced(began[0].promotion.to)
-            return began[0].promotion.to, str(began[0].promotion.before)  # it was this one, interrupted
+            return began[0].promotion.to, str(began[0].promotion.before)  # this rollback, interrupted
         *_, to, now = [None, None, *champions(entries)]
         if to is None or now is None:
             lists = command("promote", "--history", tracking=registry.config)
             what = f"model {registry.config.model}"
-            raise RegistryError(what, "it had no champion before", f"`{lists}` lists them")
+            raise RegistryError(what, "it has no previous champion", f"`{lists}` lists them")
         champion.require_whole(to)
         champion.tell_if_forced(to)
         change = Promotion(after=entries[-1].number, kind="rollback", before=now, to=to, by=_who())
@@ -120,7 +120,7 @@ def rollback(registry: Registry, tell: Tell) -> tuple[str, str]:
 
 
 def history(registry: Registry) -> list[str]:
-    """Return a line for each change of champion, oldest first; one more if the alias was moved by hand since."""
+    """Return a line for each change of champion, oldest first, and one if the alias was moved by hand since."""
     with explained(expand(registry.config.uri)):
         champion = _Champion(registry, registry.config.model, lambda line: None)
         entries, alias = champion.entries(), champion.alias()
@@ -132,9 +132,9 @@ def history(registry: Registry) -> list[str]:
 
 
 def _demand_reason(force: str | None) -> None:
-    """Raise RegistryError if a reason was given and says nothing."""
+    """Raise RegistryError if the reason is blank."""
     if force is not None and not force.strip():
-        raise RegistryError("--force without a reason", "it is recorded", "Say why, in words")
+        raise RegistryError("--force without a reason", "the reason is recorded", 'Give it: --force "REASON"')
 
 
 class _Champion:
@@ -152,18 +152,18 @@ class _Champion:
         return None if version is None else str(version)
 
     def require_whole(self, version: str) -> dict[str, Any]:
-        """Fetch the bundle of a version, check every file, and return what its manifest says."""
+        """Fetch the bundle of a version, check every file, and return its manifest."""
         with tempfile.TemporaryDirectory() as download:
             located = self._registry.locate(f"models:/{self._model}/{version}", Path(download))
             return manifest.unseal(located.folder, "bundle")
 
     def tell_if_forced(self, version: str) -> None:
-        """Tell with what reason a version was promoted against the gate, if it was."""
+        """Report the reason if a version was promoted against the gate."""
         if reason := forced_with(self.entries(), version):
             self._tell(f"version {version} was promoted against the gate, with the reason: {reason}")
 
     def find(self, version: str | None) -> "ModelVersion | None":
-        """Return a version; None where it was deleted, which is told."""
+        """Return a version; None, and report it, if it was deleted."""
         from mlflow.exceptions import MlflowException
 
         if version is None:
@@ -173,14 +173,14 @@ class _Champion:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            self._tell(f"version {version}, the {CHAMPION}, was deleted in MLflow: nothing is compared with it")
+            self._tell(f"version {version}, the {CHAMPION}, was deleted in MLflow: no comparison with it")
             return None
 
     def settle(self, wanted: str | None = None) -> tuple[list[Entry], str | None]:
-        """Finish what was interrupted; return the history, and where the alias is.
+        """Finish an interrupted change; return the history, and the version that the alias points at.
 
         Args:
-            wanted: A version to which the alias may have been moved by hand, as it is to be promoted.
+            wanted: The version to be promoted; the alias may have been moved to it by hand.
 
         Raises:
             RegistryError: The alias was moved by hand.
@@ -191,7 +191,7 @@ class _Champion:
         last = entries[-1].promotion
         unfinished = not entries[-1].is_done and alias in (last.before, last.to, None)
         if unfinished:
-            self._tell(f"finishing what {last.by} began: version {last.to} becomes the champion")
+            self._tell(f"finishing the change that {last.by} began: version {last.to} becomes the champion")
         elif alias is None:
             self._tell(f"the alias {CHAMPION} was deleted by hand; it was version {last.to}")
         if unfinished or (alias is None and wanted == last.to):
@@ -203,11 +203,11 @@ class _Champion:
         return entries, alias
 
     def move_to(self, promotion: Promotion) -> None:
-        """Write the change down, and move the alias if no other came first."""
+        """Record the change, and move the alias if no other change came first."""
         self._move(self._history.append(promotion))
 
     def _move(self, entry: Entry) -> None:
-        """Move the alias from where it was, unless a later change has come; doing it again changes nothing."""
+        """Move the alias from the expected version, unless there is a later change. Idempotent."""
         change, client = entry.promotion, self._registry.client
         if self.entries()[-1].number == entry.number:
             alias = self.alias()
@@ -222,7 +222,7 @@ class _Champion:
             client.set_registered_model_alias(self._model, CHAMPION, newest.promotion.to)
 
     def _note_reason(self, change: Promotion) -> None:
-        """Tag a version with why it was promoted against the gate; it loses the tag when the gate lets it through."""
+        """Tag a version with the reason for a forced promotion; remove the tag after one that passed the gate."""
         client = self._registry.client
         if change.reason:
             client.set_model_version_tag(self._model, change.to, FORCED, change.reason)
@@ -233,10 +233,10 @@ class _Champion:
 def _judge(
     registry: Registry, candidate: Candidate, gate: GateConfig, tell: Tell, force: str | None
 ) -> tuple[str, str]:
-    """Return the SHA-256 of the evaluation, and the reason for going against the gate, empty where it lets through.
+    """Return the SHA-256 of the evaluation, and the reason for overriding the gate; empty if it passed.
 
     Raises:
-        RegistryError: It does not let through, and there is no reason.
+        RegistryError: A rule of the gate fails, and there is no reason.
     """
     try:
         evidence, failed = examine(registry, candidate, gate, tell)
@@ -250,7 +250,7 @@ def _judge(
         what = f"version {candidate.version.version} is not promoted"
         raise RegistryError(what, f"not {reasons}", 'Train longer, or give a reason with --force "..."')
     if force and not failed:
-        tell("every rule passed, without --force: its reason is not recorded")
+        tell("every rule passed, so --force was not needed and its reason is not recorded")
     return evidence, force if force and failed else ""
 
 
@@ -258,13 +258,13 @@ def _moved_by_hand(alias: str | None, expected: str | None, tracking: TrackingCo
     accept = command("promote", "--model", str(alias), tracking=tracking)
     return RegistryError(
         f"the alias {CHAMPION} was moved by hand",
-        f"{_where(alias)}, and the history of promotions says {expected or 'none'}",
-        f"Put it back in MLflow, or accept it with `{accept}`",
+        f"{_where(alias)}, but the history of promotions says {expected or 'none'}",
+        f"Move it back in MLflow, or accept it with `{accept}`",
     )
 
 
 def _where(alias: str | None) -> str:
-    return f"it points at version {alias}" if alias else "it is gone"
+    return f"it points at version {alias}" if alias else "it was deleted"
 
 
 def _who() -> str:

@@ -1,26 +1,26 @@
-"""What is known of an evaluation: what it depends on, and what came of it."""
+"""An evaluation: what it depends on, and its results."""
 
 from typing import NamedTuple
 
 from cluster.command import command
 from cluster.config import TrackingConfig
-from cluster.formats import FIRST
 from metasr.config import Section
 from metasr.evaluation import Score
 from metasr.evaluation.downstream import Outcome, StepName
+from metasr.formats import FORMAT
 
 
 class Evidence(Section):
-    """What was evaluated, on what, how, and by which code. The manifest of the results says it."""
+    """What was evaluated, on what data, how, and by which code; kept in the manifest of the results."""
 
-    format: int = FIRST
-    """Of this JSON."""
+    format: int = FORMAT
+    """Format version of this JSON."""
     bundle_sha256: str
-    """Of the bundle's manifest, which names every file."""
+    """SHA-256 of the bundle's manifest, which names every file."""
     data_sha256: str
-    """Of the data's index, which names every shard."""
+    """SHA-256 of the data's index, which names every shard."""
     data_url: str
-    """Where that data was; it may have moved."""
+    """URL of the data at that time."""
     scales: tuple[str, ...]
     slices_per_subject: int
     """0: all."""
@@ -31,11 +31,11 @@ class Evidence(Section):
     downstream: tuple[StepName, ...] = ()
     """Steps of downstream evaluation that were done."""
     downstream_command: str = ""
-    """The program of the step `command`."""
+    """Command line of the step `command`."""
     downstream_slice_mm: float = 0
 
     def evaluate(self, reference: str, tracking: TrackingConfig, *more: str) -> str:
-        """Return the command that evaluates another version alike, with more arguments."""
+        """Return the command that evaluates another version in the same way, with more arguments."""
         settings = {
             "data.url": self.data_url,
             "eval.scales": ",".join(self.scales),
@@ -49,12 +49,13 @@ class Evidence(Section):
 
 
 class Evaluated(NamedTuple):
-    """An evaluation that was verified.
+    """A verified evaluation.
 
     Attributes:
-        sha256: Of the manifest of the results: the identity of the evaluation.
-        scores: A row per subject, slice, scale, method and region.
-        outcomes: Of downstream evaluation, if there was one.
+        evidence: What it depends on.
+        sha256: SHA-256 of the manifest of the results: the identity of the evaluation.
+        scores: One row per subject, slice, scale, method and region.
+        outcomes: Results of downstream evaluation, if any.
     """
 
     evidence: Evidence

@@ -1,4 +1,4 @@
-"""References to a place rather than to a version: a bundle in a folder or a store, or a run there, for its best."""
+"""Models named by location instead of version: a bundle in a folder or a store, or a run (its best checkpoint)."""
 
 import json
 from pathlib import Path
@@ -12,25 +12,25 @@ from metasr import manifest
 from metasr.errors import CheckpointError, RegistryError
 from metasr.manifest import MANIFEST
 
-BUNDLE = "bundle"  # the kind of its manifest, and its folder in a checkpoint
+BUNDLE = "bundle"  # kind of a bundle's manifest, and name of its folder in a checkpoint
 
 
 def names_place(reference: str) -> bool:
-    """Return whether a reference is a folder that exists, or a URL of a folder or of a place in a store."""
+    """Return whether a reference is an existing folder, or the URL of a folder or of a place in a store."""
     return reference.startswith(("s3:", "file:")) or Path(reference).is_dir()
 
 
 def bundle_at(place: str, download_to: Path) -> Path:
-    """Return the folder of the bundle that is at a place: where it is, or where it was downloaded to.
+    """Return the local folder of the bundle at a place, downloaded if necessary.
 
     Args:
-        place: The folder or URL of a bundle, or of a run, whose best checkpoint has one.
-        download_to: Folder for a bundle that has to be fetched.
+        place: Folder or URL of a bundle, or of a run, whose best checkpoint has one.
+        download_to: Folder for a bundle that must be downloaded.
 
     Raises:
-        RegistryError: There is neither.
-        CheckpointError: The run has no checkpoint with a score, or what was fetched is damaged.
-        StoreError: The store is away, or refuses.
+        RegistryError: There is neither a bundle nor a run.
+        CheckpointError: The run has no checkpoint with a score, or the bundle is damaged.
+        StoreError: The store cannot be reached, or denies access.
     """
     if place.startswith("s3:"):
         return _in_store(place, download_to)
@@ -67,7 +67,7 @@ def _fetch(store: Store, folder: Path) -> Path:
         manifest.unseal(folder, BUNDLE)
     except NotThereError:
         raise CheckpointError(what, f"its file {name} is missing", "Use another copy") from None
-    except CheckpointError as error:  # it names the folder here, of which nobody has heard
+    except CheckpointError as error:  # its message names the temporary folder
         raise CheckpointError(what, error.why, error.fix) from None
     return folder
 
@@ -77,7 +77,7 @@ def _best_of_run(place: str, folder: Path) -> Path:
     checkpoints = RunCheckpoints(open_store(parent + slash), name)
     best = checkpoints.best()
     if best is None:
-        raise CheckpointError(f"run {place}", "no checkpoint of it has a score", "Train until it has validated")
+        raise CheckpointError(f"run {place}", "none of its checkpoints has a score", "Train until it has validated")
     files = {path: file for path, file in best.files.items() if path.startswith(f"{BUNDLE}/")}
     try:
         checkpoints.fetch(best.model_copy(update={"files": files}), folder)

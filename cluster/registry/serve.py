@@ -1,7 +1,7 @@
-"""The script that MLflow runs to use a registered model: a copy of this file lies beside the bundle.
+"""The script that MLflow runs to use a registered model; a copy of this file lies beside the bundle.
 
-`mlflow.pyfunc.load_model` and `mlflow models serve` execute the copy; our own commands never do. It reads the bundle
-by the installed `metasr`: weights from safetensors, each file checked, no pickle.
+`mlflow.pyfunc.load_model` and `mlflow models serve` execute the copy; the `metasr` commands never do. It reads the
+bundle with the installed `metasr`: weights from safetensors, each file checked, no pickle.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class ServedBundle(PythonModel):
     """The generator of a bundle, behind MLflow's interface."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Check the bundle that lies beside this file, and load it."""
+        """Check and load the bundle beside this file."""
         self._generator = load_bundle(Path(context.artifacts["bundle"]), default_device()).generator
 
     def predict(
@@ -36,7 +36,7 @@ class ServedBundle(PythonModel):
         Args:
             context: Not used.
             model_input: The images.
-            params: `scale`, or `height` and `width` in pixels, of which 0 stands for what follows from the scale.
+            params: `scale`, or `height` and `width` in pixels; 0: computed from the scale.
 
         Raises:
             ValueError: A size is not larger than the image, or more than 16 times as large.
@@ -50,7 +50,7 @@ class ServedBundle(PythonModel):
 
 def _size(shape: tuple[int, ...], scale: float = 2.0, height: int = 0, width: int = 0) -> tuple[int, int]:
     rows, columns = height or round(shape[0] * scale), width or round(shape[1] * scale)
-    Scale(rows / shape[0], columns / shape[1])  # says ValueError before memory is asked for
+    Scale(rows / shape[0], columns / shape[1])  # raises ValueError before memory is allocated
     return rows, columns
 
 

@@ -1,4 +1,4 @@
-"""The versions of a registered model: register a bundle, find one again."""
+"""The versions of a registered model: register a bundle, find a version."""
 
 import re
 import tempfile
@@ -24,15 +24,15 @@ BUNDLE_DIGEST = "metasr.bundle_sha256"
 _REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 ABOUT = """Generators that super-resolve brain MRI. Research software, not a medical device.
 
-`challenger` is the version that was registered last, `champion` the one that `metasr promote` let through and that
-`metasr upscale` uses. The description of a version is its card, once it has been evaluated. Who was champion when,
-and why: the registered model of the same name that ends with `.promotions`."""
+`challenger` is the newest version; `champion` is the one that `metasr promote` has accepted and that `metasr upscale`
+uses. The description of an evaluated version is its model card. The history of champions, with reasons, is the
+registered model of the same name with the ending `.promotions`."""
 RUN = re.compile("(?:runs:/)?([0-9a-f]{32})")
 
 
 @dataclass(frozen=True)
 class Located:
-    """A bundle on this machine, and the version of the registered model that it is, if it is one."""
+    """A bundle on this machine, and its version of the registered model, if it is registered."""
 
     folder: Path
     model: str | None = None
@@ -43,7 +43,7 @@ class Registry:
     """The versions of one registered model.
 
     Attributes:
-        config: Where MLflow is, and the name of the model.
+        config: Address of MLflow, and name of the model.
     """
 
     def __init__(self, config: TrackingConfig) -> None:
@@ -51,13 +51,16 @@ class Registry:
 
     @cached_property
     def client(self) -> "MlflowClient":
-        """MLflow's own. Nothing is contacted before it is needed: a bundle in a folder can be used without MLflow."""
+        """MLflow's client, connected on first use: a bundle in a folder can be used without MLflow."""
         return connect(self.config)
 
     def register(self, bundle: Path, run: Run) -> str:
-        """Keep a bundle with its run and make it a version, the new challenger. Doing it again changes nothing.
+        """Log a bundle to its run and register it as a version, the new challenger. Idempotent.
 
-        What is kept is a folder that MLflow can load and serve, with the bundle in it.
+        The logged artifact is a folder that MLflow can load and serve, with the bundle in it.
+
+        Returns:
+            The number of the version.
 
         Raises:
             CheckpointError: It is not a bundle, or it is damaged.
@@ -90,14 +93,14 @@ class Registry:
         """Return the bundle that a reference names.
 
         Args:
-            reference: What `version` takes, or the folder or URL (`file:///...`, `s3://...`) of a bundle, or of a run
-                in its storage, whose best checkpoint it then is.
-            download_to: Empty folder for a bundle that has to be fetched.
+            reference: A reference for `version`, or the folder or URL (`file:///...`, `s3://...`) of a bundle, or of
+                a run in its storage: its best checkpoint.
+            download_to: Empty folder for a bundle that must be downloaded.
 
         Raises:
             RegistryError: There is no such version, or no bundle at that place.
-            CheckpointError: What was fetched is not what was registered, or it is damaged.
-            StoreError: The store is away, or refuses.
+            CheckpointError: The downloaded bundle is not the registered one, or it is damaged.
+            StoreError: The store cannot be reached, or denies access.
         """
         if names_place(reference):
             return Located(bundle_at(reference, download_to))
@@ -111,7 +114,7 @@ class Registry:
                 version.source, dst_path=str(download_to), tracking_uri=expand(self.config.uri)
             )
         except (MlflowException, OSError) as error:
-            raise CheckpointError(what, "its bundle cannot be fetched", "Use another version") from error
+            raise CheckpointError(what, "its bundle cannot be downloaded", "Use another version") from error
         folder = bundle_in(Path(fetched))
         if manifest.digest(folder) != version.tags.get(BUNDLE_DIGEST):
             raise CheckpointError(what, "its bundle is not the one that was registered", "Use another version")
@@ -125,8 +128,8 @@ class Registry:
                 registered it, as `runs:/ID` or just the ID that MLflow shows.
 
         Raises:
-            RegistryError: There is none.
-            StoreError: MLflow cannot be reached, or refuses.
+            RegistryError: There is no such version.
+            StoreError: MLflow cannot be reached, or denies access.
         """
         from mlflow.exceptions import MlflowException
 
@@ -153,8 +156,8 @@ class Registry:
         if not found:
             raise RegistryError(
                 f"run {run_id}",
-                f"no version at {expand(self.config.uri)} was registered by it",
-                "Give another run; if its records wait on the disk, bring them up with "
+                f"it has registered no version at {expand(self.config.uri)}",
+                "Give another run; if its records are still on the disk, send them with "
                 f"`{command('sync', tracking=self.config)}`",
             )
         return max(found, key=lambda version: (version.creation_timestamp, int(version.version)))

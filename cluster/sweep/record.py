@@ -5,9 +5,9 @@ from collections import Counter
 from typing import Any, Literal, Self, TypeVar
 
 from cluster.checkpoints.fork import Fork
-from cluster.formats import FIRST, KEY, require_format
 from metasr.config import Section
 from metasr.errors import StoreError
+from metasr.formats import FORMAT, FORMAT_KEY, require_format
 
 Status = Literal["waiting", "running", "finished", "stopped early", "replaced", "failed"]
 RANKED: tuple[Status, ...] = ("finished", "stopped early", "replaced")
@@ -162,7 +162,7 @@ class SweepRecord(Section):
 
 def to_document(content: Section) -> str:
     """Return content as JSON text with its format."""
-    return json.dumps({KEY: FIRST, **content.model_dump(mode="json")}, indent=1) + "\n"
+    return json.dumps({FORMAT_KEY: FORMAT, **content.model_dump(mode="json")}, indent=1) + "\n"
 
 
 def from_document(kind: type[Document], text: str | bytes, name: str) -> Document:
@@ -179,8 +179,8 @@ def from_document(kind: type[Document], text: str | bytes, name: str) -> Documen
     """
     try:
         values = dict(json.loads(text))
-        require_format(name, values)
-        return kind.model_validate({key: value for key, value in values.items() if key != KEY})
+        require_format(values, name)
+        return kind.model_validate({key: value for key, value in values.items() if key != FORMAT_KEY})
     except (TypeError, ValueError):
         raise StoreError(
             name,

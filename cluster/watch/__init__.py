@@ -1,4 +1,4 @@
-"""Watching a run: what its workers tell, as lines and a bar for a person, and as a report."""
+"""Watching a run: the events of its workers as log lines, a progress bar and a report."""
 
 from cluster.watch.events import Event
 from cluster.watch.lines import Watch

@@ -1,4 +1,4 @@
-"""A bar in place, on a terminal."""
+"""A progress bar on a terminal."""
 
 import os
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ CLEAR_LINE = "\r\x1b[K"
 
 
 class Bar:
-    """A line of a terminal that is written again in place, and never wider than the terminal is at that moment.
+    """A line of a terminal that is redrawn in place, never wider than the terminal.
 
     Args:
-        terminal: Where it is drawn.
+        terminal: The terminal to draw on.
     """
 
     def __init__(self, terminal: TextIO) -> None:
@@ -22,27 +22,27 @@ class Bar:
         self._part = 0.0
 
     def draw(self, facts: Sequence[str], part: float) -> None:
-        """Draw facts, and a bar behind the first of them.
+        """Draw facts, with a bar after the first.
 
         Args:
-            facts: The most important first; a narrow terminal has no room for the last ones, or for the bar.
-            part: How much of the bar is full, 0 to 1.
+            facts: Texts, the most important first; a narrow terminal omits the last ones, then the bar.
+            part: Filled fraction of the bar, 0 to 1.
         """
         self._facts, self._part = facts, part
         self.redraw()
 
     def redraw(self) -> None:
-        """Draw what was drawn last, as the terminal is now."""
+        """Redraw the last content at the terminal's current width."""
         if self._facts:
             print(f"{CLEAR_LINE}{self._fitted(self._columns() - 1)}", end="", file=self._terminal, flush=True)
 
     def clear(self) -> None:
-        """Empty the line, for another one to be printed there."""
+        """Clear the line, so that another one can be printed there."""
         if self._facts:
             print(CLEAR_LINE, end="", file=self._terminal, flush=True)
 
     def end(self) -> None:
-        """Leave the bar where it is; what follows goes below it."""
+        """End the line; later output goes below the bar."""
         if self._facts:
             print(file=self._terminal, flush=True)
             self._facts = ()
@@ -60,5 +60,5 @@ class Bar:
     def _columns(self) -> int:
         try:
             return os.get_terminal_size(self._terminal.fileno()).columns or 80
-        except (OSError, ValueError):  # it is gone, or only looks like a terminal
+        except (OSError, ValueError):  # closed, or not a real terminal
             return 80

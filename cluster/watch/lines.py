@@ -1,4 +1,4 @@
-"""What a person sees of a training run: lines in a job's log, a bar on a terminal."""
+"""The display of a training run: lines in a job's log, a progress bar on a terminal."""
 
 import math
 import time
@@ -18,17 +18,17 @@ LONGEST_ETA_S = 1e9
 
 
 class Watch:
-    """Shows events as they come.
+    """Shows events as they arrive.
 
-    A job's log gets a line for an interval of steps: the first ones at once, later ones some seconds apart, so that
-    long runs have short logs. On a terminal the newest interval is a bar in place. Both get a line for what matters
-    besides: validations, uploads, restarts, retries, skipped updates, warnings.
+    A job's log gets a line per interval of steps: the first ones at once, later ones some seconds apart, so that
+    long runs have short logs. On a terminal the newest interval is a bar in place. Both get lines for validations,
+    uploads, restarts, retries, skipped updates and warnings.
 
     Args:
-        num_steps: Where training ends.
-        tell: Prints a line that stays.
-        terminal: The terminal that `tell` prints to; None if that is a file or a pipe.
-        clock: Seconds, only ever rising.
+        num_steps: Total number of steps.
+        tell: Prints a permanent line.
+        terminal: The terminal that `tell` prints to; None for a file or a pipe.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Watch:
             self._say(event.kind, line)
 
     def close(self) -> None:
-        """Leave the newest steps in sight and the terminal on a line of its own."""
+        """Print what was held back, and move the terminal below the bar."""
         if self._bar:
             self._bar.end()
         if self._unsaid:
@@ -100,7 +100,7 @@ class Watch:
         return f"step {step}/{self._num_steps}"
 
     def _say(self, kind: str, line: str) -> None:
-        """Print a line that stays, above the bar; of kinds that flood the log, not every one."""
+        """Print a permanent line above the bar; lines of frequent kinds are limited."""
         if kind in FLOODS and not self._paces[kind].allows(self._clock()):
             return
         left_out = self._paces[kind].left_out()
@@ -112,17 +112,17 @@ class Watch:
             self._bar.redraw()
 
     def _line(self, event: Event) -> str:
-        """Return what to say of an event; empty if nothing."""
+        """Return the line for an event; empty for none."""
         at, values, text = self._at(event.step), event.values, _one_line(event.text)
         own = {"group": self._group_line, "changed": self._changed_line, "retries": self._retries_line}
         if event.kind in own:
             return own[event.kind](event)
         match event.kind:
             case "resumed":
-                return f"{at}  {_origin(event.step)}{_passed_over(text)}"
+                return f"{at}  {_origin(event.step)}{_bad_checkpoints(text)}"
             case "skipped":
                 self._skipped += 1
-                return f"{at}  update left out: NaN or Inf ({self._skipped} so far)"
+                return f"{at}  update skipped: NaN or Inf ({self._skipped} so far)"
             case "validated":
                 return f"{at}  validation: {_gain(values)}{_taking(values)}"
             case "uploaded":
@@ -147,7 +147,7 @@ class Watch:
         if event.text == before:
             return ""
         text = _one_line(event.text)
-        return f"{self._at(event.step)}  not all steps are computed alike, which may give other bits: {text}"
+        return f"{self._at(event.step)}  code or arithmetic changed, so the bits may differ: {text}"
 
     def _retries_line(self, event: Event) -> str:
         counts = Counter({reason: round(finite(event.values, reason)) for reason in event.values})
@@ -156,11 +156,11 @@ class Watch:
         self._retries[event.rank] = counts
         of_all = sum(self._retries.values(), Counter[str]())
         reasons = ", ".join(f"{reason} {count}" for reason, count in of_all.items())
-        return f"{self._at(event.step)}  requests made again so far: {reasons}"
+        return f"{self._at(event.step)}  requests retried so far: {reasons}"
 
 
 class _Rate:
-    """The pace of the last minutes, in time that passed: validation and checkpoints count, restarts do not."""
+    """The rate of recent steps in wall time: validation and checkpoints count, restarts do not."""
 
     def __init__(self) -> None:
         self.restart(0, 0.0)
@@ -174,9 +174,9 @@ class _Rate:
 
         Args:
             step: The newest step.
-            steps_per_s: What the worker measured: the first estimate, and the fastest that the steps can have been
-                where several events come at once.
-            now: Seconds.
+            steps_per_s: Rate measured by the worker: the first estimate, and an upper bound when several events
+                arrive at once.
+            now: Current time in seconds.
         """
         steps = step - self._step
         if steps < 0:
@@ -195,7 +195,7 @@ class _Rate:
         self._step, self._then = step, then
 
     def eta_s(self, remaining: int) -> float | None:
-        """Return how long the remaining steps will take; None if nobody can say."""
+        """Return the estimated time for the remaining steps, in seconds; None if unknown."""
         if remaining <= 0:
             return 0.0
         if self._steps <= 0 or self._seconds <= 0:
@@ -205,7 +205,7 @@ class _Rate:
 
 
 class _Pace:
-    """Lets the first lines through at once, and later ones some seconds apart."""
+    """A rate limit: the first lines pass at once, later ones some seconds apart."""
 
     def __init__(self) -> None:
         self._at_once = LINES_AT_ONCE
@@ -224,13 +224,13 @@ class _Pace:
         self._at_once = max(self._at_once, 1)
 
     def left_out(self) -> int:
-        """Return how many were held back since the last call."""
+        """Return the number of lines held back since the last call."""
         count, self._left_out = self._left_out, 0
         return count
 
 
 def _numbers(values: Mapping[str, float]) -> list[str]:
-    """Return what an interval of steps measured, as far as it did."""
+    """Return the available measurements of an interval of steps."""
     forms: dict[str, Callable[[float], str]] = {
         "loss_total": lambda loss: f"loss {_short(loss)}",
         "steps_per_s": lambda rate: f"{_short(rate)} steps/s",
@@ -241,12 +241,12 @@ def _numbers(values: Mapping[str, float]) -> list[str]:
 
 
 def _short(value: float) -> str:
-    """Return three digits that count: 0.0123, 12.3, 123, 12345."""
+    """Return three significant digits: 0.0123, 12.3, 123, 12345."""
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def _one_line(text: str) -> str:
-    """Return words from elsewhere without what could move a cursor."""
+    """Return untrusted text on one line, without control characters."""
     return " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
 
 
@@ -255,11 +255,11 @@ def _who(event: Event) -> str:
 
 
 def _origin(step: int) -> str:
-    return "going on from the checkpoint of this step" if step else "starting"
+    return "resuming from the checkpoint of this step" if step else "starting"
 
 
-def _passed_over(text: str) -> str:
-    return f"; bad checkpoints passed over: {text}" if text else ""
+def _bad_checkpoints(text: str) -> str:
+    return f"; bad checkpoints skipped: {text}" if text else ""
 
 
 def _gain(values: Mapping[str, float]) -> str:

@@ -1,33 +1,32 @@
-"""What a training run took and what happened in it, as a JSON document.
+"""The report of a training run, as a JSON document.
 
-Times are seconds on the driver's clock or durations that the first worker measured; steps are counted as far as it
-told of them.
+Times are seconds on the driver's clock, or durations that the first worker measured; its events give the steps.
 
-    format              1; another number when a field changes its meaning
-    outcome             how it ended, in words
-    wall_s              the whole command
-    useful_s            steps that are in the newest checkpoint, without waiting for data
+    format              1; a new number when a field changes its meaning
+    outcome             how the run ended, as text
+    wall_s              duration of the command
+    useful_s            time of the steps in the newest checkpoint, without waiting for data
     useful_share        useful_s / wall_s
-    marks_s             what the driver came to, by name: seconds after the start
-    steps               from: where this command began; to: the newest; again: done once more after restarts; unsaved:
+    marks_s             milestones of the driver, by name: seconds after the start
+    steps               from: first step of this command; to: the newest; again: repeated after restarts; unsaved:
                         newer than the newest checkpoint
     first_step          seconds: from the start of the command to the end of the first step (null: there was none);
-                        parts_s: what of that went where, by name
-    restarts            a list, one for each worker group after the first. num_workers; lost_at_step: how far
-                        the group before had come; resumed_step (null: it came to nothing); rto_s: from the last event
-                        of the group before to the next new step (null: there was none)
-    waiting             for data. seconds; stalls: intervals that waited for 1 s and for a tenth of their time or
-                        more; longest_stall_s, stalls_s (their sum)
-    throughput          over intervals of steps, null if unknown: step_s_p50, step_s_p99 (a step), samples_per_s_p50
-    kept, uploaded      checkpoints written on the worker's disk, and into the store: count, seconds; uploaded: bytes
-    not_uploaded        checkpoints that still wait for the store
+                        parts_s: that time by part
+    restarts            a list with an entry for each worker group after the first. num_workers; lost_at_step: newest
+                        step of the previous group; resumed_step (null: it did not resume); rto_s: from the last event
+                        of the previous group to the next new step (null: there was none)
+    waiting             waiting for data. seconds; stalls: number of intervals that waited at least 1 s and a tenth of
+                        their time; longest_stall_s, stalls_s (their sum)
+    throughput          over intervals of steps, null if unknown: step_s_p50, step_s_p99, samples_per_s_p50
+    kept, uploaded      checkpoints written to the worker's disk, and to the store: count, seconds; uploaded: bytes
+    not_uploaded        number of checkpoints not uploaded yet
     validated           count, seconds
-    retries             requests made again, by all workers: a count for each reason
-    skipped_updates     left out because of NaN or Inf
+    retries             retried requests of all workers: a count for each reason
+    skipped_updates     number of updates skipped because of NaN or Inf
     substituted_shards  names of damaged shards that were replaced
-    bad_checkpoints     what was passed over when going on, in words
-    changed             other code or arithmetic that has computed some of the steps, in words; empty if none has
-    records_not_sent    records that MLflow has not got
+    bad_checkpoints     checkpoints skipped when resuming, as text
+    changed             other code or arithmetic that computed some of the steps, as text; empty if none
+    records_not_sent    number of records not sent to MLflow
 """
 
 import time
@@ -44,10 +43,10 @@ FORMAT = 1
 
 
 class RunReport:
-    """Gathers what happens in a run. It can be finished at any time, also by an error or a signal.
+    """Collects the events of a run. It can be finished at any time, also after an error or a signal.
 
     Args:
-        clock: Seconds, only ever rising.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,11 +68,11 @@ class RunReport:
         self._report: dict[str, Any] = {}
 
     def mark(self, name: str) -> None:
-        """Note that the driver has come to something; only the first time counts."""
+        """Record that the driver has reached a milestone; only the first time counts."""
         self._marks.setdefault(name, self._now())
 
     def see(self, event: Event) -> None:
-        """Note an event."""
+        """Record an event."""
         now = self._now()
         match event.kind:
             case "group":
@@ -102,11 +101,11 @@ class RunReport:
         self._starts.sign_of_life(now)
 
     def finish(self, outcome: str, *, records_not_sent: int = 0) -> dict[str, Any]:
-        """Return the report, as it is now; the fields are explained above.
+        """Return the report so far; the docstring of this module explains its fields.
 
         Args:
             outcome: How the run ended, such as "finished" or "failed: out of memory".
-            records_not_sent: Records that MLflow has not got.
+            records_not_sent: Number of records not sent to MLflow.
         """
         wall_s, useful_s = self._now(), self._steps.useful_s()
         self._report = {
@@ -135,7 +134,7 @@ class RunReport:
         return self._report
 
     def lines(self) -> list[str]:
-        """Return the report that was finished last, for a person."""
+        """Return the lines of the last finished report."""
         return describe(self._report)
 
     def _see_resumed(self, event: Event) -> None:
@@ -154,7 +153,7 @@ class RunReport:
             self._not_uploaded = int(finite(event.values, "pending"))
 
     def _all_retries(self) -> Counter[str]:
-        """Return the requests that all workers of all groups have made again."""
+        """Return the retries of all workers of all groups."""
         return sum(self._retries_of_group.values(), self._retries)
 
     def _now(self) -> float:
@@ -162,7 +161,7 @@ class RunReport:
 
 
 def _add(total: dict[str, float], values: Mapping[str, float]) -> None:
-    """Count one more in a total of `count` and of sums."""
+    """Add one to the count of a total, and values to its sums."""
     total["count"] += 1
     for name in total.keys() - {"count"}:
         total[name] += finite(values, name)

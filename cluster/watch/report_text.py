@@ -1,4 +1,4 @@
-"""A run's report in words."""
+"""The report of a run as text."""
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -8,15 +8,15 @@ Report = Mapping[str, Any]
 
 
 def describe(report: Report) -> list[str]:
-    """Return the lines of a report of `cluster.run_report`: how it went, and what else there was to tell."""
+    """Return the lines of a report, see `cluster.watch.report`."""
     return [*_course(report), *_restarts(report), *_data(report), *_checkpoints(report), *_trouble(report)]
 
 
 def _course(report: Report) -> Iterator[str]:
     wall = timedelta(seconds=round(report["wall_s"]))
-    yield f"{report['outcome']} after {wall}, {report['useful_share']:.0%} of it for steps that count"
+    yield f"{report['outcome']} after {wall}, {report['useful_share']:.0%} of it for saved steps"
     steps = report["steps"]
-    again = f", {steps['again']} done again" if steps["again"] else ""
+    again = f", {steps['again']} repeated" if steps["again"] else ""
     unsaved = f", the last {steps['unsaved']} in no checkpoint" if steps["unsaved"] else ""
     yield f"steps {steps['from']} to {steps['to']}{again}{unsaved}"
     first = report["first_step"]
@@ -41,10 +41,10 @@ def _data(report: Report) -> Iterator[str]:
     waiting = report["waiting"]
     if waiting["seconds"] > 0:
         count, together, longest = waiting["stalls"], waiting["stalls_s"], waiting["longest_stall_s"]
-        stalls = f"; stalls: {count}, together {together:.1f} s, the longest {longest:.1f} s" if count else ""
+        stalls = f"; stalls: {count}, total {together:.1f} s, longest {longest:.1f} s" if count else ""
         yield f"waited {waiting['seconds']:.1f} s for data{stalls}"
     if report["retries"]:
-        yield f"requests made again: {', '.join(f'{reason} {n}' for reason, n in sorted(report['retries'].items()))}"
+        yield f"requests retried: {', '.join(f'{reason} {n}' for reason, n in sorted(report['retries'].items()))}"
 
 
 def _checkpoints(report: Report) -> Iterator[str]:
@@ -63,11 +63,11 @@ def _amount(total: Mapping[str, float]) -> str:
 
 def _trouble(report: Report) -> Iterator[str]:
     if report["skipped_updates"]:
-        yield f"updates left out, NaN or Inf: {report['skipped_updates']}"
+        yield f"updates skipped, NaN or Inf: {report['skipped_updates']}"
     if report["substituted_shards"]:
         yield f"damaged shards replaced: {', '.join(report['substituted_shards'])}"
     if report["changed"]:
-        yield f"not all steps were computed alike: {report['changed']}"
-    yield from (f"bad checkpoints passed over: {text}" for text in report["bad_checkpoints"])
+        yield f"code or arithmetic changed: {report['changed']}"
+    yield from (f"bad checkpoints skipped: {text}" for text in report["bad_checkpoints"])
     if report["records_not_sent"]:
         yield f"records not sent to MLflow: {report['records_not_sent']}"

@@ -1,4 +1,4 @@
-"""The starts of a run's worker groups: what the first step took, and what each restart cost."""
+"""The starts of a run's worker groups: the time to the first step, and the cost of each restart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from cluster.watch.events import Event, finite
 
 @dataclass
 class _Restart:
-    """A worker group after the first, and the last sign of the one before, in seconds after the start."""
+    """A worker group after the first; `last_sign` is the time of the previous group's last event."""
 
     last_sign: float
     num_workers: int
@@ -19,7 +19,7 @@ class _Restart:
 
 
 class Starts:
-    """Keeps account of worker groups. All times are seconds after the start of the command."""
+    """Records the worker groups. All times are seconds after the start of the command."""
 
     def __init__(self) -> None:
         self._num_groups = 0
@@ -29,13 +29,13 @@ class Starts:
         self._restarts: list[_Restart] = []
 
     def group(self, event: Event, now: float, reached: int, marks: Mapping[str, float]) -> None:
-        """Note that a group is ready.
+        """Record that a group is ready.
 
         Args:
-            event: Of the kind `group`.
-            now: When.
-            reached: The newest step of the group before.
-            marks: What the driver had come to, and when.
+            event: An event of the kind `group`.
+            now: Its time.
+            reached: The newest step of the previous group.
+            marks: The driver's milestones and their times.
         """
         self._num_groups += 1
         self._ready = now
@@ -45,12 +45,12 @@ class Starts:
             self._parts_s = _parts_s(event.values, now, marks)
 
     def resumed(self, step: int) -> None:
-        """Note where the newest group goes on."""
+        """Record the step that the newest group resumes from."""
         if self._restarts:
             self._restarts[-1].resumed_step = step
 
     def steps(self, event: Event, now: float) -> None:
-        """Note that steps were done: an event of the kind `steps`."""
+        """Record an event of the kind `steps`."""
         ended = max(now - finite(event.values, "since_first_step_s"), self._ready)
         if self._first_step is None:
             self._first_step = ended
@@ -60,15 +60,15 @@ class Starts:
                 restart.rto_s = ended - restart.last_sign
 
     def sign_of_life(self, now: float) -> None:
-        """Note that an event of the group has come."""
+        """Record the time of an event of the group."""
         self._last_sign = now
 
     def first_step(self) -> dict[str, Any]:
-        """Return when the first step had ended, and what the time until then went to."""
+        """Return the time until the end of the first step, in all and by part."""
         return {"seconds": self._first_step, "parts_s": dict(self._parts_s)}
 
     def restarts(self) -> list[dict[str, Any]]:
-        """Return what is known of each restart."""
+        """Return the facts of each restart."""
         return [
             {
                 "num_workers": restart.num_workers,
@@ -81,7 +81,7 @@ class Starts:
 
 
 def _parts_s(values: Mapping[str, float], now: float, marks: Mapping[str, float]) -> dict[str, float]:
-    """Return what the time until now went to: the driver's parts, the group's own, and between them its start."""
+    """Return the time until now by part: those of the driver, the start of the group, and the group's own."""
     parts, then = {}, 0.0
     for name, at in marks.items():
         parts[name], then = at - then, at

@@ -1,4 +1,4 @@
-"""The steps of a run: which of them count in the end, and what they took."""
+"""The steps of a run: which of them are saved, and how long they took."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ STALL_SHARE = 0.1
 
 @dataclass(frozen=True)
 class _Interval:
-    """The steps after `first`, until `last`, and the seconds that they took without waiting for data."""
+    """The steps after `first` up to `last`, and their time without waiting for data, in seconds."""
 
     first: int
     last: int
     useful_s: float
 
     def useful_until(self, step: int) -> float:
-        """Return the seconds of its steps that are not after a step."""
+        """Return the seconds of its steps up to a step."""
         part = (step - self.first) / (self.last - self.first)
         return self.useful_s * min(max(part, 0.0), 1.0)
 
 
 class StepLedger:
-    """Keeps account of steps. A restart takes back those that are newer than its checkpoint."""
+    """Accounts for steps. A restart discards those that are newer than its checkpoint."""
 
     def __init__(self) -> None:
         self._from: int | None = None
@@ -43,7 +43,7 @@ class StepLedger:
         return self._reached
 
     def resume(self, step: int) -> None:
-        """Go on after a step; what is newer has to be done again."""
+        """Resume after a step; newer steps must be repeated."""
         if self._from is None:
             self._from = step
         else:
@@ -56,15 +56,15 @@ class StepLedger:
         ]
 
     def reach(self, step: int) -> None:
-        """Note that a step is done."""
+        """Record that a step is done."""
         self._reached = max(self._reached, step)
 
     def save(self, step: int) -> None:
-        """Note that a step is in a checkpoint."""
+        """Record that a step is in a checkpoint."""
         self._saved = max(self._saved, step)
 
     def count(self, event: Event) -> None:
-        """Enter what is known of an interval of steps: an event of the kind `steps`."""
+        """Record an interval of steps: an event of the kind `steps`."""
         first, self._counted = self._counted, max(self._counted, event.step)
         rate = finite(event.values, "steps_per_s")
         share = min(max(finite(event.values, "waiting_share"), 0.0), 1.0)
@@ -80,16 +80,16 @@ class StepLedger:
             self._stalls.append(seconds * share)
 
     def useful_s(self) -> float:
-        """Return the time of the steps that are in the newest checkpoint, without waiting for data."""
+        """Return the time of the steps in the newest checkpoint, without waiting for data, in seconds."""
         return sum(interval.useful_until(self._saved) for interval in self._intervals)
 
     def steps(self) -> dict[str, int]:
-        """Return from where to where, how many again, and how many that no checkpoint has."""
+        """Return the first and last step, and the numbers of repeated and of unsaved steps."""
         unsaved = max(0, self._reached - self._saved)
         return {"from": self._from or 0, "to": self._reached, "again": self._again, "unsaved": unsaved}
 
     def waiting(self) -> dict[str, Any]:
-        """Return how long data was waited for, and the stalls among that."""
+        """Return the time spent waiting for data, and the stalls."""
         stalls = self._stalls
         return {
             "seconds": self._waiting_s,
@@ -99,7 +99,7 @@ class StepLedger:
         }
 
     def throughput(self) -> dict[str, float | None]:
-        """Return how fast intervals of steps were."""
+        """Return percentiles of the speed of intervals of steps."""
         return {
             "step_s_p50": _percentile(self._step_s, 50),
             "step_s_p99": _percentile(self._step_s, 99),

@@ -1,4 +1,4 @@
-"""How models are evaluated: the protocol, its statistics, its tables, and what a method costs."""
+"""Evaluation of models: the protocol, its statistics and tables, and the cost of methods."""
 
 from metasr.evaluation.methods import BICUBIC, LANCZOS, Method
 from metasr.evaluation.protocol import Comparison, Evaluation, HeldOutSlice, Score, evaluate

@@ -1,4 +1,4 @@
-"""Where SSIM of the slice and of the brain say opposite things, in words: the background makes the difference."""
+"""Explain where SSIM of the slice and of the brain disagree: the background makes the difference."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,16 @@ from metasr.evaluation.statistics import mean_by_scale
 from metasr.scale import Scale
 
 BELOW = (
-    "below bicubic on the slice and above it in the brain: the slice has the black background too, where even faint "
+    "below bicubic on the slice and above it in the brain: the slice includes the black background, where even faint "
     "values lower SSIM."
 )
 ABOVE = (
-    "above bicubic on the slice and below it in the brain: what is gained lies in the background, which the slice "
-    "has too."
+    "above bicubic on the slice and below it in the brain: the gain lies in the background, which the slice includes."
 )
 
 
 def disagreements(scores: Sequence[Score]) -> list[str]:
-    """Return a sentence for scales at which SSIM is below bicubic on the slice alone, and one for the opposite."""
+    """Return a sentence for scales at which SSIM is below bicubic on the slice only, and one for the opposite."""
     whole, brain = _gains(scores, "whole"), _gains(scores, "brain")
     scales = sorted(scale for scale in whole.keys() & brain.keys() if whole[scale] * brain[scale] < 0)
     found = [

@@ -1,4 +1,4 @@
-"""What a method costs: parameters, multiplications, seconds."""
+"""The cost of methods: parameters, multiplications, seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ VOLUME_SLICES = 155
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method costs at a scale.
+    """The cost of a method at a scale.
 
     Attributes:
-        parameters: Of the network; None for interpolation.
+        parameters: Number of parameters of the network; None for interpolation.
         macs: Multiply-accumulates for one slice of 240 x 240 HR pixels; None for interpolation.
-        seconds_per_slice: Median over the slices that were evaluated.
-        seconds_per_volume: 155 times that.
+        seconds_per_slice: Median over the evaluated slices.
+        seconds_per_volume: 155 times `seconds_per_slice`.
     """
 
     method: str
@@ -37,7 +37,7 @@ class Cost:
 
 
 def costs(methods: Sequence[Method], result: Evaluation) -> list[Cost]:
-    """Return what each method cost at each scale of an evaluation."""
+    """Return the cost of each method at each scale of an evaluation."""
     rows = []
     for method in methods:
         network = method.network
@@ -52,8 +52,8 @@ def costs(methods: Sequence[Method], result: Evaluation) -> list[Cost]:
 def count_macs(network: SuperResolver, scale: Scale) -> int:
     """Return the multiply-accumulates for one gray slice of (about) 240 x 240 HR pixels.
 
-    Convolutions and matrix products are counted, half of the FLOPs that `torch.utils.flop_counter` counts;
-    interpolation, activations and normalisation are not.
+    Count convolutions and matrix products (half of the FLOPs of `torch.utils.flop_counter`), but not interpolation,
+    activations and normalisation.
     """
     (height, lr_height), (width, lr_width) = (slice_lengths(SLICE_PX, axis) for axis in (scale.rows, scale.columns))
     lr = torch.zeros(1, 1, lr_height, lr_width, device=next(network.parameters()).device)

@@ -1,4 +1,4 @@
-"""Downstream evaluation: what a program that reads images finds in SR, against what it finds in HR."""
+"""Downstream evaluation: compare segmentations of SR with those of HR."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from metasr.scale import Scale
 StepName = Literal["tissue", "command"]
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
-# Classes of the voxels of images `[S, H, W]`, given where the brain is in them; 0 is none.
+# Maps images `[S, H, W]` and a brain mask to the class of each voxel; 0 is background.
 Labeller = Callable[[Images, NDArray[np.bool_]], Labels]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How far neighbouring slices, rows and columns lie apart, in mm where that is known and in pixels otherwise."""
+    """The spacing of slices, rows and columns, in mm if known, else in pixels."""
 
     spacing: tuple[float, float, float]
     unit: Literal["mm", "px"]
@@ -33,10 +33,10 @@ class Grid:
         """Return the grid of a subject's slices.
 
         Args:
-            spacing_mm: Smallest and largest distance of pixels in the data set; None where it is not known. If they
-                differ by more than 1 % it is not known of a single subject.
-            slice_mm: Distance of neighbouring slices of the volume; 0: that of the pixels.
-            numbers: Of the slices; where some are missing between, they lie further apart.
+            spacing_mm: Smallest and largest pixel spacing in the data set; None if unknown. If they differ by more
+                than 1 %, the spacing of a single subject is unknown.
+            slice_mm: Distance between slices of the volume; 0: the pixel spacing.
+            numbers: Numbers of the slices; gaps between them increase the distance.
         """
         known = spacing_mm is not None and spacing_mm[1] <= 1.01 * spacing_mm[0]
         pixel = spacing_mm[0] if known and spacing_mm is not None else 1.0
@@ -49,18 +49,18 @@ class Step(Protocol):
 
     @property
     def name(self) -> StepName:
-        """What results call it."""
+        """Name in the results."""
 
     @property
     def all_slices(self) -> bool:
-        """Whether it is to see all slices of a subject that there are, or those that are evaluated."""
+        """Whether it needs all slices of a subject, or only the evaluated ones."""
 
     @property
     def has_distances(self) -> bool:
-        """Whether the surfaces of its classes are worth a distance."""
+        """Whether surface distances of its classes are meaningful."""
 
     def labeller(self, subject: str, hr: Images, grid: Grid) -> Labeller:
-        """Return what labels images of a subject, HR and SR alike."""
+        """Return the labeller for a subject's HR and SR images."""
 
     def class_name(self, label: int) -> str:
         """Return the name of a class."""
@@ -68,11 +68,11 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How alike a class in SR and in HR are, by one measure.
+    """The similarity of a class in SR and in HR, by one measure.
 
     Attributes:
         measure: dice, hausdorff_mm, hausdorff95_mm, or the same in px.
-        patient: The patient, where the name of the subject does not tell it.
+        patient: The patient, if the name of the subject does not tell it.
     """
 
     step: str
@@ -93,19 +93,19 @@ def compare_labels(
     methods: Sequence[Method],
     grid: Grid,
 ) -> Iterator[Outcome]:
-    """Yield how alike the classes in what each method makes of a subject's slices are to those in the slices.
+    """Compare the classes in each method's SR slices of a subject with those in HR; yield the outcomes.
 
-    HR and SR have the same field of view at each scale, that of `evaluate`. A class counts that is in HR or in what
-    bicubic or the model made: where neither HR nor a method has it, they agree. What only a rival made counts for
-    that rival alone: how good the model is does not depend on who is beside it.
+    HR and SR have the same field of view at each scale, that of `evaluate`. A class counts if it is in HR or in the
+    output of bicubic or the model; if neither HR nor a method has it, they agree. A class that only a rival has
+    counts only for that rival, so the model's results do not depend on the rivals.
 
     Args:
         step: Finds the classes.
-        slices: Of one subject, all of one size.
-        scales: As for `evaluate`.
+        slices: Slices of one subject, all of one size.
+        scales: Scales, as for `evaluate`.
         degrade: Makes LR from HR.
-        methods: Those for one scale are compared at that scale.
-        grid: Of these slices.
+        methods: Methods; those that support one scale only are compared at that scale.
+        grid: Spacing of these slices.
     """
     subject, patient = slices[0].subject, slices[0].patient
     label = step.labeller(subject, _stack([one.image for one in slices]), grid)
@@ -115,7 +115,7 @@ def compare_labels(
         compared = [compare(able, one, scale, degrade) for one in slices]
         hr = _stack([one.hr for one in compared])
         brain = hr != 0
-        if hr.shape not in of_hr:  # of one size there is one cut
+        if hr.shape not in of_hr:  # crops of equal size are equal
             of_hr[hr.shape] = label(hr, brain)
         found = {method.name: label(_stack([one.images[method.name] for one in compared]), brain) for method in able}
         for method, number, measure, value in _measures(step, of_hr[hr.shape], found, grid):

@@ -1,4 +1,4 @@
-"""The folder that an evaluation leaves behind: tables, scores and pictures."""
+"""The output folder of an evaluation: tables, scores and pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ SCORES, OUTCOMES = "scores.csv", "downstream.csv"
 
 
 def write_results(folder: Path, result: Evaluation, methods: Sequence[Method], about: Circumstances) -> str:
-    """Write `table.txt`, `scores.csv`, `scores.json` and, of the slices kept, `comparison.png`; return the table."""
+    """Write `table.txt`, `scores.csv`, `scores.json` and `comparison.png` (pictured slices); return the table."""
     spent = costs(methods, result)
     text = report(result, spent, about)
     (folder / TABLE).write_text(text + "\n")
@@ -33,10 +33,10 @@ def write_paper(
     """Write `paper_table.txt` (Table 1) and `paper_scales.png` (Fig. 8, of one slice); return the table.
 
     Args:
-        folder: Where to.
-        result: Scale 2 is among its scales, or the model's only one.
+        folder: Output folder.
+        result: Results that include scale 2, or the model's only scale.
         methods: Bicubic first, the model last.
-        held_out: The slice of the picture.
+        held_out: The slice in the picture.
         degrade: Makes LR from HR.
     """
     parameters = {method.name: method.parameters for method in methods}

@@ -1,4 +1,4 @@
-"""What is compared: bicubic and Lanczos interpolation, and networks."""
+"""The compared methods: bicubic and Lanczos interpolation, and networks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Method:
     """A way to enlarge images.
 
     Attributes:
-        name: What tables call it.
+        name: Name in tables.
         enlarge: Maps LR `[N, C, h, w]` and a size to `[N, C, *size]`.
     """
 
@@ -35,16 +35,16 @@ class Method:
 
     @property
     def parameters(self) -> int | None:
-        """How many parameters the network has, if it is one."""
+        """Number of parameters of the network, if it is one."""
         return None if self.network is None else self.network.num_parameters
 
     @property
     def only_scale(self) -> Scale | None:
-        """The one scale that it can do; None for any."""
+        """The single scale that it supports; None for any."""
         return Scale.parse(self.enlarge.scale) if isinstance(self.enlarge, FixedScale) else None
 
     def __call__(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """Enlarge images on the CPU; a network on its own device, without gradients, left in the mode it was in."""
+        """Enlarge images on the CPU; a network runs on its own device, without gradients, and keeps its mode."""
         if self.network is None:
             return self.enlarge(lr, size)
         device = next(self.network.parameters()).device
@@ -55,7 +55,7 @@ class Method:
 def resize_lanczos(lr: Tensor, size: tuple[int, int]) -> Tensor:
     """Enlarge `[N, C, h, w]` to `[N, C, *size]` with the Lanczos-3 kernel on half-pixel centres, as Pillow does.
 
-    At the borders the weights of the pixels that exist are made to sum to 1.
+    At the borders the weights of the existing pixels are normalised to sum to 1.
     """
     rows, columns = (_lanczos_weights(old, new).to(lr) for old, new in zip(lr.shape[-2:], size, strict=True))
     return rows @ lr @ columns.T
@@ -63,7 +63,7 @@ def resize_lanczos(lr: Tensor, size: tuple[int, int]) -> Tensor:
 
 @lru_cache(maxsize=128)
 def _lanczos_weights(old: int, new: int) -> Tensor:
-    """Return `[new, old]`: what each LR pixel adds to each HR pixel."""
+    """Return the weights of LR pixels in each HR pixel, `[new, old]`."""
     centres = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * old / new - 0.5
     distance = torch.arange(old) - centres
     weights = torch.sinc(distance) * torch.sinc(distance / LANCZOS_LOBES) * (distance.abs() < LANCZOS_LOBES)

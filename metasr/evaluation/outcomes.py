@@ -1,4 +1,4 @@
-"""Outcomes of downstream evaluation: their rows, their statistics over patients, and their table."""
+"""Outcomes of downstream evaluation: statistics over patients, tables and CSV."""
 
 import csv
 from collections import defaultdict
@@ -26,7 +26,7 @@ class Gain:
     Attributes:
         rival: Mean of the rival over patients.
         model: Mean of the model over the same patients.
-        by_patient: Each patient's own difference.
+        by_patient: Difference of each patient.
         interval: 95 % interval of the mean difference; None for a single patient.
     """
 
@@ -58,7 +58,7 @@ def by_patient(outcomes: Sequence[Outcome], step: str) -> dict[tuple[Scale, str,
 
 
 def gains(outcomes: Sequence[Outcome], step: str, rival: str = BICUBIC_NAME) -> list[Gain]:
-    """Return what the model gains over a rival: for each scale, class and measure that both have."""
+    """Return the model's gains over a rival, for each scale, class and measure that both have."""
     cells, found = by_patient(outcomes, step), []
     for scale, label, measure in sorted({cell[:3] for cell in cells}, key=lambda cell: (cell[0], cell[2], cell[1])):
         ours, theirs = (cells.get((scale, label, measure, method), {}) for method in (MODEL_NAME, rival))
@@ -81,7 +81,7 @@ def outcomes_table(outcomes: Sequence[Outcome], step: str) -> str:
         for gain in gains(outcomes, step, rival):
             cells = [gain.measure, gain.label, str(len(gain.by_patient)), f"{gain.rival:.4f}", f"{gain.model:.4f}"]
             rows.append([str(gain.scale), *cells, _shown(gain)])
-        parts.append(f"What {step} finds in SR against HR, the model beside {rival}:\n{grid(rows)}")
+        parts.append(f"Labels of {step} in SR against HR, model and {rival}:\n{grid(rows)}")
     return "\n\n".join(parts)
 
 
@@ -102,10 +102,10 @@ def to_csv(outcomes: Sequence[Outcome]) -> str:
 
 
 def from_csv(text: str) -> list[Outcome]:
-    """Return the outcomes that `to_csv` wrote.
+    """Parse outcomes written by `to_csv`.
 
     Raises:
-        ValueError, KeyError, TypeError: It did not write them.
+        ValueError, KeyError, TypeError: The text was not written by `to_csv`.
     """
     names = "step", "subject", "method", "label", "measure"
     return [

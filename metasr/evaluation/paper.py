@@ -1,4 +1,4 @@
-"""What the paper shows: Table 1, and the images of Fig. 8."""
+"""Table 1 and the images of Fig. 8 of the paper."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -21,9 +21,9 @@ def paper_table(scores: Sequence[Score], parameters: Mapping[str, int | None], s
     """Return Table 1: mean and standard deviation over the slices' crops of PSNR and SSIM, and the parameters.
 
     Args:
-        scores: Those on the 128 x 128 crop are used.
-        parameters: Of each method, in the order of the columns; None for interpolation.
-        scale: The paper's is 2.
+        scores: Scores; those on the 128 x 128 crop are used.
+        parameters: Number of parameters of each method, in the order of the columns; None for interpolation.
+        scale: The scale of the table; 2 in the paper.
 
     Raises:
         ScaleError: The scale was not evaluated.
@@ -51,7 +51,7 @@ def zoom(methods: Sequence[Method], held_out: HeldOutSlice, degrade: Degradation
     """Return the images of Fig. 8: one LR image, a quarter of the slice's size, enlarged to six growing sizes.
 
     Each is compared with the slice resized to the same size by antialiased bicubic interpolation; at scale 4 that is
-    the slice itself. Methods for one scale are shown at that scale.
+    the slice itself. Methods that support one scale only are shown at that scale.
 
     Raises:
         ScaleError: The slice is too small.

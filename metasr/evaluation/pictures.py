@@ -1,4 +1,4 @@
-"""Pictures for people: what went in, what came out, and where it is wrong."""
+"""Pictures of an evaluation: inputs, outputs and errors."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -21,7 +21,7 @@ GAP_PX = 6
 def comparison_panel(comparisons: Sequence[Comparison], tile_px: int = 320) -> Image.Image:
     """Draw a row for each comparison: LR | bicubic | SR | HR | error, with the scores in the captions.
 
-    Below each is the part of it in which the errors of bicubic and SR differ most, enlarged. The error is |SR - HR|,
+    Below each is an enlarged part of it, where the errors of bicubic and SR differ most. The error is |SR - HR|,
     five times brighter. LR pixels are shown as squares.
     """
     rows = [_row(comparison, tile_px) for comparison in comparisons]
@@ -34,7 +34,7 @@ def comparison_panel(comparisons: Sequence[Comparison], tile_px: int = 320) -> I
 
 
 def scales_panel(comparisons: Sequence[Comparison]) -> Image.Image:
-    """Draw what each method made of one LR image at growing scales, a row for each method, pixel for pixel.
+    """Draw each method's outputs for one LR image at growing scales, one row per method, pixel for pixel.
 
     Captions give the scale, PSNR (dB) and SSIM against `hr` without its border.
     """
@@ -110,5 +110,5 @@ def _zoom_caption(comparison: Comparison, method: str, image: Tensor) -> str:
 
 
 def _to_image(image: Tensor) -> Image.Image:
-    """Convert `[1, 1, H, W]` in [0, 1] to 8 bits; what lies outside is clipped, never wrapped."""
+    """Convert `[1, 1, H, W]` in [0, 1] to 8 bits; values outside are clipped, never wrapped."""
     return Image.fromarray((image[0, 0].clamp(0, 1) * 255).round().byte().cpu().numpy())

@@ -1,4 +1,4 @@
-"""The protocol: slices x scales x methods, every score a row."""
+"""The evaluation protocol: slices x scales x methods, one row per score."""
 
 import hashlib
 import time
@@ -26,10 +26,10 @@ class HeldOutSlice:
     """A whole slice of a validation subject.
 
     Attributes:
-        subject: Whose.
-        number: Which slice, counted from the feet.
+        subject: The subject.
+        number: Number of the slice, counted from the feet.
         image: Intensities in about [0, 1], `[1, 1, H, W]`.
-        patient: The patient, where the name of the subject does not tell it.
+        patient: The patient, if the name of the subject does not tell it.
     """
 
     subject: str
@@ -39,18 +39,18 @@ class HeldOutSlice:
 
     @property
     def seed(self) -> int:
-        """From which the noise of its LR image follows: the same in every evaluation."""
+        """Seed for the noise of its LR image; the same in every evaluation."""
         return int.from_bytes(hashlib.sha256(f"{self.subject}:{self.number}".encode()).digest()[:6])
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How close one method came to one slice at one scale, in one region.
+    """The scores of one method on one slice at one scale, in one region.
 
     Attributes:
-        consistency: PSNR of the degraded SR image against the LR image; for the whole slice alone.
-        perceptual: Distance in the features of a network; for the whole slice alone, and where one was given.
-        patient: The patient, where the name of the subject does not tell it.
+        consistency: PSNR of the degraded SR image against the LR image; only for the whole slice.
+        perceptual: Distance in the features of a network, if one was given; only for the whole slice.
+        patient: The patient, if the name of the subject does not tell it.
     """
 
     subject: str
@@ -71,8 +71,8 @@ class Comparison:
     """The images behind the scores of a slice at a scale, each `[1, 1, ., .]` on the CPU.
 
     Attributes:
-        images: What each method made of `lr`, by its name.
-        seconds: How long each took.
+        images: Output of each method for `lr`, by name.
+        seconds: Duration of each method.
     """
 
     slice: HeldOutSlice
@@ -85,12 +85,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
-        scores: A row per subject, slice, scale, method and region.
-        comparisons: The images of the slices that were to be pictured.
-        seconds: How long each call took, by scale and method.
+        scores: One row per subject, slice, scale, method and region.
+        comparisons: Images of the pictured slices.
+        seconds: Duration of each call, by scale and method.
     """
 
     scores: list[Score]
@@ -113,23 +113,23 @@ def evaluate(
     Conventions: `metasr/README.md`, "How models are evaluated".
 
     Args:
-        generator: Left in the mode it was in.
-        slices: What to evaluate on.
-        scales: A slice is cropped to sizes whose ratio is the scale, see `slice_lengths`.
+        generator: The model; its mode is restored.
+        slices: Slices to evaluate on.
+        scales: Scales. Slices are cropped to sizes whose ratio is the scale, see `slice_lengths`.
         degrade: Makes LR from HR.
-        rivals: Compared as well; networks of one scale at that scale alone.
+        rivals: Other methods; networks that support one scale only are compared at that scale.
         distance: Perceptual distance of images `[N, 1, H, W]` in [0, 1] on the CPU, `[N]`; see
             `metasr.perceptual_distance`.
-        pictured: Slices whose images are kept; all, if not given.
+        pictured: Slices whose images are kept; None: all.
 
     Raises:
-        ScaleError: The generator cannot do a scale, or a slice is too small for it.
+        ScaleError: The generator does not support a scale, or a slice is too small for it.
     """
     model = Method(MODEL_NAME, generator)
     methods = [BICUBIC, *rivals, model]
     for scale in scales:
         if model.only_scale not in (None, scale):
-            raise ScaleError(f"scale {scale}", f"the model is for scale {model.only_scale} alone", "Ask for that one")
+            raise ScaleError(f"scale {scale}", f"the model supports scale {model.only_scale} only", "Use that scale")
     result = Evaluation([], [], defaultdict(list))
     for held_out in slices:
         for scale in scales:
@@ -144,7 +144,7 @@ def evaluate(
 
 
 def compare(methods: Sequence[Method], held_out: HeldOutSlice, scale: Scale, degrade: Degradation) -> Comparison:
-    """Make the LR image of a slice and enlarge it again with each method.
+    """Make the LR image of a slice, and enlarge it with each method.
 
     Raises:
         ScaleError: The slice is too small.
@@ -167,7 +167,7 @@ def enlarge_with(
 
 
 def _exact_crop(held_out: HeldOutSlice, scale: Scale) -> tuple[Tensor, tuple[int, int]]:
-    """Return the middle of a slice, as large as its ratio to an LR size is the scale, and that size."""
+    """Return the centre crop of a slice whose ratio to an LR size is the scale, and that LR size."""
     rows, columns = held_out.image.shape[-2:]
     (height, lr_height), (width, lr_width) = slice_lengths(rows, scale.rows), slice_lengths(columns, scale.columns)
     require_size(held_out, scale, (height, width))

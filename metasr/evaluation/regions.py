@@ -1,4 +1,4 @@
-"""The regions of a slice that scores are taken in."""
+"""The regions of a slice in which scores are computed."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,9 +20,9 @@ class Region:
     """A part of a slice without its border.
 
     Attributes:
-        name: Which.
-        pixels: Where PSNR and NRMSE are taken, `[H, W]`.
-        windows: Where the SSIM map is averaged, `[H - 10, W - 10]`.
+        name: Name of the region.
+        pixels: Mask for PSNR and NRMSE, `[H, W]`.
+        windows: Mask for the mean of the SSIM map, `[H - 10, W - 10]`.
     """
 
     name: RegionName
@@ -33,20 +33,19 @@ class Region:
         """Return PSNR, SSIM and NRMSE.
 
         Args:
-            image: `[1, 1, H, W]`, without its border.
-            hr: The original, alike.
-            similarity: The SSIM map of the two, `[1, 1, H - 10, W - 10]`.
+            image: Image without its border, `[1, 1, H, W]`.
+            hr: The original, of the same shape.
+            similarity: SSIM map of the two, `[1, 1, H - 10, W - 10]`.
         """
         chosen = image[..., self.pixels][..., None], hr[..., self.pixels][..., None]
         return psnr(*chosen).item(), similarity[..., self.windows].mean().item(), nrmse(*chosen).item()
 
 
 def regions_of(hr: Tensor, border_px: tuple[int, int]) -> list[Region]:
-    """Return the regions of a slice `[1, 1, H, W]`, border included, that are not empty.
+    """Return the non-empty regions of a slice `[1, 1, H, W]`, border included.
 
-    `whole` is all of it. `brain` has the pixels that are not background (0), and the SSIM windows in whose middle
-    one is. `crop128` is the paper's maximal informational crop, and the SSIM windows that lie within. All leave the
-    border out.
+    `whole` is the whole slice. `brain` has the pixels that are not background (0), and the SSIM windows centred on
+    them. `crop128` is the paper's maximal informational crop, and the SSIM windows within it. All exclude the border.
     """
     image = hr[0, 0]
     inside = tuple(slice(px, length - px) for px, length in zip(border_px, image.shape, strict=True))
@@ -62,11 +61,11 @@ def regions_of(hr: Tensor, border_px: tuple[int, int]) -> list[Region]:
 
 
 def _middles(mask: Tensor) -> Tensor:
-    """Return whether the pixel in the middle of each SSIM window is in the mask."""
+    """Return whether the central pixel of each SSIM window is in the mask."""
     return mask[MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def _whole_windows(mask: Tensor) -> Tensor:
-    """Return whether each SSIM window lies in the mask, which is a rectangle."""
+    """Return whether each SSIM window lies within the mask, which is a rectangle."""
     corners = mask.unfold(0, SSIM_WINDOW, 1).unfold(1, SSIM_WINDOW, 1)
     return corners.all(dim=3).all(dim=2)

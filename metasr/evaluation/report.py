@@ -1,4 +1,4 @@
-"""The whole result of an evaluation, as text and as JSON."""
+"""The report of an evaluation, as text and as JSON."""
 
 import json
 import math
@@ -41,21 +41,21 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What was evaluated, on what, and where.
+    """What was evaluated, on what data, and where.
 
     Attributes:
-        model: How the model was asked for.
-        bundle_sha256: The bundle's identity.
-        trained_scales: Smallest and largest.
-        data: The store.
-        data_sha256: The data's identity.
+        model: Reference of the model, as given by the user.
+        bundle_sha256: SHA-256 of the bundle.
+        trained_scales: Smallest and largest trained scale.
+        data: URL of the data's store.
+        data_sha256: SHA-256 of the data's index.
         degradation: How LR was made from HR.
         noise: Standard deviation of the noise on LR.
-        min_brain: Slices with a smaller part of brain were left out when the data was prepared; None if not known.
-        num_slices: Slices evaluated.
-        perceptual_network: What the perceptual distance is measured with; empty if it is not.
-        device: What it was computed on, see `device_name`.
-        date: ISO 8601.
+        min_brain: Smallest fraction of brain in a slice when the data was prepared; None if unknown.
+        num_slices: Number of evaluated slices.
+        perceptual_network: Network of the perceptual distance; empty: not measured.
+        device: Device of the computation, see `device_name`.
+        date: Date and time, ISO 8601.
     """
 
     model: str
@@ -73,21 +73,21 @@ class Circumstances:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or the kind of CPU and how many threads PyTorch uses."""
+    """Return the name of a GPU, or the CPU architecture and the number of PyTorch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def report(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> str:
-    """Return everything that a person wants to read, `WIDTH` columns wide."""
+    """Return the report as text, `WIDTH` columns wide."""
     scores = result.scores
     parts = [_head(result, about)]
     for rival in rivals_of(scores):
-        parts.append(f"Whole slices, PSNR (dB) / SSIM, and what the model gains over {rival}:")
+        parts.append(f"Whole slices, PSNR (dB) / SSIM, and the model's gain over {rival}:")
         parts[-1] += f"\n{tables.comparison_table(scores, rival)}"
         if own := tables.patients_table(scores, rival):
-            parts.append(f"What it gains over {rival} for each patient:\n{own}")
+            parts.append(f"Gain over {rival} for each patient:\n{own}")
     named = f", perceptual distance in {about.perceptual_network}" if about.perceptual_network else ""
     inside = f"Inside the brain, and on the 128 x 128 crop with the most brain:\n{tables.regions_table(scores)}"
     parts += [
@@ -99,7 +99,7 @@ def report(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> s
 
 
 def summary(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> str:
-    """Return the means, statistics and costs as JSON, with everything they depend on."""
+    """Return means, statistics and costs as JSON, with everything that they depend on."""
     scores = result.scores
     means = [
         {"scale": str(scale), "method": method, "region": region, **mean._asdict()}
@@ -124,13 +124,13 @@ def summary(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> 
 
 
 def rivals_of(scores: Sequence[Score]) -> list[str]:
-    """Return what the model is compared with by statistics: bicubic first, Lanczos not."""
+    """Return the methods that the model is compared with by statistics: bicubic first, without Lanczos."""
     methods = dict.fromkeys(score.method for score in scores)
     return [name for name in methods if name not in (LANCZOS_NAME, MODEL_NAME)]
 
 
 def _head(result: Evaluation, about: Circumstances) -> str:
-    """Return what was evaluated on what, and what the numbers are worth."""
+    """Return the head of the report: model, data, number of patients and tests."""
     patients = sorted({patient_of_row(score) for score in result.scores})
     who = f"{len(patients)} patients" if len(patients) > 1 else f"1 patient ({patients[0]})"
     low, high = about.trained_scales
@@ -151,7 +151,7 @@ def _head(result: Evaluation, about: Circumstances) -> str:
 
 
 def _cost(costs: Sequence[Cost], about: Circumstances) -> str:
-    """Return what interpolation and the model cost; further models would make the table too wide."""
+    """Return the cost of interpolation and the model; other models would make the table too wide."""
     shown = [cost for cost in costs if cost.method in (BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME)]
     parameters = max((cost.parameters or 0 for cost in shown), default=0)
     head = f"Cost for {SLICE_PX} x {SLICE_PX} HR pixels, seconds on {about.device}; {parameters:,} parameters"
@@ -160,12 +160,12 @@ def _cost(costs: Sequence[Cost], about: Circumstances) -> str:
 
 
 def _within(scale: Scale, low: float, high: float) -> bool:
-    """Return whether every axis that is enlarged has a trained scale."""
+    """Return whether the scale of each enlarged axis was trained on."""
     return all(axis == 1 or low <= axis <= high for axis in (scale.rows, scale.columns))
 
 
 def _finite(value: Any) -> Any:
-    """Return a JSON value without infinity and NaN, which are no JSON: as texts."""
+    """Return a JSON value with infinity and NaN, which JSON lacks, replaced by strings."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

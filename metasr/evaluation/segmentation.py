@@ -1,4 +1,4 @@
-"""A segmentation program of the user's own, run on HR and on SR volumes."""
+"""A user's segmentation command, run on HR and SR volumes."""
 
 import os
 import shlex
@@ -18,22 +18,22 @@ from metasr.evaluation.downstream import Grid, Images, Labeller, Labels, StepNam
 
 INPUT, OUTPUT = "{input}", "{output}"
 MAX_SHOWN = 300
-FIX = "Try the command on a volume of your own"
+FIX = "Try the command on one of your volumes"
 
 
 @dataclass(frozen=True)
 class Command:
     """A command that reads a volume and writes its labels, both NIfTI: 0 is background, other integers are classes.
 
-    It sees each subject's slices that the data set holds, one above the other, with intensities in about [0, 1]. No
-    shell is asked.
+    Its input is the stack of a subject's slices in the data set, with intensities in about [0, 1]. It runs without a
+    shell.
 
     Attributes:
-        command: With {input} and {output} where the files' names go.
-        timeout_s: How long it may take for a volume.
+        command: Command line with {input} and {output} as placeholders for file names.
+        timeout_s: Time limit for a volume, in seconds.
 
     Raises:
-        ConfigError: It cannot be split into words, or lacks a place.
+        ConfigError: It cannot be split into words, or lacks a placeholder.
     """
 
     command: str
@@ -46,10 +46,10 @@ class Command:
         words = self._words()
         for place in (INPUT, OUTPUT):
             if not any(place in word for word in words):
-                raise ConfigError("--downstream-command", f"it has no {place}", "Write where the file's name goes")
+                raise ConfigError("--downstream-command", f"it has no {place}", "Write it where the file name goes")
 
     def labeller(self, subject: str, hr: Images, grid: Grid) -> Labeller:
-        """Return what runs the command. Of HR nothing is to be learned."""
+        """Return a labeller that runs the command; `hr` is not used."""
 
         def label(images: Images, brain: NDArray[np.bool_]) -> Labels:
             with tempfile.TemporaryDirectory(prefix="metasr-") as folder:
@@ -61,7 +61,7 @@ class Command:
         return label
 
     def class_name(self, label: int) -> str:
-        """Return the number, as the program writes it."""
+        """Return the number of the class."""
         return str(label)
 
     def _words(self) -> list[str]:
@@ -73,7 +73,7 @@ class Command:
     def _run(self, subject: str, image: Path, labels: Path) -> None:
         words = [word.replace(INPUT, str(image)).replace(OUTPUT, str(labels)) for word in self._words()]
         what = f"subject {subject}: {words[0]}"
-        with tempfile.TemporaryFile() as said:  # not in memory: it may say much
+        with tempfile.TemporaryFile() as said:  # a file, as the output may be large
             try:
                 process = subprocess.Popen(
                     words,
@@ -95,18 +95,18 @@ class Command:
             if code:
                 said.seek(max(0, said.seek(0, os.SEEK_END) - MAX_SHOWN))
                 tail = " ".join(said.read().decode(errors="replace").split())
-                raise DataError(what, f"exit code {code}, and it said: {ascii(tail)[1:-1] or 'nothing'}", FIX)
+                raise DataError(what, f"exit code {code}, stderr: {ascii(tail)[1:-1] or 'empty'}", FIX)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the program, and those that it started, if it is not done."""
+    """Kill the program and its child processes, if it is still running."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def _labels(subject: str, path: Path, shape: tuple[int, ...]) -> Labels:
-    """Read what the command wrote, `[S, H, W]`."""
+    """Read the labels that the command wrote, `[S, H, W]`."""
     what = f"subject {subject}: the labels that the command wrote"
     if not path.is_file():
         raise DataError(what, "there are none at {output}", FIX)

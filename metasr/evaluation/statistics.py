@@ -19,12 +19,12 @@ from metasr.scale import Scale
 Measure = Literal["psnr", "ssim", "nrmse", "consistency", "perceptual"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 NUM_RESAMPLES = 10_000
-# Of five pairs the smallest two-sided p-value of the signed-rank test is 0.0625.
+# With five pairs the smallest possible two-sided p-value of the signed-rank test is 0.0625.
 MIN_PATIENTS_FOR_TEST = 6
 
 
 class Mean(NamedTuple):
-    """Mean over patients of each patient's mean over slices; NaN where nothing was measured."""
+    """Mean over patients of each patient's mean over slices; NaN if not measured."""
 
     psnr: float
     ssim: float
@@ -38,9 +38,10 @@ class PairedDifference:
     """The model minus a rival at one scale, paired by patient.
 
     Attributes:
-        by_patient: Each patient's own difference.
-        interval: 95 % interval of the mean; None for a single patient, and where a difference is not finite.
-        p_value: Wilcoxon signed-rank, two-sided, after Holm's correction over the scales; None for fewer than 6.
+        by_patient: Difference of each patient.
+        interval: 95 % interval of the mean; None for a single patient, or if a difference is not finite.
+        p_value: Two-sided Wilcoxon signed-rank test with Holm's correction over the scales; None for fewer than 6
+            patients.
     """
 
     rival: str
@@ -55,7 +56,7 @@ class PairedDifference:
 def by_patient(
     scores: Sequence[Score], measure: Measure, region: RegionName = "whole"
 ) -> dict[tuple[Scale, str], dict[str, float]]:
-    """Return each patient's mean over slices, for each (scale, method) where something was measured."""
+    """Return each patient's mean over slices, for each measured (scale, method)."""
     values: dict[tuple[Scale, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
         value: float | None = getattr(score, measure)
@@ -68,7 +69,7 @@ def by_patient(
 
 
 def mean_by_scale(scores: Sequence[Score], region: RegionName = "whole") -> dict[tuple[Scale, str], Mean]:
-    """Return the means for each (scale, method). The unit is the patient, whatever the number of slices."""
+    """Return the means for each (scale, method). Each patient has equal weight, whatever the number of slices."""
     found = [by_patient(scores, measure, region) for measure in MEASURES]
     return {
         cell: Mean(*(fmean(means[cell].values()) if cell in means else nan for means in found)) for cell in found[0]
@@ -76,7 +77,7 @@ def mean_by_scale(scores: Sequence[Score], region: RegionName = "whole") -> dict
 
 
 def differences(scores: Sequence[Score], rival: str, measure: Measure, *, seed: int = 0) -> list[PairedDifference]:
-    """Return what the model gains over a rival on whole slices, for each scale that both did."""
+    """Return the model's gain over a rival on whole slices, for each scale that both have."""
     patients = by_patient(scores, measure)
     scales = sorted(scale for scale, method in patients if method == rival)
     pairs = [(patients[scale, MODEL_NAME], patients[scale, rival]) for scale in scales]
@@ -119,7 +120,7 @@ def signed_rank_p(values: NDArray[np.float64]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number.
+    """Return p-values adjusted for multiple tests.
 
     Source: Holm 1979.
     """

@@ -1,4 +1,4 @@
-"""Scores as text: the tables that people read, and the rows that programs read."""
+"""Scores as text: tables for people, and CSV for programs."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ LONGEST_NAME = 24
 def comparison_table(scores: Sequence[Score], rival: str = BICUBIC_NAME) -> str:
     """Return a row per scale: a rival, the model, and their difference with its 95 % interval, on whole slices.
 
-    A star says that Wilcoxon's test finds a difference (p < 0.05 after Holm's correction).
+    A star marks a significant difference by Wilcoxon's test (p < 0.05 after Holm's correction).
     """
     means = mean_by_scale(scores)
     gains = {measure: differences(scores, rival, measure) for measure in ("psnr", "ssim")}
@@ -45,7 +45,7 @@ def comparison_table(scores: Sequence[Score], rival: str = BICUBIC_NAME) -> str:
 
 
 def patients_table(scores: Sequence[Score], rival: str = BICUBIC_NAME) -> str:
-    """Return a row per scale with each patient's difference, PSNR / SSIM; empty for one patient and for many."""
+    """Return a row per scale with each patient's gain, PSNR / SSIM; empty for one patient, or enough for a test."""
     pairs = list(zip(*(differences(scores, rival, measure) for measure in ("psnr", "ssim")), strict=True))
     patients = sorted({name for psnr, _ in pairs for name in psnr.by_patient})
     if not 1 < len(patients) < MIN_PATIENTS_FOR_TEST:
@@ -82,7 +82,7 @@ def measures_table(scores: Sequence[Score]) -> str:
 
 
 def cost_table(costs: Sequence[Cost]) -> str:
-    """Return a row per scale: seconds of each method, and what networks multiply and take for a volume."""
+    """Return a row per scale: seconds of each method, and for networks GMAC and seconds per volume."""
     found = {(cost.scale, cost.method): cost for cost in costs}
     networks = {cost.method: cost.parameters is not None for cost in costs}
     names = ("s",), ("GMAC", "s", "s a volume")
@@ -102,12 +102,12 @@ def cost_table(costs: Sequence[Cost]) -> str:
 
 
 def to_csv(scores: Sequence[Score]) -> str:
-    """Return the scores as tidy CSV, a row per subject, slice, scale, method and region; empty: not measured."""
+    """Return the scores as tidy CSV, one row per subject, slice, scale, method and region; empty: not measured."""
     return rows_to_csv(Score, [asdict(score) | {"scale": str(score.scale)} for score in scores])
 
 
 def rows_to_csv(kind: type["DataclassInstance"], rows: Sequence[Mapping[str, object]]) -> str:
-    """Return rows as CSV, with the fields of a dataclass as columns; patients only where names do not say them."""
+    """Return rows as CSV, with a dataclass's fields as columns; `patient` only if subject names do not tell it."""
     text = StringIO()
     names = [field.name for field in fields(kind)]
     if not any(row.get("patient") for row in rows):
@@ -119,10 +119,10 @@ def rows_to_csv(kind: type["DataclassInstance"], rows: Sequence[Mapping[str, obj
 
 
 def from_csv(text: str) -> list[Score]:
-    """Return the scores that `to_csv` wrote.
+    """Parse scores written by `to_csv`.
 
     Raises:
-        ValueError, KeyError, TypeError: It did not write them.
+        ValueError, KeyError, TypeError: The text was not written by `to_csv`.
     """
     regions: dict[str, RegionName] = {region: region for region in REGIONS}
     return [
@@ -144,7 +144,7 @@ def from_csv(text: str) -> list[Score]:
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as lines, the first column flush left, the others flush right."""
+    """Return rows of cells as lines, the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -154,7 +154,7 @@ def grid(rows: Sequence[Sequence[str]]) -> str:
 
 
 def shortened(name: str) -> str:
-    """Return the end of a name that is too long for a column."""
+    """Return a name, cut at its start if it is too long for a column."""
     return name if len(name) <= LONGEST_NAME else f"...{name[3 - LONGEST_NAME :]}"
 
 

@@ -1,4 +1,4 @@
-"""Classes of intensity in the brain, without labels: a Gaussian mixture fitted to HR, applied to HR and SR alike."""
+"""Unsupervised intensity classes in the brain: a Gaussian mixture fitted to HR, applied to HR and SR."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from metasr.errors import DataError
 from metasr.evaluation.downstream import Grid, Images, Labeller, Labels, StepName
 
 CLASSES = ("dark", "middle", "bright")
-# Where the components start. Most of a brain is of one intensity: equal thirds all end in it.
+# Initial means of the components. Most of a brain has similar intensities: equal thirds all converge to them.
 START_QUANTILES = (0.02, 0.5, 0.98)
 MAX_SAMPLE = 50_000
 MAX_ITERATIONS = 3_000
@@ -18,11 +18,11 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Tissue:
-    """Three classes by intensity: in T1 about fluid, gray and white matter; after contrast, fluid, brain, bright.
+    """Three intensity classes: in T1 about fluid, gray and white matter; after contrast agent fluid, brain, bright.
 
-    The mixture is fitted once, to the HR of the subject, and labels every image inside the brain of HR: what differs
-    then are the images, not what an optimiser made of each. Its components have one variance, so that each class is
-    an interval of intensities: with variances of their own, the broad dark one took the brightest voxels as well.
+    The mixture is fitted once, to the subject's HR, and labels every image inside the brain of HR: so differences
+    come from the images, not from the fit. The components share one variance, so that each class is an interval of
+    intensities: with separate variances, the broad dark class would include the brightest voxels as well.
     """
 
     name: StepName = "tissue"
@@ -30,7 +30,7 @@ class Tissue:
     has_distances: bool = False
 
     def labeller(self, subject: str, hr: Images, grid: Grid) -> Labeller:
-        """Fit to the brain of HR, by expectation maximisation from a fixed start: the same every time.
+        """Fit the mixture to the brain of HR, by expectation maximisation from a fixed start: deterministic.
 
         Raises:
             DataError: There is no brain, or it has too few intensities.
@@ -39,7 +39,7 @@ class Tissue:
         sample = brain[:: max(1, brain.size // MAX_SAMPLE)]
         if np.unique(sample).size < len(CLASSES):
             reason = f"its brain has fewer than {len(CLASSES)} intensities"
-            raise DataError(f"subject {subject}", reason, "Leave --downstream tissue out for such data")
+            raise DataError(f"subject {subject}", reason, "Omit --downstream tissue for such data")
         thresholds = _thresholds(sample)
 
         def label(images: Images, brain: NDArray[np.bool_]) -> Labels:
@@ -55,7 +55,7 @@ class Tissue:
 def _thresholds(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the intensities at which the more probable class changes.
 
-    With one variance v, classes of weights w and means m change at (m1 + m2) / 2 + v log(w1 / w2) / (m2 - m1).
+    With a common variance v, classes of weights w and means m meet at (m1 + m2) / 2 + v log(w1 / w2) / (m2 - m1).
     """
     from sklearn.mixture import GaussianMixture
 

@@ -107,7 +107,7 @@ def _summary(account, verdict):
     yield f"- from the fault to a new step, where a process was lost: {median} (median)"
     yield f"- worker groups: {account['starts']}; ends of drivers by exit code: {_counts(account['driver_ends'])}"
     yield f"- requests to the store: {account['requests']}, of which broken: {_counts(account['requests_broken'])}"
-    yield f"- requests made again, as far as drivers lived to tell: {_counts(account['retries'])}"
+    yield f"- requests retried, as far as drivers lived to tell: {_counts(account['retries'])}"
     yield f"- damaged checkpoints that were passed over: {account['bad_checkpoints']}"
     yield f"- MLflow: {mlflow['runs']} run, {', '.join(mlflow['status'])}, {mlflow['versions']} version"
 

@@ -14,7 +14,7 @@ SETTINGS = {
     "train.virtual_shards": 4,
     "resources.num_workers": 2,
 }
-STARTING, GOING_ON, UPLOADED = "  starting", "going on from", "checkpoint uploaded"
+STARTING, RESUMING, UPLOADED = "  starting", "resuming from", "checkpoint uploaded"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.killer import send, until
 from tests.chaos.runs import (
     EVERY,
-    GOING_ON,
+    RESUMING,
     SETTINGS,
     UPLOADED,
     check_restarts,
@@ -126,7 +126,7 @@ def test_a_job_whose_driver_is_killed_and_that_is_stopped_is_one_run(machines, a
     job.wait_for("first", UPLOADED)
     send(signal.SIGKILL, [job.driver()])
     job.submit("second")
-    job.wait_for("second", GOING_ON)
+    job.wait_for("second", RESUMING)
     job.ray("stop", "second")
     stopped = job.ray("logs", "second")
     assert "SIGTERM: keeping a checkpoint after this step" in stopped

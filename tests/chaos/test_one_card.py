@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.chaos.killer import send, train_workers
-from tests.chaos.runs import GOING_ON, SETTINGS, UPLOADED, check_restarts, digest_of, ended, report_of, running
+from tests.chaos.runs import RESUMING, SETTINGS, UPLOADED, check_restarts, digest_of, ended, report_of, running
 from tests.cluster.sweeping import BETTER, IDLE, ledger_of, start_sweep
 from tests.cluster.training import line_with, train_to_end
 
@@ -27,7 +27,7 @@ def test_a_run_whose_worker_is_killed_on_a_card_comes_to_the_same_bits(tmp_path,
     with running(disturbed, store_url, SHORT) as process:
         line_with(process, UPLOADED)
         send(signal.SIGKILL, train_workers(process.pid))
-        line_with(process, GOING_ON)
+        line_with(process, RESUMING)
         ended(process)
     check_restarts(report_of(disturbed), at_least=1)
     assert digest_of(disturbed) == digest_of(undisturbed)

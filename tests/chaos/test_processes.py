@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.killer import Killer, send, until
 from tests.chaos.runs import (
-    GOING_ON,
+    RESUMING,
     SETTINGS,
     STARTING,
     UPLOADED,
@@ -45,13 +45,13 @@ def test_workers_killed_at_any_moment(machines, machine, home, store_url, uninte
     with running(home, store_url, SETTINGS, **machines.environment) as process:
         line_with(process, STARTING)
         killer.kill_all_at(lambda: uploading(home), 120, "an upload")
-        line_with(process, GOING_ON)
+        line_with(process, RESUMING)
         killer.kill_all_at(lambda: spooling(home), 120, "a checkpoint being written")
         assert spooling(home)
         for _ in range(2):
-            line_with(process, GOING_ON)
+            line_with(process, RESUMING)
             print(killer.strike(within_s=1))
-        line_with(process, GOING_ON)
+        line_with(process, RESUMING)
         ended(process)
     check_restarts(report_of(home), at_least=4)
     assert digest_of(home) == uninterrupted
@@ -68,7 +68,7 @@ def test_a_frozen_worker_is_found_and_harms_nothing_when_it_wakes_up(
         send(signal.SIGSTOP, frozen)
         until(lambda: not set(machines.workers()) - set(frozen), 90, "the end of the others", every_s=0.5)
         found_s = time.monotonic() - began
-        line_with(process, GOING_ON)
+        line_with(process, RESUMING)
         send(signal.SIGCONT, frozen)
         ended(process)
     print(f"found after {found_s:.1f} s")

@@ -148,6 +148,6 @@ def test_a_champion_that_was_not_evaluated_alike_is_to_be_evaluated_alike(regist
     assert told[2] == f"models:/{registry.config.model}/{first}"
     assert told[told.index("--downstream-command") + 1] == command
     evaluated.again(first, outcomes({"2": 0.1, "3": 0.1}, "command"), downstream_command="another {input} {output}")
-    assert "not evaluated alike by command" in str(refusal(registry, second, COMMAND))
+    assert "not evaluated in the same way by command" in str(refusal(registry, second, COMMAND))
     evaluated.again(first, outcomes({"2": 0.1, "3": 0.1}, "command"), downstream_command=command)
     assert promote(registry, second, COMMAND, print) == (second, first)

@@ -164,7 +164,7 @@ def test_a_subject_at_which_every_worker_dies_is_named(measured):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_command_that_fails_is_named_with_its_subject(measured, workers):
     error = measured(workers, "fails")["error"]
-    assert error.startswith(f"subject {VAL[0]}: false: exit code 1, and it said: nothing")
+    assert error.startswith(f"subject {VAL[0]}: false: exit code 1, stderr: empty")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

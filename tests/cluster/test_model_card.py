@@ -137,12 +137,12 @@ def test_it_says_what_the_model_is_and_what_was_not_measured(tmp_path, bundles):
     assert f"{parameters:,} parameters\n- trained for 2 steps on scales 1.1 to 4\n" in card
     assert f"run {IDENTITY.run_name}, code {IDENTITY.code_version}\n- training data: index {DATA}" in card
     assert "Beyond scales 1.1 to 4 is extrapolation; measured here: 3.3x8." in card
-    assert "LR was made by kspace with noise 0.02: another degradation" in card
+    assert "LR was made by kspace with noise 0.02: other degradations" in card
     assert "Adversarial training (weight 0.001) can invent structure" in card
     assert "- 2 patients, 2 slices, at most 4 of a subject\n- validation subjects of the training data" in card
 
 
-BEFORE = "There was no adversarial training in this run. Before it there may have been"
+BEFORE = "There was no adversarial training in this run, but there may have been before it"
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_it_says_whether_there_was_adversarial_training_up_to_the_step_that_was_
 
 def test_it_says_what_the_network_was_before_its_run():
     rows = scores({"2": 0.5})
-    assert "it began as" not in card_of(rows)
+    assert "initialised from" not in card_of(rows)
     for origin, told in (
-        ({"initial_bundle": "f" * 64}, f"it began as the bundle of manifest {'f' * 64}: what that learned"),
-        ({"forked_from": "brats-1@500"}, "it began as a branch of brats-1@500: what that learned"),
+        ({"initial_bundle": "f" * 64}, f"initialised from the bundle with manifest {'f' * 64}, whose"),
+        ({"forked_from": "brats-1@500"}, "initialised from run brats-1@500, whose training data is not listed here"),
     ):
         card = card_of(rows, {**ABOUT, **origin})
         assert told in html.unescape(section(card, "What it is"))
@@ -194,12 +194,12 @@ def test_where_ssim_of_slice_and_brain_disagree_it_says_why():
 
 def test_it_does_not_say_that_patients_were_not_trained_on_where_that_is_not_known():
     rows = scores({"2": 0.5})
-    unknown = "trained on some of them is not known"
+    unknown = "it is not known whether"
     assert unknown not in card_of(rows)
     other = section(card_of(rows, data_sha256="e" * 64), "What was measured")
-    assert f"another index than that of the training data: whether it was {unknown}" in other
+    assert f"an index other than that of the training data: {unknown} some were trained on" in other
     began = section(card_of(rows, {**ABOUT, "forked_from": "brats-1@500"}), "What was measured")
-    assert f"the training data of this run: whether what it began as was {unknown}" in began
+    assert f"the training data of this run: {unknown} the initial weights were trained on some" in began
 
 
 def test_the_command_that_it_gives_is_one_that_upscale_takes(capsys):
@@ -221,7 +221,7 @@ def test_downstream_is_told_by_its_least_gain():
         for method, gain in zip(("bicubic", "model"), gains, strict=True)
     ]
     card = card_of(rows, outcomes=found, downstream=("tissue",))
-    assert "Downstream (tissue): mean Dice against HR gains least at scale 4, -0.0200: bicubic 0.8000" in card
+    assert "Downstream (tissue): smallest gain in mean Dice against HR at scale 4, -0.0200: bicubic 0.8000" in card
     assert "Downstream tasks were not measured." in card_of(rows)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.preflight import require, services
 from cluster.preflight.results import Checks, ok
-from cluster.preflight.services import MLflow, look_at_data, look_at_mlflow, look_at_shards, mlflow_found, try_store
+from cluster.preflight.services import MLflow, inspect_data, inspect_mlflow, inspect_shards, mlflow_found, try_store
 from cluster.redaction import without_secrets
 from metasr.errors import ConfigError, DataError, StoreError
 from tests.cluster.fault_proxy import Answer, FaultProxy, always
@@ -65,9 +65,9 @@ def test_results_hold_no_secrets(monkeypatch):
 
 
 def test_a_data_set_that_is_well_is_summed_up(job):
-    data = look_at_data(job)
+    data = inspect_data(job)
     assert "train" in services.data_found(data).found
-    assert "SHA-256" in look_at_shards(data)
+    assert "SHA-256" in inspect_shards(data)
 
 
 def test_a_patient_in_both_splits_is_found(job, damaged):
@@ -77,13 +77,13 @@ def test_a_patient_in_both_splits_is_found(job, damaged):
         del index[name]
     (damaged / "index.json").write_text(json.dumps(index))
     with pytest.raises(DataError, match="in training and in validation"):
-        look_at_data(changed(job, "data", url=str(damaged)))
+        inspect_data(changed(job, "data", url=str(damaged)))
 
 
 @pytest.mark.parametrize("place", [0, -1], ids=["first", "last"])
 def test_a_truncated_shard_ends_the_job_at_its_start(job, damaged, place):
     config = changed(job, "data", url=str(damaged))
-    name = look_at_data(config).index.shards[place].name
+    name = inspect_data(config).index.shards[place].name
     with (damaged / name).open("rb+") as file:
         file.truncate(100)
     with pytest.raises(ConfigError, match=f"check shards: .*{name}.*100 bytes"):
@@ -156,14 +156,14 @@ def test_a_job_that_is_well_hears_nothing_and_starts_at_once(job):
 
 
 def test_the_database_is_judged_by_the_library(job):
-    assert mlflow_found(look_at_mlflow(job.tracking)).state == "ok"
+    assert mlflow_found(inspect_mlflow(job.tracking)).state == "ok"
 
 
 def test_an_mlflow_that_never_answers_is_named_without_its_password(job, black_hole, monkeypatch):
     monkeypatch.setattr(services, "ANSWER_S", 0.3)
     tracking = job.tracking.model_copy(update={"uri": f"http://user:{CANARY}@127.0.0.1:{black_hole}"})
     with pytest.raises(StoreError, match=f"MLflow at http://127.0.0.1:{black_hole}") as caught:
-        look_at_mlflow(tracking)
+        inspect_mlflow(tracking)
     assert CANARY not in str(caught.value)
 
 
@@ -171,14 +171,14 @@ def test_an_mlflow_that_refuses_is_named(job):
     with FaultProxy("http://127.0.0.1:9", always(Answer(401))) as proxy:
         tracking = job.tracking.model_copy(update={"uri": proxy.url})
         with pytest.raises(StoreError, match="MLflow at"):
-            look_at_mlflow(tracking)
+            inspect_mlflow(tracking)
 
 
 @pytest.mark.parametrize(
     ("mlflow", "state", "said"),
     [
         (MLflow("127.0.0.1", "3.17.2"), "ok", "3.17.2"),
-        (MLflow("mlflow.example", "3.17.2", asks_who=True), "ok", "3.17.2"),
+        (MLflow("mlflow.example", "3.17.2", requires_login=True), "ok", "3.17.2"),
         (MLflow("192.0.2.1", "3.17.2"), "warning", "no authentication"),
         (MLflow("127.0.0.1", "3.9.0"), "warning", "known vulnerabilities"),
         (MLflow("127.0.0.1", ""), "warning", "unknown"),

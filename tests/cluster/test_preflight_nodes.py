@@ -12,7 +12,7 @@ import pytest
 
 from cluster.preflight import fit, machines, require_nodes, run_checks
 from cluster.preflight.node import Card, NodeFacts, room, versions
-from cluster.preflight.services import look_at_data
+from cluster.preflight.services import inspect_data
 from cluster.store import open_store
 from metasr.errors import ConfigError
 from tests.cluster.training import ROOT, changed
@@ -51,7 +51,7 @@ def test_a_disk_without_room_is_found(job):
     assert fit.storage_room(job, 4 * one - 1).state == "problem"
     for spool, state in (10**12, "ok"), (2 * one - 1, "warning"), (one - 1, "problem"):
         other = node(free_bytes={"storage.cache": 10**12, "storage.spool": spool})
-        assert fit.disks(job, look_at_data(job), [node(), other]).state == state
+        assert fit.disks(job, inspect_data(job), [node(), other]).state == state
 
 
 def test_what_a_folder_holds_makes_way_for_what_is_to_come(tmp_path):
@@ -103,7 +103,7 @@ def test_the_estimate_of_a_checkpoint_is_not_below_a_real_one(job, tmp_path):
 
 
 def test_small_shared_memory_and_little_memory_are_warned_about(job):
-    data = look_at_data(job)
+    data = inspect_data(job)
     assert fit.shared_memory([node()]).state == fit.memory(job, data, [node()]).state == "ok"
     assert fit.shared_memory([node(), node(shm_bytes=10**8)]).state == "warning"
     assert fit.memory(job, data, [node(memory_bytes=10**9)]).state == "warning"
@@ -190,24 +190,24 @@ def test_a_job_on_a_ray_that_is_well_has_no_problems(ray_here, job):
 def test_a_node_that_has_other_data_or_no_weights_is_found(ray_here, job, damaged):
     """The node reads what the driver has read: here the index has changed in between."""
     config = changed(job, "data", url=str(damaged))
-    data = look_at_data(config)
+    data = inspect_data(config)
     (damaged / "index.json").unlink()
     cluster = machines.join(config, None)
-    facts = machines.look_at_nodes(config, cluster, data, open_store(config.storage.url))
+    facts = machines.inspect_nodes(config, cluster, data, open_store(config.storage.url))
     finding = fit.able(facts)
     assert finding.state == "problem"
     assert "it has no index.json" in finding.found
 
 
 def test_a_job_on_one_machine_hears_nothing_of_it_and_waits_for_no_process(ray_here, job, monkeypatch):
-    told, started, data = [], [], look_at_data(job)
+    told, started, data = [], [], inspect_data(job)
     monkeypatch.setattr("ray.remote", lambda **options: started.append)  # a process takes seconds to start
     require_nodes(job, data, told.append)
     assert told == started == []
 
 
 def test_a_ray_without_room_ends_a_job_that_started_it_and_may_grow_where_it_was_joined(ray_here, job, monkeypatch):
-    config, data, told = changed(job, "resources", num_workers=3, cpus_per_worker=9), look_at_data(job), []
+    config, data, told = changed(job, "resources", num_workers=3, cpus_per_worker=9), inspect_data(job), []
     with pytest.raises(ConfigError, match="check workers: 3 workers of 9 CPU each: 0 fit"):
         require_nodes(config, data, pytest.fail)
     monkeypatch.setenv("RAY_ADDRESS", ray_here)
@@ -232,27 +232,27 @@ def elsewhere(ray_here, monkeypatch):
 
 def test_a_node_with_other_code_or_without_weights_ends_a_job_at_its_start(elsewhere, job, monkeypatch, tmp_path):
     elsewhere()
-    require_nodes(job, look_at_data(job), pytest.fail)
+    require_nodes(job, inspect_data(job), pytest.fail)
     without = changed(job, "loss", perceptual=0.006, vgg_weights=tmp_path / "none.safetensors")
     monkeypatch.setattr("cluster.preflight.run.check_perceptual", lambda loss: None)  # the driver has them
     with pytest.raises(ConfigError, match=r"check nodes: 10\.0\.0\.2: VGG weights .*none\.safetensors"):
-        require_nodes(without, look_at_data(job), pytest.fail)
+        require_nodes(without, inspect_data(job), pytest.fail)
     monkeypatch.setattr(fit, "versions", lambda: versions() | {"code": "another"})
     with pytest.raises(ConfigError, match=r"check versions: 10\.0\.0\.2 has code .*, the driver another"):
-        require_nodes(job, look_at_data(job), pytest.fail)
+        require_nodes(job, inspect_data(job), pytest.fail)
 
 
 def test_a_node_that_has_gone_is_told_and_stops_no_job(elsewhere, job):
     elsewhere(NodeID="1" * 56)
     told = []
-    require_nodes(job, look_at_data(job), told.append)
-    assert told == ["not looked at: node 10.0.0.2: it has gone. See the node's log, or remove it"]
+    require_nodes(job, inspect_data(job), told.append)
+    assert told == ["not checked: node 10.0.0.2: it is gone. See the node's log, or remove it"]
 
 
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 32}, "the token here is another than the cluster's"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 32}, "the token here is not the cluster's"),
         pytest.param({}, "no token is set here", marks=pytest.mark.slow),
     ],
     ids=["wrong", "missing"],

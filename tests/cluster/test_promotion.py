@@ -87,13 +87,13 @@ def test_the_evidence_of_another_version_does_not_count(config, client, registry
         json.loads(foreign)["artifact"],
     )
     client.set_model_version_tag(config.model, "1", EVALUATION, foreign)
-    refused(registry, "1", "it is that of another bundle")
+    refused(registry, "1", "it belongs to another bundle")
     assert champion() is None
 
 
 def test_scores_at_other_scales_than_they_say_are_refused(registry, versions, champion, tmp_path):
     record(registry, "1", scores({"2": 1.0}), tmp_path / "few", scales=("2", "3"))
-    refused(registry, "1", "its scores are not at the scales that it names")
+    refused(registry, "1", "its scores are not at the scales that its manifest names")
     assert champion() is None
 
 

@@ -22,7 +22,7 @@ from tests.cluster.tracked import start
 def test_a_version_that_was_not_evaluated_at_the_scales_of_the_gate_is_not_promoted(registry, versions, champion):
     with pytest.raises(RegistryError) as caught:
         promote(registry, "1", GateConfig(scales=("2", "1.1", "4")), print)
-    assert "not evaluated at scales 1.1, 4, which gate.scales asks for" in str(caught.value)
+    assert "not evaluated at scales 1.1, 4, which gate.scales requires" in str(caught.value)
     assert f"--model models:/{registry.config.model}/1 --data.url" in caught.value.fix
     assert "--eval.scales 1.1,2,3,4 --eval.slices-per-subject 1 --tracking.uri" in caught.value.fix
     assert champion() is None
@@ -48,7 +48,7 @@ def test_a_network_for_one_scale_is_compared_at_that_scale_under_a_name_of_its_o
         version = where.register(tmp_path / "only", start(config, "run-only"))
         record(where, version, scores({"2": 9.0}, 0.09), tmp_path / f"results-of-{where.config.model}")
     promote(registry, "1", GATE, print)
-    with pytest.raises(RegistryError, match=r"for scale 2 alone, and gate\.scales asks for 1\.1, .*--gate\.scales 2"):
+    with pytest.raises(RegistryError, match=r"scale 2 only, and gate\.scales requires 1\.1, .*--gate\.scales 2"):
         promote(registry, CHALLENGER, GateConfig(), print)
     refused(registry, CHALLENGER, "less than the champion, which had scale 3", "--tracking.model NAME")
     assert champion() == "1"
@@ -121,5 +121,5 @@ def test_where_the_evidence_of_the_champion_is_gone_only_a_reason_helps(client, 
     record(registry, "1", scores({"2": 1.0}, 0.01), tmp_path / "narrow")
     record(registry, "2", scores({"2": 2.0}, 0.02), tmp_path / "narrow-too")
     shutil.rmtree(Path(artifacts, results))
-    refused(registry, "2", "the evaluation by which version 1 became the champion", "--force")
+    refused(registry, "2", "the evaluation with which version 1 became the champion", "--force")
     assert promote(registry, "2", GATE, print, force="it is better") == ("2", "1")

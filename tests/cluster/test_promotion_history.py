@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from cluster.config import GateConfig, TrackingConfig
-from cluster.formats import FormatError
 from cluster.registry import CHAMPION, EVALUATION, Registry, history, promote, rollback
-from metasr.errors import CheckpointError, RegistryError
+from metasr.errors import CheckpointError, FormatError, RegistryError
 from tests.cluster.registered import FORCED, GATE, flip, record, refused, scores, stored_bundle
 from tests.cluster.tracked import MlflowServer, start
 from tests.patience import PATIENCE_S
@@ -55,12 +54,14 @@ def test_what_a_later_version_of_the_program_recorded_is_refused_by_name(config,
     entry = client.get_model_version(name, "1").tags["metasr.promotion"]
     client.set_model_version_tag(name, "1", "metasr.promotion", entry.replace('"format":1', '"format":2'))
     for command in (lambda: promote(registry, "2", GATE, print), lambda: rollback(registry, print)):
-        with pytest.raises(FormatError, match=r"version 1 of .*promotions: it has format 2.*Update metasr"):
+        with pytest.raises(
+            FormatError, match=r"version 1 of .*promotions: it has format 2.*Use the version of metasr"
+        ):
             command()
     client.set_model_version_tag(name, "1", "metasr.promotion", entry.replace('"format":1,', ""))
     evaluation = registry.version("2").tags[EVALUATION]
     client.set_model_version_tag(config.model, "2", EVALUATION, evaluation.replace('"format": 1', '"format": 2'))
-    with pytest.raises(FormatError, match=r"the evaluation of version 2: it has format 2.*Update metasr"):
+    with pytest.raises(FormatError, match=r"the evaluation of version 2: it has format 2.*Use the version of metasr"):
         promote(registry, "2", GATE, print)
     client.set_model_version_tag(config.model, "2", EVALUATION, evaluation.replace('"format": 1, ', ""))
     assert promote(registry, "2", GATE, print) == ("2", "1")
@@ -74,7 +75,7 @@ def test_rolling_back_twice_goes_back_two(registry, versions, champion):
     assert rollback(registry, print) == ("1", "2")
     assert champion() == "1"
     assert ["rolled back" in line for line in history(registry)] == [False] * 3 + [True] * 2
-    with pytest.raises(RegistryError, match="no champion before"):
+    with pytest.raises(RegistryError, match="no previous champion"):
         rollback(registry, print)
 
 
@@ -89,7 +90,7 @@ def test_a_promotion_after_a_rollback_rolls_back_to_where_it_began(registry, ver
 
 def test_there_is_nothing_to_roll_back_to_on_a_first_day(registry):
     assert history(registry) == []
-    with pytest.raises(RegistryError, match="no champion before"):
+    with pytest.raises(RegistryError, match="no previous champion"):
         rollback(registry, print)
 
 
@@ -229,7 +230,7 @@ def test_where_the_alias_was_deleted_by_hand_versions_are_judged_against_the_cha
 ):
     promote(registry, "2", GATE, print)
     client.delete_registered_model_alias(config.model, CHAMPION)
-    assert "it is gone" in history(registry)[-1]
+    assert "it was deleted" in history(registry)[-1]
     refused(registry, "1", "below the champion")
     assert champion() is None
     assert promote(registry, "3", GATE, told.append) == ("3", "2")
@@ -267,7 +268,7 @@ def test_a_champion_that_was_deleted_by_hand_is_told_and_replaced(config, client
     promote(registry, "2", GATE, print)
     client.delete_model_version(config.model, "2")
     assert promote(registry, "1", GATE, told.append) == ("1", "2")
-    assert "version 2, the champion, was deleted in MLflow: nothing is compared with it" in told
+    assert "version 2, the champion, was deleted in MLflow: no comparison with it" in told
     assert champion() == "1"
     assert "version 1 instead of 2" in history(registry)[-1]
 
@@ -320,7 +321,6 @@ PROMOTE = """
 import sys, time
 from pathlib import Path
 from cluster.config import GateConfig, TrackingConfig
-from cluster.formats import FormatError
 from cluster.registry import Registry, promote
 from metasr.errors import RegistryError
 

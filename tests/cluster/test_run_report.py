@@ -70,11 +70,11 @@ def test_a_smooth_run(story):
     assert report["uploaded"] == {"count": 1, "seconds": 3.5, "bytes": 2_000_000}
     assert report["not_uploaded"] == 0
     assert story.report.lines() == [
-        "finished after 0:01:00, 63% of it for steps that count",
+        "finished after 0:01:00, 63% of it for saved steps",
         "steps 0 to 200",
         "first step after 30.0 s: group 10.0, first step 20.0",
         "a step took 0.2 s (median), 0.2 s (p99), 40 samples/s",
-        "waited 2.0 s for data; stalls: 1, together 2.0 s, the longest 2.0 s",
+        "waited 2.0 s for data; stalls: 1, total 2.0 s, longest 2.0 s",
         "checkpoints: 1 (1.0 s) kept, 1 (2.0 MB, 3.5 s) uploaded",
         "validations: 1 in 5.0 s",
     ]
@@ -127,7 +127,7 @@ def test_a_restart_takes_back_what_no_checkpoint_had(story):
     assert report["restarts"] == [{"num_workers": 1, "lost_at_step": 150, "resumed_step": 100, "rto_s": 25.0}]
     assert report["steps"] == {"from": 0, "to": 200, "again": 50, "unsaved": 0}
     assert report["useful_s"] == pytest.approx(20)
-    assert has(story.report.lines(), "steps 0 to 200, 50 done again")
+    assert has(story.report.lines(), "steps 0 to 200, 50 repeated")
     assert has(story.report.lines(), "restart 1: lost at step 150, resumed at step 100, a new step after 25.0 s")
 
 
@@ -169,7 +169,7 @@ def test_retries_of_all_workers_and_groups_add_up(story):
     story.start(10)
     story.see("retries", 20, timeout=2, reset=0)
     assert story.finish()["retries"] == {"timeout": 9, "reset": 1}
-    assert has(story.report.lines(), "requests made again: reset 1, timeout 9")
+    assert has(story.report.lines(), "requests retried: reset 1, timeout 9")
 
 
 def test_an_update_that_is_left_out_again_counts_once(story):
@@ -179,7 +179,7 @@ def test_an_update_that_is_left_out_again_counts_once(story):
     story.start(20)
     story.see("skipped", 30)
     assert story.finish()["skipped_updates"] == 2
-    assert has(story.report.lines(), "updates left out, NaN or Inf: 2")
+    assert has(story.report.lines(), "updates skipped, NaN or Inf: 2")
 
 
 # How runs end
@@ -204,7 +204,7 @@ def test_a_run_that_ends_before_anything_has_a_report_too(story):
     report = story.finish("interrupted")
     assert report["first_step"] == {"seconds": None, "parts_s": {}}
     assert report["throughput"] == {"step_s_p50": None, "step_s_p99": None, "samples_per_s_p50": None}
-    assert story.report.lines() == ["interrupted after 0:00:03, 0% of it for steps that count", "steps 0 to 0"]
+    assert story.report.lines() == ["interrupted after 0:00:03, 0% of it for saved steps", "steps 0 to 0"]
 
 
 def test_a_run_resumed_at_its_last_step_did_nothing(story):
@@ -222,7 +222,7 @@ def test_a_run_that_goes_on_counts_its_own_steps(story):
     assert report["steps"]["from"] == 300
     assert report["useful_s"] == pytest.approx(10)
     assert report["bad_checkpoints"] == ["step 350 (model.safetensors differs)"]
-    assert has(story.report.lines(), "bad checkpoints passed over: step 350 (model.safetensors differs)")
+    assert has(story.report.lines(), "bad checkpoints skipped: step 350 (model.safetensors differs)")
 
 
 def test_other_arithmetic_on_the_way_is_told(story):
@@ -230,7 +230,7 @@ def test_other_arithmetic_on_the_way_is_told(story):
     assert story.finish()["changed"] == ""
     story.see("changed", 300, "arithmetic a; after step 300: b")
     assert story.finish()["changed"] == "arithmetic a; after step 300: b"
-    assert has(story.report.lines(), "not all steps were computed alike: arithmetic a; after step 300: b")
+    assert has(story.report.lines(), "code or arithmetic changed: arithmetic a; after step 300: b")
 
 
 def test_records_that_were_not_sent_are_told(story):
@@ -249,7 +249,7 @@ def test_stalls_are_told_from_the_usual_wait(story):
     story.steps(310, 1, 10, waiting_share=0.9)
     waiting = story.finish()["waiting"]
     assert waiting == pytest.approx({"seconds": 43.9, "stalls": 2, "longest_stall_s": 30.0, "stalls_s": 40.0})
-    assert has(story.report.lines(), "waited 43.9 s for data; stalls: 2, together 40.0 s, the longest 30.0 s")
+    assert has(story.report.lines(), "waited 43.9 s for data; stalls: 2, total 40.0 s, longest 30.0 s")
 
 
 def test_replaced_shards_are_listed_once(story):

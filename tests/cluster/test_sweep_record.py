@@ -12,7 +12,6 @@ from ray.tune.search import Searcher
 from cluster.checkpoints import RunCheckpoints, SupersededError
 from cluster.checkpoints.fork import Fork
 from cluster.config import ResourcesConfig, SearchConfig, SweepConfig
-from cluster.formats import FormatError
 from cluster.recipes import Layer
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, at_once, fitting, forecast
 from cluster.sweep.ledger import LEDGER, TrialLedger, read_ledger
@@ -25,7 +24,7 @@ from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import COLLAPSED
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
-from metasr.errors import ConfigError, StoreError
+from metasr.errors import ConfigError, FormatError, StoreError
 from metasr.training.collapse import WON_INTERVALS, Collapse
 from tests.cluster.sealed import make_sealed
 
@@ -108,7 +107,7 @@ def test_documents_say_their_format_and_one_without_is_of_the_first(store):
 def test_a_document_of_a_later_format_is_refused_by_name_and_stays_as_it_is(store):
     key, later = f"sweeps/s/{LEDGER}", b'{"format": 2, "trials": []}'
     store.put(key, later)
-    with pytest.raises(FormatError, match=rf"{key} .*it has format 2, .* reads up to 1. Update metasr"):
+    with pytest.raises(FormatError, match=rf"{key} .*it has format 2, .* reads format 1. Use the version of metasr"):
         TrialLedger(store, "sweeps/s", 1, record_of())
     assert store.get(key) == later
     with pytest.raises(FormatError, match=r"sweep\.json: it has format 2"):
@@ -225,7 +224,7 @@ def test_how_many_trials_fit_at_once(resources, nodes, fit):
 
 
 def test_workers_of_one_run_share_no_card():
-    with pytest.raises(ValueError, match="NCCL refuses workers that share a card"):
+    with pytest.raises(ValueError, match="NCCL refuses workers that share a GPU"):
         ResourcesConfig(num_workers=2, gpu=True, gpus_per_worker=0.5)
 
 

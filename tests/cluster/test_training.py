@@ -53,7 +53,7 @@ def test_the_same_command_continues_after_the_driver_was_killed(killed_and_conti
     assert 1 <= len(resumed) <= 2  # of the first start, and of the second
     assert 0 < resumed[-1] < 200
     assert resumed[-1] % 20 == 0
-    assert f"step {resumed[-1]}/200  going on from the checkpoint of this step" in output
+    assert f"step {resumed[-1]}/200  resuming from the checkpoint of this step" in output
     assert run.info.status == "FINISHED"
 
 

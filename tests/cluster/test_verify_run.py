@@ -154,7 +154,7 @@ def test_another_seed_is_the_cause_and_the_first_logged_step_the_effect(trained,
     found = compare(publish(runs, trained[0]), publish(runs, trained[1]))
     assert not found.identical
     assert names_of(found.causes, equal=False) == ["settings"]
-    assert found.verdict == "they part at or before step 1, because of the settings: train.seed: A 0, B 1"
+    assert found.verdict == "they diverge at or before step 1, because of the settings: train.seed: A 0, B 1"
     (first,) = found.effects[0].differences
     assert first.about["line"] == first.about["step"] == 1
     records = [json.loads((trained[seed] / "step-4" / LOG).read_text().splitlines()[0]) for seed in (0, 1)]
@@ -214,8 +214,8 @@ def test_one_flipped_bit_is_found_named_and_measured(original, copy):
     assert difference.about["values"].startswith("1 of ")
     assert 0 < difference.about["max_abs"] < 1e-6
     assert 0 < difference.about["relative"] <= 2**-22
-    assert "step 4. Nothing that is known to matter differs until then: code version, settings" in found.verdict
-    assert "somebody may have edited" in found.verdict
+    assert "step 4, although these are equal until then: code version, settings" in found.verdict
+    assert "which may have been edited" in found.verdict
 
 
 def test_bits_differ_also_where_numbers_do_not(original, copy):
@@ -257,7 +257,7 @@ def test_the_first_line_of_the_log_that_differs_is_told_with_both_values(origina
     found = compare(original, copy)
     assert names_of(found.effects, equal=False) == ["metric log"]
     assert found.effects[0].differences == ((name, {"line": 3, "step": 2, "A": record[name], "B": 123.0}),)
-    assert found.verdict.startswith("they part at or before step 2. Nothing")
+    assert found.verdict.startswith("they diverge at or before step 2, although")
 
 
 @pytest.mark.parametrize("text", ["", "no JSON\n", "[1, 2]\n"])
@@ -266,7 +266,7 @@ def test_a_log_that_is_none_differs_in_its_first_line(original, copy, text):
     reseal(copy)
     found = compare(original, copy)
     assert found.effects[0].differences[0].about["line"] == 1
-    assert found.verdict.startswith("they part at or before step 1")
+    assert found.verdict.startswith("they diverge at or before step 1")
 
 
 def test_what_was_not_held_equal_is_what_to_look_at(original, copy, tmp_path):
@@ -277,7 +277,7 @@ def test_what_was_not_held_equal_is_what_to_look_at(original, copy, tmp_path):
     other = shutil.copytree(copy, tmp_path / "other")
     change_tensor(other, MOMENT, flip_lowest_bit)
     verdict = compare(copy, other).verdict
-    for word in ("resources.num_workers", "changes that are in no commit", "VGG"):
+    for word in ("resources.num_workers", "uncommitted changes", "VGG"):
         assert word in verdict
 
 
@@ -304,14 +304,16 @@ def test_a_run_is_given_by_name_folder_or_checkpoint(trained, tmp_path, monkeypa
 
 
 def test_runs_without_a_step_in_common_are_refused(trained, runs):
-    with pytest.raises(CheckpointError, match=r"no step of which both .* has step 2; .* has step 4") as refused:
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint of the same step: .* has step 2; .* has step 4"
+    ) as refused:
         compare(publish(runs, trained[0], steps=[2]), publish(runs, trained[0], steps=[4]))
     assert refused.value.exit_code == 2
 
 
 def test_a_run_that_is_not_there_is_refused(original, trained, runs):
     publish(runs, trained[0])
-    with pytest.raises(CheckpointError, match="no-such-run: run no-such-run: there is no checkpoint"):
+    with pytest.raises(CheckpointError, match="no-such-run: run no-such-run: it has no checkpoint"):
         compare(original, f"{runs.url}/no-such-run")
 
 

@@ -164,7 +164,7 @@ def test_events_that_matter_have_a_line_each():
     assert log.see("uploaded", 200, seconds=0.44, bytes=12_345_678, pending=2) == [
         "step 200/400  checkpoint uploaded: 12.3 MB in 0.4 s, 2 more to upload"
     ]
-    assert log.see("skipped", 210) == ["step 210/400  update left out: NaN or Inf (1 so far)"]
+    assert log.see("skipped", 210) == ["step 210/400  update skipped: NaN or Inf (1 so far)"]
     assert log.see("substituted", 220, "a.tar, b.tar") == ["step 220/400  damaged shards replaced: a.tar, b.tar"]
     assert log.see("warning", 230, "the store is slow") == ["step 230/400  warning: the store is slow"]
     assert log.see("warning", 230, "it is slow", rank=3) == ["step 230/400  warning: worker 3: it is slow"]
@@ -176,13 +176,13 @@ def test_a_restart_says_who_goes_on_and_from_where():
     log.see("group", num_workers=4)
     assert log.see("group", 150, num_workers=3) == ["restart 1: 3 workers ready"]
     assert log.see("resumed", 100, "step 150 (truncated)") == [
-        "step 100/400  going on from the checkpoint of this step; bad checkpoints passed over: step 150 (truncated)"
+        "step 100/400  resuming from the checkpoint of this step; bad checkpoints skipped: step 150 (truncated)"
     ]
 
 
 def test_other_arithmetic_is_told_once_however_often_workers_start_again():
     log, text = Log(400), "arithmetic 1 thread; after step 100: 2 threads"
-    said = f"step 100/400  not all steps are computed alike, which may give other bits: {text}"
+    said = f"step 100/400  code or arithmetic changed, so the bits may differ: {text}"
     assert log.see("changed", 100, text) == [said]
     assert log.see("changed", 150, text) == []
     assert len(log.see("changed", 150, f"{text}; after step 150: 1 thread")) == 1
@@ -192,16 +192,12 @@ def test_retries_are_told_only_when_they_grow():
     log = Log(400)
     log.see("group", num_workers=2)
     assert log.see("retries", 50, timeout=0, reset=0) == []
-    assert log.see("retries", 50, timeout=2, reset=0) == ["step 50/400  requests made again so far: timeout 2"]
+    assert log.see("retries", 50, timeout=2, reset=0) == ["step 50/400  requests retried so far: timeout 2"]
     assert log.see("retries", 60, timeout=2, reset=0) == []
-    assert log.see("retries", 70, timeout=2, reset=1) == [
-        "step 70/400  requests made again so far: timeout 2, reset 1"
-    ]
-    assert log.see("retries", 70, timeout=1, rank=1) == [
-        "step 70/400  requests made again so far: timeout 3, reset 1"
-    ]
+    assert log.see("retries", 70, timeout=2, reset=1) == ["step 70/400  requests retried so far: timeout 2, reset 1"]
+    assert log.see("retries", 70, timeout=1, rank=1) == ["step 70/400  requests retried so far: timeout 3, reset 1"]
     log.see("group", num_workers=2)
-    assert log.see("retries", 50, timeout=1) == ["step 50/400  requests made again so far: timeout 1"]
+    assert log.see("retries", 50, timeout=1) == ["step 50/400  requests retried so far: timeout 1"]
 
 
 @pytest.mark.parametrize("kind", ["retries", "skipped", "warning"])
@@ -249,7 +245,7 @@ def test_a_run_resumed_at_its_last_step_ends_in_peace():
     log.see("group", num_workers=2)
     log.see("resumed", 400)
     log.watch.close()
-    assert log.lines == ["2 workers ready", "step 400/400  going on from the checkpoint of this step"]
+    assert log.lines == ["2 workers ready", "step 400/400  resuming from the checkpoint of this step"]
 
 
 def test_steps_that_go_back_without_a_word_break_nothing():

@@ -66,7 +66,7 @@ def test_services_that_never_answer_are_named_and_nothing_else_is_kept_from_its_
     assert lines["storage"].startswith("ok ")
     assert lines["mlflow"].startswith("PROBLEM ")
     assert lines["ray"].startswith("PROBLEM ")
-    assert "the token here is another than the cluster's" in lines["ray"]
+    assert "the token here is not the cluster's" in lines["ray"]
     assert lines["nodes"].startswith("skipped ")
     assert "-> Check tracking.uri" in done.stdout
     assert "Traceback" not in done.stderr

@@ -43,7 +43,7 @@ def test_the_challenger_against_the_champion_with_tissue_is_recorded_for_a_gate_
     challenger = f"models:/{tracking.model}@challenger"
     code, out, err = metasr("evaluate", challenger, "--against", "@champion")
     assert (code, err) == (0, "")
-    assert "the model gains over champion" in out
+    assert "the model's gain over champion" in out
     assert "some of its subjects may have been trained on" in out  # its bundle is of other data
     code, _, err = metasr("promote", "--model", "2", "--gate.downstream", "tissue")
     assert code == 2
@@ -52,7 +52,7 @@ def test_the_challenger_against_the_champion_with_tissue_is_recorded_for_a_gate_
 
     code, out, err = metasr("evaluate", challenger, "--downstream", "tissue", "-o", tmp_path / "results")
     assert (code, err) == (0, "")
-    assert "What tissue finds in SR against HR, the model beside bicubic:" in out
+    assert "Labels of tissue in SR against HR, model and bicubic:" in out
     assert f"next: metasr promote --model 2 --tracking.uri {tracking.uri}" in out
     kept = from_csv((tmp_path / "results" / "downstream.csv").read_text())
     assert {(row.label, row.method) for row in kept} == {
@@ -77,7 +77,7 @@ def test_the_model_may_be_given_as_before(metasr):
     ("arguments", "reason"),
     [
         (["1", "--model", "2"], "two models are given"),
-        (["--workers", "0"], "nobody would work"),
+        (["--workers", "0"], "at least one is needed"),
         (["--downstream", "organs"], "invalid choice: 'organs'"),
         (["--downstream-command", "segment {input}"], "it has no {output}"),
         (["--against", "champion", "--against", "@champion"], "two methods would have the same name"),

@@ -78,7 +78,7 @@ def test_from_the_first_champion_to_the_next_and_back(promote, tracking):
         (["--force", " ", "--model", "1"], "--force without a reason"),
         (["--history", "--rollback"], "not allowed with argument"),
         (["--rollback", "--model", "1"], "not allowed with argument"),
-        (["--rollback", "--force", "because"], "it is for a promotion"),
+        (["--rollback", "--force", "because"], "it is only for promotions"),
         (["--gate.psnr-margin-db", "-1"], "gate.psnr_margin_db"),
     ],
 )

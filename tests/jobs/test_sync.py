@@ -92,7 +92,7 @@ def test_sync_leaves_records_of_a_later_version_to_it(metasr, tmp_path, database
     (folder / file).write_text(written.replace('"format": 1', '"format": 2'))
     code, out, err = metasr("sync", *flags)
     assert (code, out) == (1, "run run-1: 2 records are still to be sent\n")
-    assert f"{where.format(folder)}: it has format 2, and this version reads up to 1. Update metasr" in err
+    assert f"{where.format(folder)}: it has format 2, and this version of metasr reads format 1. Use the " in err
     (folder / file).write_text(written.replace('"format": 1, ', ""))  # as the first version wrote it
     assert metasr("sync", *flags)[:2] == (0, "run run-1: 2 records sent\nnothing is left to send\n")
 

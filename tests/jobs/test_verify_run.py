@@ -42,7 +42,7 @@ def test_the_same_bits_leave_with_0_and_say_at_which_step(place):
     done = start(METASR, "verify-run", "one", "shorter", "--storage.url", place / "runs", folder=place)
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    assert lines[0].endswith("/runs/one, step 1 (its newest is of step 2)")
+    assert lines[0].endswith("/runs/one, step 1 (its newest is step 2)")
     assert lines[2].endswith("/runs/shorter, step 1")
     assert lines[1].strip() == lines[3].strip() == state_digest(place / "trained" / "step-1")
     assert [line.partition("  ")[0] for line in lines[4:-1]] == ["equal"] * 10
@@ -56,7 +56,7 @@ def test_other_bits_leave_with_1_and_are_named(verify):
     (line,) = (line for line in done.out.splitlines() if line.startswith("DIFFERS"))
     assert line.split()[:3] == ["DIFFERS", "generator_optimiser", "generator_optimiser/0/exp_avg:"]
     assert 'values "1 of ' in line
-    assert done.out.splitlines()[-1].startswith("they part at or before step 2. Nothing that is known to matter")
+    assert done.out.splitlines()[-1].startswith("they diverge at or before step 2, although these are equal")
 
 
 def test_json_says_the_same(verify, place):

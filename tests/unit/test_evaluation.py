@@ -264,7 +264,7 @@ def test_a_network_for_one_scale_takes_part_at_that_scale_alone():
     rival = Method("srgan", SRGAN(scale=2, num_features=4, num_blocks=1))
     scores = evaluate(tiny_generator(), SLICES[:1], SCALES, rivals=[rival]).scores
     assert {s.scale for s in scores if s.method == "srgan"} == {TWO}
-    with pytest.raises(ScaleError, match=r"scale 1\.5: the model is for scale 2 alone"):
+    with pytest.raises(ScaleError, match=r"scale 1\.5: the model supports scale 2 only"):
         evaluate(rival.network, SLICES[:1], SCALES)
 
 

@@ -89,9 +89,7 @@ def test_a_later_format_is_named_and_none_is_the_first(folder):
     (folder / "manifest.json").write_text(json.dumps(written))
     assert manifest.unseal(folder, "checkpoint") == ABOUT
     (folder / "manifest.json").write_text(json.dumps({"format": 2, "files": "elsewhere"}))
-    with pytest.raises(
-        FormatError, match=rf"checkpoint {folder}: it is of format 2, .* reads format 1\. Use the ver"
-    ):
+    with pytest.raises(FormatError, match=rf"checkpoint {folder}: it has format 2, .* reads format 1\. Use the ver"):
         manifest.unseal(folder, "checkpoint")
 
 

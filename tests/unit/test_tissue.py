@@ -263,7 +263,7 @@ def test_what_a_command_finds_is_compared_by_dice_and_distance(tmp_path):
 
 
 FAILURES = {
-    "exit code": ("sys.exit('no model\\nfound')", "exit code 1, and it said: no model found"),
+    "exit code": ("sys.exit('no model\\nfound')", "exit code 1, stderr: no model found"),
     "nothing written": ("pass", "there are none at {output}"),
     "another shape": ("nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), labels)", "shape"),
     "no integers": ("nib.save(nib.load(image), labels)", "not integers from 0 on"),
