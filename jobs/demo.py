@@ -17,8 +17,8 @@ EVALUATED_SCALES = "1.5,2,3,4"
 DESCRIPTION = f"""Run the whole workflow on one healthy brain.
 
 The ICBM 2009a T1 template that ships with nilearn (an average of 152 healthy adults) is deformed and recoloured
-into {NUM_SUBJECTS} synthetic patients. They are prepared into shards, a tiny recipe is trained on 2 workers, the model
-is evaluated, registered and promoted, and a volume is super-resolved at scale {SCALE:g}. This shows that
+into {NUM_SUBJECTS} synthetic patients. They are prepared into shards, a tiny recipe is trained on 2 workers, the
+model is evaluated, registered and promoted, and a volume is super-resolved at scale {SCALE:g}. This shows that
 everything works. It says nothing about real patients, and the model has no practical use.
 
   metasr demo -o demo/"""

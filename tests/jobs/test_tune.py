@@ -83,5 +83,5 @@ def test_a_sweep_in_which_all_trials_are_below_bicubic_says_so_and_why_it_regist
     assert "trial 1 is the challenger of m" in said
     assert "no trial is as good as bicubic interpolation at all scales" in said
     assert "the objective of the best, trial 1, is -0.0100" in said
-    assert "it is registered all the same, so that it can be evaluated" in said
+    assert "it is still registered, so that it can be evaluated" in said
     assert "bicubic" not in conclusion_of(-0.02, 0.01)
