@@ -7,7 +7,7 @@ from metasr.config import Section
 
 _MODEL = ("tracking.uri", "tracking.model")
 _NEEDS = {
-    "evaluate": _MODEL,
+    "evaluate": ("storage.url", *_MODEL),
     "promote": _MODEL,
     "sync": ("tracking.spool",),
     "train": ("data.url", "storage.url", *_MODEL),

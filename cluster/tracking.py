@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 RUN_KEY = "metasr.run_key"
 # With it, MLflow's page of the experiment opens as one of model training, with runs and charts.
 EXPERIMENT_KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
+WRITABLE = "metasr.writable"
+"""Tag of an experiment and a model that says nothing: to set it needs the right to."""
 MAX_BATCH = 1000
 PREVIEW_PX = 256
 log = logging.getLogger(__name__)
@@ -103,9 +105,11 @@ class Run:
 
     def resume(self, tags: Mapping[str, str]) -> None:
         """Say that it is running, and set tags."""
-        from mlflow.entities import RunTag
+        from mlflow.entities import RunStatus, RunTag
 
-        self._client.update_run(self.run_id, status="RUNNING")
+        # No public call takes an end back. In MLflow's own messages, 0 is none.
+        store = self._client._tracking_client.store
+        store.update_run_info(self.run_id, RunStatus.RUNNING, 0, None)
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log(self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, bytes] | None = None) -> None:
@@ -168,6 +172,10 @@ class Run:
         """Return all tags."""
         return dict(self._client.get_run(self.run_id).data.tags)
 
+    def status(self) -> str:
+        """Return how it is: RUNNING, FINISHED, FAILED or KILLED."""
+        return str(self._client.get_run(self.run_id).info.status)
+
     def finish(self, status: str, time_ms: int | None = None) -> None:
         """Say how it ended, and when: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.run_id, status, time_ms)
@@ -177,6 +185,23 @@ def _runs_of(client: "MlflowClient", experiment: str, key: str) -> list["MlflowR
     """Return the runs with a key, the one to use first: one that has something, and always the same."""
     found = client.search_runs([experiment], f"tags.`{RUN_KEY}` = '{key}'", max_results=100)
     return sorted(found, key=lambda run: (not run.data.params and not run.data.metrics, run.info.run_id))
+
+
+def require_experiment(client: "MlflowClient", config: TrackingConfig) -> None:
+    """Make the experiment if it is missing, and change it in a way that nobody sees, as whoever makes runs must.
+
+    Raises:
+        MlflowException: MLflow refuses.
+    """
+    client.set_experiment_tag(_experiment_id(client, config), WRITABLE, "yes")
+
+
+def id_of_run(client: "MlflowClient", config: TrackingConfig, name: str) -> str:
+    """Return the id of the run of this name; empty if there is none."""
+    experiment = client.get_experiment_by_name(config.experiment)
+    key = hashlib.sha256(name.encode()).hexdigest()
+    found = _runs_of(client, experiment.experiment_id, key) if experiment else []
+    return str(found[0].info.run_id) if found else ""
 
 
 def now_ms() -> int:

@@ -91,7 +91,10 @@ def _above(bar: Bar) -> Callable[[str], None]:
 def _parser() -> Parser:
     parser = Parser(prog="metasr evaluate", description=DESCRIPTION)
     parser.add_argument(
-        "named", nargs="?", metavar="MODEL", help="alias, version, models:/... or bundle folder [challenger]"
+        "named",
+        nargs="?",
+        metavar="MODEL",
+        help="alias, version, models:/..., folder or URL of a bundle or a run, or name of a run [challenger]",
     )
     parser.add_argument("--model", metavar="MODEL", help="the same as MODEL")
     parser.add_argument(
@@ -132,7 +135,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="number of parallel tasks; 1 runs without Ray [as many as fit]"
     )
-    add_settings(parser, EvaluateConfig, "data.url", "eval", "tasks", "downstream", "tracking")
+    add_settings(parser, EvaluateConfig, "data.url", "storage.url", "eval", "tasks", "downstream", "tracking")
     return parser
 
 

@@ -31,7 +31,11 @@ def main(arguments: Sequence[str]) -> None:
     """Promote, roll back, or print the history."""
     parser = Parser(prog="metasr promote", description=DESCRIPTION)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--model", default="challenger", help="alias, version or models:/... [challenger]")
+    what.add_argument(
+        "--model",
+        default="challenger",
+        help="alias, version, models:/..., or name of a run [challenger]",
+    )
     what.add_argument("--history", action="store_true", help="print who was champion when, and why; change nothing")
     what.add_argument("--rollback", action="store_true", help="return to the previous champion; twice goes back two")
     parser.add_argument("--force", metavar="REASON", help="promote against the gate; REASON is recorded")

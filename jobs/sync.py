@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cluster.command import command
-from cluster.config import JobConfig
+from cluster.config import JobConfig, expand
 from cluster.redaction import without_password
 from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.errors import StoreError
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     from cluster.outbox.sync import sync
 
     uri_is_given = resolved.origins["tracking.uri"] != "default"
+    say(f"looking for records in {expand(resolved.config.tracking.spool)}")
     synced = sync(resolved.config.tracking, say, uri_is_given)
     if synced.failure:
         where = ["--tracking.uri", without_password(resolved.config.tracking.uri)] if uri_is_given else []

@@ -1,12 +1,20 @@
 """metasr train: train a generator with Ray Train, or go on with it, and register the best."""
 
+import socket
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cluster.command import command
-from cluster.config import JobConfig
+from cluster.config import JobConfig, TrackingConfig, expand
 from jobs.cli import Parser, add_settings, run, say, settings
 
+if TYPE_CHECKING:
+    from cluster.training.driver import Trained
+    from cluster.training.registration import Sent
+
+NOT_REGISTERED = 3
+"""Exit code of a training that is finished while MLflow has no version of it."""
 DESCRIPTION = """Train a generator with Ray Train, track it in MLflow, and register the best checkpoint's generator.
 
 The same command again continues where it stopped: after Ctrl-C or SIGTERM, which keep a checkpoint first, and after
@@ -67,19 +75,40 @@ def main(arguments: Sequence[str]) -> int:
 
     terminal = sys.stdout if sys.stdout.isatty() else None
     trained = train(spec, say, terminal=terminal)
-    tracking = resolved.config.tracking
-    if trained.records_not_sent:
-        sync = command("sync", tracking=tracking)
-        say(f"MLflow has not got {trained.records_not_sent} records yet: `{sync}` sends them")
     if trained.stopped_by:
+        if trained.sent.num_waiting:
+            say(_what_waits(trained.sent, resolved.config.tracking))
         say(f"run {trained.run_name} stopped at step {trained.step}: run the same command again to continue")
         return 128 + trained.stopped_by
-    state = "was already finished" if trained.already_done else "finished"
-    say(f"run {trained.run_name} {state}: its best generator is the challenger of {tracking.model}")
+    return _say_what_came(trained, resolved.config)
+
+
+def _what_waits(sent: "Sent", tracking: TrackingConfig) -> str:
+    """Return where records wait that MLflow has not got, and why."""
+    what = "1 record waits" if sent.num_waiting == 1 else f"{sent.num_waiting} records wait"
+    if sent.model_waits:
+        what = f"{sent.num_waiting} records and the model wait"
+    place, sync = expand(tracking.spool), command("sync", tracking=tracking)
+    return f"{what} in {place} on {socket.gethostname()}; `{sync}` there sends them. {sent.why}".rstrip()
+
+
+def _say_what_came(trained: "Trained", config: JobConfig) -> int:
+    """Say what a finished run has become, and what to do next; return the exit code."""
+    tracking, name, sent = config.tracking, trained.run_name, trained.sent
+    if sent.version:
+        result = f"its best generator is version {sent.version} of {tracking.model}"
+    elif sent.num_waiting:
+        result = f"trained; {_what_waits(sent, tracking)}"
+    else:
+        result = f"trained; no version of {tracking.model} is known to be registered. {sent.why}".rstrip()
+    say(f"run {name} {'was already finished' if trained.already_done else 'finished'}: {result}")
     if trained.already_done:
         say("the same settings on the same data are the same run; change --train.seed to train another")
-    say(f"next: {command('evaluate', tracking=tracking)}")
-    say(f"then: {command('promote', tracking=tracking)}")
+    if not sent.version:
+        say(f"until it is: {command('evaluate', name, storage=config.storage, tracking=tracking)}")
+        return NOT_REGISTERED
+    say(f"next: {command('evaluate', sent.version, tracking=tracking)}")
+    say(f"then: {command('promote', '--model', sent.version, tracking=tracking)}")
     return 0
 
 

@@ -73,7 +73,7 @@ def evaluate_model(request: EvaluationRequest, config: EvaluateConfig, tell: Tel
         MetaSRError: A model, the data or a step cannot be used.
     """
     steps = _steps(request, config)
-    registry = Registry(config.tracking)
+    registry = Registry(config.tracking, config.storage.url)
     located, bundle = _load(registry, request.model)
     rivals = _rivals(registry, located, request.against)
     store = open_store(config.data.url or bundle.about["data_url"])

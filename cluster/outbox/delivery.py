@@ -60,6 +60,14 @@ class MlflowDelivery:
         except (CheckpointError, KeyError, ValueError, TypeError) as error:
             raise RefusedError(one_line(error)) from error
 
+    def status(self) -> str:
+        """Return how the run is in MLflow, such as RUNNING."""
+        return self._run.status()
+
+    def finish(self, status: str) -> None:
+        """Say how the run has ended, at a time that nobody knows: this one."""
+        self._run.finish(status)
+
     def _send_one(self, record: Record) -> None:
         said = record.payload
         match record.kind:

@@ -87,6 +87,11 @@ class Outbox:
         with self._lock:
             return sum(1 for _ in self._unsent()) + len(self._memory)
 
+    def holds(self, kind: str) -> bool:
+        """Return whether a record of a kind is not sent."""
+        with self._lock:
+            return any(record.kind == kind for record in (*self._unsent(), *self._memory))
+
     def mark_sent(self, records: Sequence[Record]) -> None:
         """Forget the first records, which were sent, and their files."""
         with self._lock:
@@ -109,11 +114,11 @@ class Outbox:
         with suppress(OSError), (self.folder / REFUSED).open("ab") as file:
             file.write(json.dumps({"reason": reason}).encode()[:-1] + b", " + record.to_line()[1:])
 
-    def num_refused(self) -> int:
-        """Return how many records were ever set aside in `refused.jsonl`."""
-        with suppress(OSError), (self.folder / REFUSED).open("rb") as file:
-            return sum(1 for _ in file)
-        return 0
+    def refusals(self) -> list[str]:
+        """Return why each record was refused that was ever set aside in `refused.jsonl`."""
+        with suppress(OSError, ValueError), (self.folder / REFUSED).open() as file:
+            return [str(json.loads(line).get("reason", "")) for line in file]
+        return []
 
     @contextmanager
     def sending(self) -> Iterator[None]:

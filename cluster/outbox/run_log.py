@@ -19,6 +19,11 @@ from cluster.tracking import Run, connect, explained, now_ms
 log = logging.getLogger(__name__)
 
 
+def folder_of(config: TrackingConfig, run_name: str) -> Path:
+    """Return the folder of a run's outbox."""
+    return Path(expand(config.spool)) / quote(run_name, safe=" ")
+
+
 class RunLog:
     """What a run tells MLflow, by way of an outbox: no call waits for MLflow or fails because of it.
 
@@ -43,7 +48,7 @@ class RunLog:
         own = (without_password(config.uri), config.experiment, config.artifacts, config.model)
         head = Head(run_name, shown, now_ms(), *own, parent)
         self._sync = command("sync", tracking=config)
-        self._outbox = Outbox(Path(expand(config.spool)) / quote(run_name, safe=" "))
+        self._outbox = Outbox(folder_of(config, run_name))
         try:
             head.write(self._outbox.folder)
         except OSError as error:
@@ -84,6 +89,16 @@ class RunLog:
     def remaining(self) -> int:
         """Number of records that MLflow has not got."""
         return self._outbox.remaining()
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether MLflow has yet to register a bundle."""
+        return self._outbox.holds("register")
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why MLflow will never take records that were set aside."""
+        return self._outbox.refusals()
 
     @property
     def dropped(self) -> int:

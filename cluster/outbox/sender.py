@@ -4,6 +4,7 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -108,13 +109,13 @@ class Sender:
         self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
 
 
-def send_all(outbox: Outbox, delivery: Delivery, is_stopped: Callable[[], bool] = lambda: False) -> int:
-    """Send what is pending, in order, and return how many records that was."""
-    count = 0
+def send_all(outbox: Outbox, delivery: Delivery, is_stopped: Callable[[], bool] = lambda: False) -> Counter[str]:
+    """Send what is pending, in order, and return how many records of each kind that was."""
+    counts = Counter[str]()
     while not is_stopped() and (batch := _batch(outbox.pending())):
         _send(outbox, delivery, batch)
-        count += len(batch)
-    return count
+        counts.update(record.kind for record in batch)
+    return counts
 
 
 def _batch(records: list[Record]) -> list[Record]:

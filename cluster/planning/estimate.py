@@ -17,8 +17,9 @@ from cluster.planning.forecast import Estimate, ShortRun, forecast, phases_of
 from cluster.preflight import require
 from cluster.store import Store, open_store
 from cluster.store.lease import LEASE, Lease
-from cluster.training.group import Stop, train_on_ray
+from cluster.training.group import train_on_ray
 from cluster.training.identify import Prepared, RunSpec, identify
+from cluster.training.stop import Stop
 from cluster.watch import Event, RunReport
 from metasr.errors import ConfigError, TrainingError
 

@@ -20,6 +20,11 @@ def names_place(reference: str) -> bool:
     return reference.startswith(("s3:", "file:")) or Path(reference).is_dir()
 
 
+def names_run(place: str) -> bool:
+    """Return whether the checkpoints of a run are at a place."""
+    return open_store(place).exists(LEDGER)
+
+
 def bundle_at(place: str, download_to: Path) -> Path:
     """Return the local folder of the bundle at a place, downloaded if necessary.
 

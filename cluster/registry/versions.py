@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from cluster.command import command
 from cluster.config import TrackingConfig, expand
+from cluster.redaction import without_password
 from cluster.registry.flavour import bundle_in, save_flavour
-from cluster.registry.references import bundle_at, names_place
-from cluster.tracking import Run, connect, explained
+from cluster.registry.references import bundle_at, names_place, names_run
+from cluster.tracking import WRITABLE, Run, connect, explained, id_of_run
 from metasr import manifest
-from metasr.errors import CheckpointError, RegistryError
+from metasr.errors import CheckpointError, RegistryError, StoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +29,7 @@ ABOUT = """Generators that super-resolve brain MRI. Research software, not a med
 uses. The description of an evaluated version is its model card. The history of champions, with reasons, is the
 registered model of the same name with the ending `.promotions`."""
 RUN = re.compile("(?:runs:/)?([0-9a-f]{32})")
+RUN_NAME = re.compile("[^/@]+-[0-9a-f]{10}")
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,15 @@ class Located:
 class Registry:
     """The versions of one registered model.
 
+    Args:
+        storage: Where a run of which no version is registered is looked for by its name; empty for nowhere.
+
     Attributes:
         config: Address of MLflow, and name of the model.
     """
 
-    def __init__(self, config: TrackingConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrackingConfig, storage: str = "") -> None:
+        self.config, self._storage = config, storage
 
     @cached_property
     def client(self) -> "MlflowClient":
@@ -65,14 +70,8 @@ class Registry:
         Raises:
             CheckpointError: It is not a bundle, or it is damaged.
         """
-        from mlflow.exceptions import MlflowException
-
         digest = manifest.digest(bundle)
-        try:
-            self.client.create_registered_model(self.config.model, description=ABOUT)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        self._make_model()
         for known in self.client.search_model_versions(f"name = '{self.config.model}'"):
             if known.run_id == run.run_id and known.tags.get(BUNDLE_DIGEST) == digest:
                 version = known.version
@@ -89,12 +88,30 @@ class Registry:
             self.client.set_registered_model_alias(self.config.model, CHALLENGER, version)
         return str(version)
 
+    def require_model(self) -> None:
+        """Make the model if it is missing, and change it in a way that nobody sees, as who registers must be able to.
+
+        Raises:
+            MlflowException: MLflow refuses.
+        """
+        self._make_model()
+        self.client.set_registered_model_tag(self.config.model, WRITABLE, "yes")
+
+    def _make_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(self.config.model, description=ABOUT)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
     def locate(self, reference: str, download_to: Path) -> Located:
         """Return the bundle that a reference names.
 
         Args:
             reference: A reference for `version`, or the folder or URL (`file:///...`, `s3://...`) of a bundle, or of
-                a run in its storage: its best checkpoint.
+                a run in its storage: its best checkpoint, as it is for the name of a run without a version.
             download_to: Empty folder for a bundle that must be downloaded.
 
         Raises:
@@ -104,7 +121,13 @@ class Registry:
         """
         if names_place(reference):
             return Located(bundle_at(reference, download_to))
-        version = self.version(reference)
+        try:
+            version = self.version(reference)
+        except (RegistryError, StoreError):
+            run = f"{expand(self._storage)}/{reference}"
+            if not (self._storage and RUN_NAME.fullmatch(reference) and names_run(run)):
+                raise
+            return Located(bundle_at(run, download_to))
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
@@ -125,7 +148,7 @@ class Registry:
 
         Args:
             reference: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `@ALIAS`, an alias, a number, or the run that
-                registered it, as `runs:/ID` or just the ID that MLflow shows.
+                registered it: its name, its place in its storage, or the ID that MLflow shows, also as `runs:/ID`.
 
         Raises:
             RegistryError: There is no such version.
@@ -135,6 +158,8 @@ class Registry:
 
         if run := RUN.fullmatch(reference):
             return self._registered_by(run[1])
+        if names_place(reference):
+            return self.of_run(reference.rstrip("/").rpartition("/")[2])
         name, wanted, is_alias = self._parse(reference)
         uri = expand(self.config.uri)
         with explained(uri):
@@ -145,11 +170,33 @@ class Registry:
             except MlflowException as error:
                 if error.error_code in _REFUSED:
                     raise
+                if is_alias and RUN_NAME.fullmatch(reference):
+                    return self.of_run(reference)
                 fix = {
                     CHALLENGER: f"Train one with `{command('train', tracking=self.config)}`",
                     CHAMPION: f"Promote one with `{command('promote', tracking=self.config)}`",
                 }.get(wanted, "Give a bundle's folder, an alias or a version")
                 raise RegistryError(f"model {reference}", f"no such version at {uri}", fix) from None
+
+    def of_run(self, run_name: str) -> "ModelVersion":
+        """Return the version of this model that a run registered, by the name of the run.
+
+        Raises:
+            RegistryError: There is none.
+            StoreError: MLflow cannot be reached, or refuses.
+        """
+        uri = expand(self.config.uri)
+        with explained(uri):
+            run_id = id_of_run(self.client, self.config, run_name)
+            found = self.client.search_model_versions(f"run_id = '{run_id}'") if run_id else []
+        own = [version for version in found if version.name == self.config.model]
+        if not own:
+            raise RegistryError(
+                f"run {run_name}",
+                f"no version of {self.config.model} at {without_password(uri)} was registered by it",
+                "If its records wait on the disk of its driver, send them with `metasr sync`",
+            )
+        return max(own, key=lambda version: int(version.version))
 
     def _registered_by(self, run_id: str) -> "ModelVersion":
         found = self.client.search_model_versions(f"run_id = '{run_id}'")

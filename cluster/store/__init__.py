@@ -1,14 +1,22 @@
 """Object storage: whole objects in an S3 bucket or in a folder, behind one interface."""
 
-from cluster.store.errors import AlreadyThereError, ChangedError, DamagedError, NotThereError, UnavailableError
+from cluster.store.errors import (
+    AlreadyThereError,
+    BusyError,
+    ChangedError,
+    DamagedError,
+    NotThereError,
+    UnavailableError,
+)
 from cluster.store.folder import FolderStore, free_bytes
 from cluster.store.interface import Stat, Store, Version
 from cluster.store.retry import RetryPolicy
 from cluster.store.url import open_store
-from cluster.store.waiting import StoreWait, WaitingStore, wait_for_store
+from cluster.store.waiting import StoreWait, WaitingStore, wait_for_store, wait_while_busy
 
 __all__ = [
     "AlreadyThereError",
+    "BusyError",
     "ChangedError",
     "DamagedError",
     "FolderStore",
@@ -23,4 +31,5 @@ __all__ = [
     "free_bytes",
     "open_store",
     "wait_for_store",
+    "wait_while_busy",
 ]

@@ -25,6 +25,10 @@ class UnavailableError(StoreError):
     """The server cannot be reached or does not answer as it should, although it was asked again: waiting may help."""
 
 
+class BusyError(UnavailableError):
+    """The server answers that it cannot serve the request now (429, 503, SlowDown), and did so again."""
+
+
 class ConditionFailedError(Exception):
     """What a `put_new` or a `replace` asks for is not so. For the store's own parts: callers get one of the above."""
 

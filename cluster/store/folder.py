@@ -23,6 +23,7 @@ from cluster.store.errors import (
 from cluster.store.folder_lock import LockHeldError, folder_lock
 from cluster.store.interface import Stat, Store, Version, check_length, check_sha256
 from cluster.store.retry import RetryPolicy
+from metasr.errors import StoreError
 
 LOCK_LIMIT_S = 10.0  # a holder compares an object with a version and renames a file, which takes milliseconds
 _OLD_S = 86400.0
@@ -36,16 +37,28 @@ _REASONS = {
     errno.EOPNOTSUPP: "Choose a folder on a file system that has hard links and locks",
 }
 
+_AWAY = (errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV)
+"""What file systems answer whose server is away."""
+
+
+class UnmountedError(Exception):
+    """The folder of a store that was there has gone."""
+
 
 class FolderStore(Store):
     """A store in a folder, which the first write makes.
 
     A version is the SHA-256 of the content. Nothing is tried again: a file system does that itself.
+
+    Args:
+        root: The folder.
+        policy: How long pauses are.
+        has_begun: See `open_store`.
     """
 
-    def __init__(self, root: Path, policy: RetryPolicy | None = None) -> None:
+    def __init__(self, root: Path, policy: RetryPolicy | None = None, has_begun: bool = False) -> None:
         super().__init__(policy or RetryPolicy())
-        self._root = root
+        self._root, self._has_begun = root, has_begun
         self._cleaned: set[Path] = set()
         self.url = root.as_uri()
 
@@ -71,7 +84,7 @@ class FolderStore(Store):
 
     def _replace(self, key: str, data: bytes | Path, version: Version) -> Version:
         path = self._root / key
-        if not path.is_file():
+        if not self._exists(key):
             raise ConditionFailedError
         with self._complete(path, data) as (part, new_version), folder_lock(path.parent, LOCK_LIMIT_S):
             stat = self._stat(key)
@@ -97,7 +110,15 @@ class FolderStore(Store):
         return data
 
     def _exists(self, key: str) -> bool:
-        return (self._root / key).is_file()
+        if (self._root / key).is_file():
+            return True
+        self._require_mount()
+        return False
+
+    def _require_mount(self) -> None:
+        """Raise UnmountedError if what has begun finds its folder missing, or empty as a mount point is."""
+        if self._has_begun and not (self._root.is_dir() and any(self._root.iterdir())):
+            raise UnmountedError
 
     def _stat(self, key: str) -> Stat | None:
         if not self._exists(key):
@@ -114,6 +135,7 @@ class FolderStore(Store):
             (self._root / key).unlink(missing_ok=True)
 
     def _require(self) -> None:
+        self._require_mount()
         if not self._root.is_dir():
             raise FileNotFoundError(self._root)
 
@@ -130,7 +152,7 @@ class FolderStore(Store):
                 (self._root / parent).rmdir()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FolderStore, (self._root, self.retries.policy)
+        return FolderStore, (self._root, self.retries.policy, self._has_begun)
 
     def _file(self, key: str) -> Path:
         if not self._exists(key):
@@ -141,6 +163,7 @@ class FolderStore(Store):
     def _complete(self, path: Path, data: bytes | Path, sha256: str = "") -> Iterator[tuple[Path, Version]]:
         """Yield a file with the whole content, safe on the disk, and its version. It is gone afterwards."""
         # Beside its target, because a rename is atomic only within one file system.
+        self._require_mount()  # or the folder would be made on the disk below
         part = path.parent / f".{uuid.uuid4().hex}.part"
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent not in self._cleaned:
@@ -168,13 +191,16 @@ class FolderStore(Store):
             return wrong_body(error)
         if isinstance(error, LockHeldError):
             return Reason(str(error), _FROZEN, UnavailableError)
+        if isinstance(error, UnmountedError):
+            return Reason("the folder is missing or empty", "Mount it again, or put it back", UnavailableError)
         if isinstance(error, FileNotFoundError) and not self._root.is_dir():
             return Reason("the folder does not exist", "Create it, mount it, or correct the URL", NotThereError)
         if isinstance(error, FileNotFoundError):
             return NO_OBJECT
         if isinstance(error, OSError):
             fix = _REASONS.get(error.errno or 0, "Check the folder's rights, free space and mount")
-            return Reason(error.strerror or type(error).__name__, fix)
+            is_away = self._has_begun and error.errno in _AWAY
+            return Reason(error.strerror or type(error).__name__, fix, UnavailableError if is_away else StoreError)
         return None
 
 

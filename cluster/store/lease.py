@@ -163,6 +163,31 @@ class Lease:
                 self._held, self._version = found, version
 
 
+def is_driven(store: Store, run_name: str, tell: Callable[[str], None], patience_s: float = 10.0) -> bool | None:
+    """Return whether a driver is at work on a run; None if the run has no lease here.
+
+    Args:
+        store: Where the run keeps its checkpoints.
+        run_name: Of the run.
+        tell: Told of a wait for a sign of life.
+        patience_s: How long a holder may be silent.
+
+    Raises:
+        StoreError: The store is away or refuses.
+    """
+    watch = _HolderWatch(run_name, tell, patience_s)
+    while True:
+        found, _ = _read(store, f"{run_name}/{LEASE}")
+        if found is None:
+            return None
+        try:
+            if found.holder is None or found.holder.is_gone() or watch.is_silent(found):
+                return False
+        except RunTakenError:
+            return True
+        time.sleep(patience_s / POLLS)
+
+
 class _HolderWatch:
     """Finds out whether the holder of a lease is alive, by our own clock alone."""
 

@@ -9,6 +9,7 @@ from botocore.parsers import ResponseParserError
 
 from cluster.store.errors import (
     NO_OBJECT,
+    BusyError,
     DamagedError,
     NotThereError,
     Reason,
@@ -32,7 +33,7 @@ _ELSEWHERE = Reason("the server sends requests for it elsewhere", "Check AWS_REG
 _ARRIVED_WRONG = Reason(
     "the bytes that arrived at the server are not those that were sent", "Try again", DamagedError, "wrong body"
 )
-_SLOW_DOWN = Reason("the server asks for fewer requests", "Wait, or use fewer workers", UnavailableError, "slow down")
+_SLOW_DOWN = Reason("the server asks for fewer requests", "Wait, or use fewer workers", BusyError, "slow down")
 _CONFLICT = Reason("another write to it was going on", "Try again", UnavailableError, "conflict")
 # An answer to HEAD has no body: its HTTP status stands in for the code.
 _REASONS = {
@@ -41,6 +42,7 @@ _REASONS = {
     "InvalidAccessKeyId": _WRONG_KEY,
     "SignatureDoesNotMatch": _WRONG_SECRET,
     **dict.fromkeys(("ExpiredToken", "InvalidToken", "TokenRefreshRequired"), _EXPIRED),
+    "400": _EXPIRED,  # all that HEAD is told of a session token that has expired
     "AccessDenied": _DENIED,
     "403": _FORBIDDEN,
     "RequestTimeTooSkewed": _CLOCK,
@@ -89,7 +91,8 @@ def _of_answer(error: boto.ClientError) -> Reason:
     if reason := _REASONS.get(code) or (_SLOW_DOWN if status == 429 else None):
         return reason
     if status >= 500:
-        return Reason(f"the server answered {code}", "Wait, and see its log", UnavailableError, "server error")
+        kind = BusyError if status == 503 else UnavailableError  # HEAD is told no more of SlowDown
+        return Reason(f"the server answered {code}", "Wait, and see its log", kind, "server error")
     return Reason(f"the server answered {code}", "See what its manual says of that")
 
 

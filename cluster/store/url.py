@@ -11,10 +11,16 @@ from cluster.store.retry import RetryPolicy
 from metasr.errors import StoreError
 
 
-def open_store(url: str, policy: RetryPolicy | None = None) -> Store:
+def open_store(url: str, policy: RetryPolicy | None = None, *, has_begun: bool = False) -> Store:
     """Return the store at `s3://bucket/prefix`, `file:///folder`, `file:folder` or a plain path.
 
     Nothing is contacted or made. The store's own `url` is absolute: it means the same in any directory.
+
+    Args:
+        url: Of the store.
+        policy: How often and how long a bucket is asked again.
+        has_begun: What uses the store has found something there before. A folder that is missing or empty is then
+            away, like a server that does not answer: a lost mount.
     """
     policy = policy or RetryPolicy()
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url)
@@ -26,7 +32,7 @@ def open_store(url: str, policy: RetryPolicy | None = None) -> Store:
     if scheme == "file":
         rest = unquote(re.sub(r"^//(localhost)?(?=/)", "", rest))
     if scheme in ("", "file") and rest and not rest.startswith("//"):
-        return FolderStore(Path(os.path.expanduser(rest)).absolute(), policy)
+        return FolderStore(Path(os.path.expanduser(rest)).absolute(), policy, has_begun)
     # The rest of the URL is not repeated: it may hold a password.
     why = f"{scheme + ':...' if scheme else 'its URL'} names no folder and no bucket"
     raise StoreError("cannot open the store", why, "Use s3://bucket/prefix, file:///folder or a plain path")

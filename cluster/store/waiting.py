@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.store.errors import Reason, UnavailableError
+from cluster.store.errors import BusyError, Reason, UnavailableError
 from cluster.store.interface import Stat, Store, Version
 from metasr.errors import MetaSRError
 
@@ -21,6 +21,14 @@ def wait_for_store(store: Store, action: Callable[[], T], tell: Callable[[str], 
     return StoreWait(store, tell).run(action)
 
 
+def wait_while_busy(store: Store, action: Callable[[], T], tell: Callable[[str], None]) -> T:
+    """Return what an action returns, which is done again while the server is there and asks for patience.
+
+    For the start of a job, where a store that is away may be one that was never there.
+    """
+    return StoreWait(store, tell, kind=BusyError).run(action)
+
+
 class StoreWait:
     """Does actions again while their store is away.
 
@@ -30,10 +38,17 @@ class StoreWait:
         store: Which the actions use. Its policy says how long the pauses are at most.
         tell: Called with those two lines.
         meanwhile: What happens while the store is away, for the first of them.
+        kind: Of the errors after which an action is done again.
     """
 
-    def __init__(self, store: Store, tell: Callable[[str], None], meanwhile: str = "waiting for the store") -> None:
-        self._store, self._tell, self._meanwhile = store, tell, meanwhile
+    def __init__(
+        self,
+        store: Store,
+        tell: Callable[[str], None],
+        meanwhile: str = "waiting for the store",
+        kind: type[UnavailableError] = UnavailableError,
+    ) -> None:
+        self._store, self._tell, self._meanwhile, self._kind = store, tell, meanwhile, kind
         self._lock = threading.Lock()
         self._num_waiting, self._began = 0, 0.0
 
@@ -49,12 +64,12 @@ class StoreWait:
         """
         try:
             return action()
-        except UnavailableError as error:
+        except self._kind as error:
             first = error
         closed = closed or threading.Event()
         with self._waiting(first):
             while not closed.wait(self._pause_s()):
-                with suppress(UnavailableError):
+                with suppress(self._kind):
                     return action()
             raise first
 

@@ -16,9 +16,9 @@ from cluster.store import open_store
 from cluster.stream import read_index, shard_cache, validation_slices
 from cluster.sweep.record import SweepRecord, Trial
 from cluster.sweep.space import SweepPlan
-from cluster.training.driver import register_trial
 from cluster.training.identify import RunSpec
 from cluster.training.observers import OUTCOME
+from cluster.training.registration import register_trial
 from metasr.data.degrade import Degradation
 from metasr.errors import ConfigError, MetaSRError, StoreError
 from metasr.evaluation import evaluate

@@ -27,8 +27,9 @@ from cluster.sweep.search import Search, num_left, scheduler
 from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import MEMBER, SweepContext, TrialRun
 from cluster.sweep.watcher import Watcher
-from cluster.training.group import LOOK_AGAIN_S, Stop
+from cluster.training.group import LOOK_AGAIN_S
 from cluster.training.mailbox import Mail, mail
+from cluster.training.stop import Stop
 from metasr.context import Request
 from metasr.errors import MetaSRError, TrainingError
 from metasr.identity import RunIdentity

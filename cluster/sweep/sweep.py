@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.checkpoints import SupersededError
 from cluster.config import SweepConfig
+from cluster.outbox.access import require_access
 from cluster.outbox.run_log import RunLog
 from cluster.preflight import require
 from cluster.recipes import flatten
@@ -25,9 +26,9 @@ from cluster.sweep.search import num_left
 from cluster.sweep.session import Session
 from cluster.sweep.space import SweepPlan
 from cluster.sweep.watcher import Watcher
-from cluster.training.group import Stop
 from cluster.training.identify import RunSpec, identify
 from cluster.training.naming import deciding, former_run_name, run_name, stored_name
+from cluster.training.stop import Stop
 from metasr.identity import RunIdentity
 
 Tell = Callable[[str], None]
@@ -72,6 +73,7 @@ def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = 
     tell(f"sweep {new.name}, code {identity.code_version[:12]}")
     tell(f"objective: {new.objective}")
     folder = f"{FOLDER}/{new.name}"
+    require_access(config.tracking, tell)
     with Lease.acquire(storage, folder, tell) as lease, _log(config, new, identity) as log:
         ledger, stop = TrialLedger(storage, folder, lease.fence, new), Stop(tell)
         requeue(ledger)

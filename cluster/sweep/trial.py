@@ -24,9 +24,9 @@ from cluster.sweep.objective import Objective
 from cluster.sweep.record import Point
 from cluster.sweep.space import SweepPlan
 from cluster.training.driver import InSweep, train
-from cluster.training.group import Stop
 from cluster.training.identify import RunSpec
 from cluster.training.naming import stored_run_name
+from cluster.training.stop import Stop
 from cluster.watch import Event
 from metasr.context import Request
 from metasr.errors import MetaSRError, StoreError

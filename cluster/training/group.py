@@ -1,14 +1,10 @@
 """Ray Train around `cluster.training.worker`: a group of workers that comes back from faults, until training ends."""
 
 import math
-import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
-from types import FrameType
 from typing import Protocol
 
 import ray
@@ -26,62 +22,15 @@ from cluster.training.identify import Prepared
 from cluster.training.listener import Listener
 from cluster.training.mailbox import Mail, mail
 from cluster.training.ray_context import Job
+from cluster.training.stop import Stop
 from cluster.training.worker import train_worker
 from cluster.watch import Event
-from metasr.context import Request
 from metasr.errors import MetaSRError, TrainingError
 
 LOOK_AGAIN_S = 0.5
 NO_WORKERS_S = 10.0  # workers poll for requests every half second: without for so long, there are none
 RELEASE_S = 30.0  # for Ray Train to give back its place in the cluster, for which other trials of a sweep wait
 ROOM_S = 25.0  # for so long there must be room for more workers: Ray looks at its nodes every 20 s
-
-
-class Stop:
-    """A request to end: by SIGTERM and Ctrl-C, or by a sweep, after a checkpoint; a second signal ends at once.
-
-    Args:
-        tell: Told what was requested.
-
-    Attributes:
-        signal: The first signal, 0 if there was none; SIGTERM stands for a sweep.
-        name: Who requested it, such as SIGTERM.
-        status: What the run is to be called then, in MLflow: KILLED, or FAILED.
-    """
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self.signal, self.name, self.status = 0, "nobody", "KILLED"
-        self._tell = tell
-        self._forward: Callable[[Request], None] = lambda request: None
-
-    def request(self, name: str, number: int = signal.SIGTERM, *, status: str = "KILLED") -> None:
-        """Request a checkpoint and an end, in the name of somebody. A second request changes nothing."""
-        if not self.signal:
-            self.signal, self.name, self.status = number, name, status
-            self._forward(Request.STOP)
-
-    @contextmanager
-    def forwarded_to(self, forward: Callable[[Request], None]) -> Iterator[None]:
-        """Forward requests until the block ends; in the main thread of a process, which alone can, also signals."""
-        self._forward = forward
-        if self.signal:  # requested before there was anybody to forward to
-            forward(Request.STOP)
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            if self.signal:
-                raise KeyboardInterrupt
-            self.request(signal.Signals(number).name, number)
-            self._tell(f"{self.name}: keeping a checkpoint after this step; once more ends at once")
-
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class Observer(Protocol):
@@ -112,7 +61,8 @@ def train_on_ray(run: Prepared, lease: Lease, observer: Observer, stop: Stop) ->
         weights = ray.put(run.initial.generator.state_dict() if run.initial else None)
         job = Job(portable(run.config), run.identity, lease.fence, box.actor, weights)
         # Ray Train wants a place for checkpoints; it is given none to keep there.
-        with stop.forwarded_to(box.request), tempfile.TemporaryDirectory() as unused:
+        forwarded = stop.forwarded_to(box.request, lambda: box.silent_s < NO_WORKERS_S)
+        with forwarded, tempfile.TemporaryDirectory() as unused:
             outcome = _fit_in_thread(_trainer(run.config, job, unused))
             observer.mark("fit")
             _wait(outcome, box, lease, stop, _Room(resources))

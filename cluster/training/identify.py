@@ -14,7 +14,7 @@ from cluster.preflight.services import Data
 from cluster.recipes import Resolved
 from cluster.registry import Registry
 from cluster.runtime.code_version import code_version
-from cluster.store import open_store
+from cluster.store import open_store, wait_while_busy
 from cluster.stream import read_index
 from cluster.training.naming import stored_run_name
 from metasr.errors import ConfigError
@@ -99,7 +99,8 @@ def load_initial(spec: RunSpec) -> Bundle | None:
     if not spec.init_from:
         return None
     with tempfile.TemporaryDirectory() as download:
-        folder = Registry(spec.config.tracking).locate(spec.init_from, Path(download)).folder
+        registry = Registry(spec.config.tracking, spec.config.storage.url)
+        folder = registry.locate(spec.init_from, Path(download)).folder
         bundle = load_bundle(folder, torch.device("cpu"))
     require_same_network(bundle.about["config"]["model"], spec.config, f"start from {spec.init_from}")
     return bundle
@@ -124,7 +125,10 @@ def identify(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda l
         )
     check_perceptual(config.loss)
     store = open_store(config.data.url)
-    digest = read_index(store, spec.data_digest).digest()
+    digest = wait_while_busy(store, lambda: read_index(store, spec.data_digest), tell).digest()
     bundle, branch = initial.digest if initial else "", str(spec.fork) if spec.fork else ""
-    name = stored_run_name(config, spec.recipe, digest, bundle or branch, tell)
+    storage = open_store(config.storage.url)
+    name = wait_while_busy(
+        storage, lambda: stored_run_name(config, spec.recipe, digest, bundle or branch, tell), tell
+    )
     return RunIdentity(name, code_version(), store.url, digest, bundle, branch)

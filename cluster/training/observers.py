@@ -11,6 +11,7 @@ from cluster.outbox.run_log import RunLog
 from cluster.redaction import one_line
 from cluster.store.lease import Lease
 from cluster.training.curves import curves
+from cluster.training.stop import Interrupted
 from cluster.watch import Event, RunReport, Watch
 from metasr.errors import StoreError
 
@@ -50,6 +51,7 @@ class Observers:
         self._watch = Watch(num_steps, self.tell, terminal=terminal)
         self._see_in_sweep: SeeInSweep = see_in_sweep or (lambda event: {})
         self._failures: set[tuple[str, type[Exception]]] = set()
+        self._has_ended = False
 
     def tell(self, line: str) -> None:
         """Print a line, where there is still somebody to read it."""
@@ -89,10 +91,10 @@ class Observers:
         try:
             yield
         except BaseException as error:
-            if isinstance(error, SupersededError) or lease.lost.is_set():
+            if isinstance(error, SupersededError) or lease.lost.is_set() or self._has_ended:
                 self._isolated("terminal", self._watch.close)
             elif isinstance(error, KeyboardInterrupt):
-                self.finish("KILLED", "interrupted")
+                self.finish("KILLED", f"stopped by {error.name}" if isinstance(error, Interrupted) else "interrupted")
             else:
                 self.finish("FAILED", f"failed: {error}")
             raise
@@ -116,8 +118,12 @@ class Observers:
         self.records.text(REPORT, report)
         self.records.tag(OUTCOME, outcome)
         self.records.status(status)
-        not_sent = self.records.drain(LAST_RECORDS_S)
-        self._report.finish(outcome, records_not_sent=not_sent)
-        for line in self._report.lines():
-            self.tell(line)
+        self._has_ended = True
+        try:
+            self.records.drain(LAST_RECORDS_S)
+        finally:  # a signal ends the wait alone
+            not_sent = self.records.remaining
+            self._report.finish(outcome, records_not_sent=not_sent)
+            for line in self._report.lines():
+                self.tell(line)
         return not_sent

@@ -74,7 +74,7 @@ class RayContext:
         if self.num_workers > 1:
             self._group = cast(ProcessGroup, torch.distributed.new_group(timeout=COLLECTIVE_WAIT))
         self._job, self._data, self._crops, self._progress = job, data, crops, progress
-        self._storage = open_store(job.config.storage.url)
+        self._storage = open_store(job.config.storage.url, has_begun=True)
         progress.stores.append(self._storage)
         self._checkpoints = RunCheckpoints(self._storage, job.identity.run_name)
         self._uploader: Uploader | None = None

@@ -59,7 +59,7 @@ def _train(job: Job, progress: Progress) -> None:
     identity = replace(job.identity, code_version=code_version())
     if identity != job.identity:
         log.warning("code %s runs here, and %s where the driver is", identity.code_version, job.identity.code_version)
-    store = open_store(config.data.url)
+    store = open_store(config.data.url, has_begun=True)
     progress.stores.append(store)
     index = wait_for_store(store, partial(read_index, store, job.identity.data_digest), log.warning)
     cache = shard_cache(store, config.storage.cache, config.storage.cache_gb)

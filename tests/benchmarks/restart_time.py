@@ -24,8 +24,8 @@ from cluster.config import JobConfig
 from cluster.recipes import Layer, resolve
 from cluster.store import open_store
 from cluster.training.driver import InSweep, train
-from cluster.training.group import Stop
 from cluster.training.identify import RunSpec
+from cluster.training.stop import Stop
 from cluster.watch import Event
 from tests.chaos.killer import send, train_workers
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare

@@ -27,8 +27,8 @@ from cluster.recipes import Layer, resolve
 from cluster.runtime.connection import connected
 from cluster.store import open_store
 from cluster.training.driver import InSweep, train
-from cluster.training.group import Stop
 from cluster.training.identify import RunSpec
+from cluster.training.stop import Stop
 from cluster.watch import Event
 from metasr.evaluation.pictures import png_bytes
 from tests.cluster.fault_proxy import FaultProxy, Slow
@@ -133,7 +133,7 @@ def of_training(uri: str, folder: Path, name: str, steps: int) -> tuple[float, .
     end_s = time.monotonic() - turn.last_told
     cuts = statistics.quantiles(turn.step_s, n=100)
     times_ms = (1000 * value for value in (cuts[49], cuts[98], max(turn.step_s)))
-    return (*times_ms, sum(turn.step_s), end_s, float(trained.records_not_sent))
+    return (*times_ms, sum(turn.step_s), end_s, float(trained.sent.num_waiting))
 
 
 def cells(values: tuple[float, ...] | list[float]) -> str:

@@ -78,7 +78,7 @@ def test_refused_records_keep_their_folder(tmp_path):
         outbox.refuse(record, "not a name")
         outbox.mark_sent([record])
     with Outbox(tmp_path / "run") as again:
-        assert (again.remaining(), again.num_refused()) == (0, 1)
+        assert (again.remaining(), len(again.refusals())) == (0, 1)
 
 
 def test_no_record_is_lost_to_a_folder_that_another_removes_at_that_moment(tmp_path):

@@ -235,12 +235,12 @@ def test_a_run_without_a_server_ends_well_and_says_how_to_send_the_rest(config, 
     said = []
     wait_until(lambda: not sync(away, lambda line: None, uri_is_given=False).num_skipped)  # its last try has ended
     assert "127.0.0.1" in sync(away, said.append, uri_is_given=False).failure
-    assert said == ["run run-1: 27 records are still to be sent"]
+    assert said == [f"run run-1: 27 records are still to be sent, which wait in {config.spool}/run-1"]
     kept = b"".join(path.read_bytes() for path in Path(config.spool).rglob("*") if path.is_file())
     for words in (kept.decode("latin-1"), caplog.text, log.last_error):
         assert "hush" not in words
     assert sync(config, said.append, uri_is_given=True) == NOTHING_LEFT
-    assert said[1:] == ["run run-1: 27 records sent"]
+    assert said[1].startswith("run run-1: 27 records sent (20 metrics, ")
     assert_everything_is_there(config, range(20))
     assert sync(config, said.append, uri_is_given=True) == NOTHING_LEFT
     assert len(said) == 2

@@ -107,6 +107,13 @@ def test_a_refusal_says_why_at_once(s3_url, monkeypatch, answer, why, fix):
     assert not store.retries.counts
 
 
+def test_credentials_that_have_expired_are_named_also_where_the_answer_has_no_body(s3_url, monkeypatch):
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], always(Answer(400))) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with pytest.raises(StoreError, match="have expired"):
+            open_store(s3_url).require()
+
+
 # Connections
 
 

@@ -1,13 +1,17 @@
 """A folder as a store: what an object is while it is written, and what is left of a write that fails or is killed."""
 
+import copy
+import errno
 import os
 import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from cluster.store import open_store
+from cluster.store import NotThereError, UnavailableError, open_store
 from metasr.errors import StoreError
 from tests.patience import PATIENCE_S
 
@@ -100,3 +104,42 @@ def test_a_file_is_no_store(tmp_path):
     for use in (store.require, lambda: store.get(KEY), lambda: store.put(KEY, b"x")):
         with pytest.raises(StoreError):
             use()
+
+
+@pytest.mark.parametrize("mount_point_stays", [False, True])
+def test_a_folder_that_was_there_and_has_gone_is_waited_for_and_not_made_anew(
+    folder_store, tmp_path, mount_point_stays
+):
+    folder_store.put(KEY, b"old")
+    begun = copy.copy(open_store(str(tmp_path / "store"), has_begun=True))  # as it goes to a worker
+    away, root = tmp_path / "away", tmp_path / "store"
+    root.rename(away)
+    if mount_point_stays:
+        root.mkdir()
+    for act in (begun.require, partial(begun.get, KEY), partial(begun.exists, KEY), partial(begun.put, KEY, b"new")):
+        with pytest.raises(UnavailableError, match="the folder is missing or empty"):
+            act()
+    assert files_under(tmp_path) == [Path(KEY).name]
+    if mount_point_stays:
+        root.rmdir()
+    away.rename(root)
+    assert begun.get(KEY) == b"old"
+    assert not begun.exists("another")
+
+
+def test_a_folder_that_was_never_there_is_a_plain_error(folder_store):
+    with pytest.raises(NotThereError, match="the folder does not exist"):
+        folder_store.get(KEY)
+
+
+def test_a_file_system_whose_server_has_gone_is_waited_for(tmp_path, monkeypatch):
+    begun = open_store(str(tmp_path), has_begun=True)
+    file = tmp_path / "object"
+    file.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(UnavailableError, match="Stale file handle"):
+        begun.get("object")

@@ -1,12 +1,23 @@
 """Waiting for a store that is away: how often it is said, what ends it, and what is an answer."""
 
 import copy
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cluster.store import NotThereError, RetryPolicy, StoreWait, UnavailableError, WaitingStore, open_store
+from cluster.store import (
+    BusyError,
+    NotThereError,
+    RetryPolicy,
+    StoreWait,
+    UnavailableError,
+    WaitingStore,
+    open_store,
+    wait_while_busy,
+)
+from tests.cluster.fault_proxy import Answer, FaultProxy, always
 
 AWAY = UnavailableError("cannot read 'a'", "no connection", "Wait")
 
@@ -75,3 +86,23 @@ def test_a_store_that_waits_is_a_store_like_any_other(store, told, tmp_path):
         waiting.get("a")
     assert copy.copy(waiting).url == store.url
     assert told == []
+
+
+def test_at_the_start_a_server_that_asks_for_patience_gets_it_and_one_that_is_not_there_does_not(store, told):
+    answers = [BusyError("cannot read 'a'", "SlowDown"), BusyError("cannot read 'a'", "SlowDown"), AWAY]
+
+    def action():
+        raise answers.pop(0)
+
+    with pytest.raises(UnavailableError, match="no connection"):
+        wait_while_busy(store, action, told.append)
+    assert answers == []
+    assert told == ["waiting for the store: cannot read 'a': SlowDown"]
+
+
+@pytest.mark.parametrize("body", [b"", b"<Error><Code>SlowDown</Code></Error>"])
+def test_a_bucket_that_asks_for_patience_is_told_from_one_that_is_away(s3_url, monkeypatch, body):
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], always(Answer(503, body))) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with pytest.raises(BusyError):
+            open_store(s3_url, RetryPolicy(attempts=1)).require()

@@ -105,7 +105,7 @@ def test_a_submitted_job_trains_on_the_cluster(cluster, tmp_path, store_url):
     arguments = map(str, arguments_of(tmp_path, store_url, settings))
     outcome = submit(cluster, *arguments, RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES="")
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    assert "its best generator is the challenger of meta-srgan" in outcome.stdout
+    assert "its best generator is version 1 of meta-srgan" in outcome.stdout
     _, run = only_run(tmp_path)
     assert run.info.status == "FINISHED"
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -24,8 +24,11 @@ def test_a_run_of_the_same_name_is_the_same_run(config, client):
     again = Run.start(config, "run-1", {"train.seed": 1}, {"code": "new"})
     assert again.run_id == first.run_id
     found = client.get_run(again.run_id)
-    assert found.info.status == "RUNNING"
+    assert (found.info.status, found.info.end_time or None) == ("RUNNING", None)
     assert found.data.tags["code"] == "new"
+    again.finish("FINISHED", 5)
+    found = client.get_run(again.run_id)
+    assert (found.info.status, found.info.end_time) == ("FINISHED", 5)
 
 
 def test_runs_of_other_names_or_experiments_are_other_runs(config):

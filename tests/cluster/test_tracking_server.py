@@ -67,6 +67,16 @@ def test_what_a_run_tells_arrives_and_its_bundle_is_found(trainer, config, regis
     assert artifact(registry.client, run.info.run_id, picture, tmp_path) == png.getvalue()
 
 
+def test_a_run_that_goes_on_has_no_end_until_it_ends_again(trainer, config):
+    start(config).finish("KILLED", 5)
+    run = start(config)
+    found = connect(config).get_run(run.run_id).info
+    assert (found.status, found.end_time) == ("RUNNING", None)
+    run.finish("FINISHED", 7)
+    found = connect(config).get_run(run.run_id).info
+    assert (found.status, found.end_time) == ("FINISHED", 7)
+
+
 def test_a_better_version_is_promoted_and_rolled_back(config, registry, bundles, versions, champion):
     assert promote(registry, "1", GATE, print) == ("1", None)
     with pytest.raises(RegistryError, match="has not been evaluated"):

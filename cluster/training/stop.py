@@ -1,0 +1,136 @@
+"""How a run is asked to end: by SIGTERM and Ctrl-C, or by a sweep."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from metasr.context import Request
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+GRACE_S = 30.0
+"""What a checkpoint, its upload and the last records may take after a signal."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the program where it is.
+
+    Args:
+        number: Of the signal.
+
+    Attributes:
+        exit_code: Of the program.
+        name: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name, self.exit_code = signal.Signals(number).name, 128 + number
+        super().__init__(f"stopped by {self.name}")
+
+
+class Stop:
+    """A request to end, after a checkpoint where there are workers to save one; a second signal ends at once.
+
+    Args:
+        tell: Told what was requested.
+
+    Attributes:
+        signal: The first signal, 0 if there was none; SIGTERM stands for a sweep.
+        name: Who requested it, such as SIGTERM.
+        status: What the run is to be called then, in MLflow: KILLED, or FAILED.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.signal, self.name, self.status = 0, "nobody", "KILLED"
+        self._tell = tell
+        self._forward: Callable[[Request], None] | None = None
+        self._is_deferred, self._deferred = False, 0
+        self._has_workers: Callable[[], bool] = lambda: True
+
+    def request(self, name: str, number: int = signal.SIGTERM, *, status: str = "KILLED") -> None:
+        """Request a checkpoint and an end, in the name of somebody. A second request changes nothing."""
+        if not self.signal:
+            self.signal, self.name, self.status = number, name, status
+            if self._forward is not None:
+                self._forward(Request.STOP)
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Take signals until the block ends; only the main thread of a process can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.hear()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def hear(self) -> None:
+        """Take signals back from who took them meanwhile, as Ray does when it starts."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._on_signal)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let a first signal wait for the end of the block, before there is anybody to forward to."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+        if self._deferred:
+            raise Interrupted(self._deferred)
+
+    @contextmanager
+    def forwarded_to(
+        self, forward: Callable[[Request], None], has_workers: Callable[[], bool] = lambda: True
+    ) -> Iterator[None]:
+        """Forward requests, and signals as requests, until the block ends.
+
+        Args:
+            forward: Takes them.
+            has_workers: Whether there are workers to save a checkpoint.
+        """
+        with self.heard():
+            self._forward, self._has_workers = forward, has_workers
+            try:
+                if self.signal:  # requested before there was anybody to forward to
+                    forward(Request.STOP)
+                yield
+            finally:
+                self._forward = None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._is_deferred and not self.signal:
+            self.request(signal.Signals(number).name, number)
+            self._deferred = number
+            return
+        if self.signal or self._forward is None:
+            self.request(signal.Signals(number).name, number)
+            raise Interrupted(number)
+        self.request(signal.Signals(number).name, number)
+        now = "keeping a checkpoint after this step" if self._has_workers() else "no workers, ending"
+        with suppress(Exception):  # a terminal that was closed
+            self._tell(f"{self.name}: {now}; once more ends at once")
+
+
+def short_grace() -> str:
+    """Return a warning if Ray kills a submitted job too soon after `ray job stop`; empty if not."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return ""
+    try:
+        seconds = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3"))
+    except ValueError:
+        return ""
+    if seconds >= GRACE_S:
+        return ""
+    return (
+        f"`ray job stop` kills this job after {seconds:g} s, maybe before its checkpoint is saved: "
+        f"set RAY_JOB_STOP_WAIT_TIME_S={GRACE_S:g} where Ray is started"
+    )
