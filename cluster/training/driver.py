@@ -117,6 +117,8 @@ def _train_on_nodes(run: Prepared, lease: Lease, observers: Observers, stop: Sto
             train_on_ray(run, lease, observers, stop)
     except SystemExit:  # by which Ray answers a SIGTERM while it starts
         raise Interrupted(signal.SIGTERM) from None
+    finally:
+        stop.hear()
 
 
 def _conclude(

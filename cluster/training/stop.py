@@ -46,7 +46,7 @@ class Stop:
         self.signal, self.name, self.status = 0, "nobody", "KILLED"
         self._tell = tell
         self._forward: Callable[[Request], None] | None = None
-        self._is_deferred, self._deferred = False, 0
+        self._is_heard, self._is_deferred, self._deferred = False, False, 0
         self._has_workers: Callable[[], bool] = lambda: True
 
     def request(self, name: str, number: int = signal.SIGTERM, *, status: str = "KILLED") -> None:
@@ -62,17 +62,19 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before, was_heard = {number: signal.getsignal(number) for number in SIGNALS}, self._is_heard
+        self._is_heard = True
         self.hear()
         try:
             yield
         finally:
+            self._is_heard = was_heard
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def hear(self) -> None:
-        """Take signals back from who took them meanwhile, as Ray does when it starts."""
-        if threading.current_thread() is threading.main_thread():
+        """Take signals back, in a block of `heard`, from who took them meanwhile: Ray does when it starts and ends."""
+        if self._is_heard and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._on_signal)
 
