@@ -73,7 +73,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def hear(self) -> None:
-        """Take signals back, in a block of `heard`, from who took them meanwhile: Ray does when it starts and ends."""
+        """Take signals back, in a block of `heard`, from Ray, which takes them when it starts and ends."""
         if self._is_heard and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._on_signal)
