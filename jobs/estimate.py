@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config import JobConfig
 from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.inputs import check_training
 
 if TYPE_CHECKING:
     from cluster.planning.forecast import Estimate
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     add_settings(parser, JobConfig)
     known = parser.parse_known(arguments)
     resolved = settings(JobConfig, known, known.recipe)
+    check_training(resolved.config)
 
     from cluster.planning.estimate import estimate
     from cluster.training.identify import RunSpec

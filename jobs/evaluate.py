@@ -8,6 +8,7 @@ from cluster.command import command
 from cluster.config import EvaluateConfig
 from cluster.watch.bar import Bar
 from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.inputs import check_data, check_weights
 from metasr.errors import ConfigError
 
 DESCRIPTION = """Compare a model with bicubic and Lanczos interpolation, and with other models, on the validation
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str]) -> None:
     asked = resolved.origins["eval.scales"] != "default"
     if known.all_scales and asked:
         raise ConfigError("--all-scales and --eval.scales", "both set the scales", "Give one of them")
+    if url := resolved.config.data.url:
+        check_data(url)
+    check_weights(known.perceptual_weights)
 
     from cluster.evaluation import EvaluationRequest, evaluate_model
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cluster.command import command
 from cluster.config import JobConfig, TrackingConfig, expand
 from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.inputs import check_training
 
 if TYPE_CHECKING:
     from cluster.training.driver import Trained
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     if known.print_config:
         print(resolved.text())
         return 0
+    check_training(resolved.config)
 
     from cluster.checkpoints.fork import Fork
     from cluster.training.identify import RunSpec

@@ -151,8 +151,9 @@ class TrainConfig(Section):
     """An update that is NaN or infinite ends the run, or is left out."""
     max_skipped: Annotated[int, SAME_RUN] = Field(10, ge=0)
     """With skip: a run that has left out more updates ends."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the convolutions; weights, losses, meta-upscale and optimiser stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Arithmetic of the convolutions; weights, losses, meta-upscale and optimiser stay float32. auto: bfloat16 where
+    all processors or GPUs of the workers compute it natively, else float32; a run keeps what it began with."""
     log_every_steps: Annotated[int, SAME_RUN] = Field(50, ge=1)
     """Steps between lines of the log and points of the curves."""
     seed: int = Field(0, ge=0)

@@ -1,5 +1,7 @@
 """The project's exceptions: what happened, why, and what to do about it."""
 
+import signal
+
 
 class MetaSRError(Exception):
     """A problem that the user can solve.
@@ -64,3 +66,19 @@ class DivergedError(TrainingError):
 
 class RegistryError(MetaSRError):
     """A model version that does not exist, or that the promotion gate rejects."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the program where it is.
+
+    Args:
+        number: Of the signal.
+
+    Attributes:
+        exit_code: Of the program.
+        name: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name, self.exit_code = signal.Signals(number).name, 128 + number
+        super().__init__(f"stopped by {self.name}")

@@ -1,6 +1,7 @@
 """What `metasr train` would do, said without doing it: nothing is written, Ray is not started.
 
-MLflow is asked only for a model to start from, and the network only for weights of the VGG that nobody named.
+A cluster is asked for its precision where `train.precision` is auto and the run has not begun. MLflow is asked only
+for a model to start from, and the network only for weights of the VGG that nobody named.
 """
 
 import time
@@ -13,7 +14,7 @@ from cluster.preflight.services import Data, inspect_data, inspect_shards
 from cluster.redaction import without_password
 from cluster.store import open_store
 from cluster.stream import ShardCrops
-from cluster.training.identify import RunSpec, identify, load_initial
+from cluster.training.identify import RunSpec, identify, load_initial, settled
 from metasr.data.order import SampleOrder
 
 MB = 1e6
@@ -28,10 +29,12 @@ def dry_run(spec: RunSpec) -> list[str]:
     Raises:
         MetaSRError: The settings or the data cannot be used, or the storage cannot be read.
     """
-    config = spec.config
-    identity = identify(spec, load_initial(spec))
+    initial, lines = load_initial(spec), list[str]()
+    spec = settled(spec, initial, lines.append)
+    config, identity = spec.config, identify(spec, initial)
     data = inspect_data(config)
     return [
+        *lines,
         f"run {identity.run_name}, code {identity.code_version[:12]}",
         _state(config, identity.run_name, spec.fork),
         f"data: {data.store.url}: {data.index.summary()}",

@@ -18,7 +18,7 @@ from cluster.preflight import require
 from cluster.store import Store, open_store
 from cluster.store.lease import LEASE, Lease
 from cluster.training.group import train_on_ray
-from cluster.training.identify import Prepared, RunSpec, identify
+from cluster.training.identify import Prepared, RunSpec, identify, settled
 from cluster.training.stop import Stop
 from cluster.watch import Event, RunReport
 from metasr.errors import ConfigError, TrainingError
@@ -40,6 +40,7 @@ def estimate(spec: RunSpec, tell: Callable[[str], None], *, steps: int = 20) -> 
     """
     if steps < 2:
         raise ConfigError(f"--steps {steps}", "one step shows nothing about the next", "Give 2 or more, such as 20")
+    spec = settled(spec, tell=tell)
     config, identity = spec.config, identify(spec)
     data = require(config, tell)
     began, observer = time.monotonic(), _Recorder()

@@ -17,16 +17,16 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, RayError, TaskUnsched
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config import JobConfig, portable
-from cluster.preflight.node import NodeFacts, inspect_node
+from cluster.preflight.node import NodeFacts, computes_bfloat16, inspect_node
 from cluster.preflight.results import Judgement, ok, problem, warning
 from cluster.preflight.services import Data, is_loopback
-from cluster.runtime.connection import connected
+from cluster.redaction import one_line
+from cluster.runtime.connection import connected, token_reason
 from cluster.store import Store
 from metasr.errors import ConfigError, MetaSRError
 
 ANSWER_S = 5.0
 NODES_ANSWER_S = 90.0
-_TOKEN_NAMES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 class NoAnswerError(ConfigError):
@@ -92,11 +92,9 @@ def _dashboard() -> str:
 
 def no_ray(address: str) -> str:
     """Return the likely cause when Ray cannot be joined."""
-    has_token = any(os.environ.get(name) for name in _TOKEN_NAMES) or os.path.exists(
-        os.path.expanduser("~/.ray/auth_token")
-    )
-    token = "the token here is not the cluster's" if has_token else "no token is set here"
-    return f"cannot join Ray at {address}: it is no Ray, or {token}" if address else "Ray did not start here"
+    if not address:
+        return "Ray did not start here"
+    return f"cannot join Ray at {address}: it is no Ray, or {token_reason()}"
 
 
 def _requires_token(dashboard: str) -> bool | None:
@@ -164,6 +162,30 @@ def inspect_nodes(config: JobConfig, cluster: Cluster, data: Data | None, storag
     """
     answers = _answers(config, cluster.nodes, data, storage, NODES_ANSWER_S)
     return [_facts(config, node, answer) for node, answer in answers]
+
+
+def nodes_without_bfloat16(config: JobConfig) -> list[str]:
+    """Ask the nodes that workers fit on, at once, and return the addresses of those whose bfloat16 would be slow.
+
+    Raises:
+        ConfigError: A node does not answer, or workers fit on none.
+    """
+    fix = "Give --train.precision float32 or bfloat16, or run the same command again later"
+    nodes = [node for node in ray.nodes() if node["Alive"] and workers_on(config, node["Resources"])]
+    if not nodes:
+        raise ConfigError("train.precision auto", "no node that a worker fits on is there to be asked", fix)
+    ask = ray.remote(num_cpus=0, max_retries=0)(computes_bfloat16)
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            config.resources.gpu
+        )
+        for node in nodes
+    ]
+    try:
+        answers = ray.get(asked, timeout=NODES_ANSWER_S)
+    except RayError as error:
+        raise ConfigError("train.precision auto", f"not all nodes answer ({one_line(error)})", fix) from None
+    return [node["NodeManagerAddress"] for node, has in zip(nodes, answers, strict=True) if not has]
 
 
 def inspect_start(

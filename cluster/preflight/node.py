@@ -11,12 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from cluster.config import JobConfig
 from cluster.preflight.services import PATIENCE, try_store
 from cluster.runtime.code_version import code_version
 from cluster.store import free_bytes, open_store
 from cluster.stream import read_index
 from metasr.errors import MetaSRError
+from metasr.training.arithmetic import has_bfloat16
 from metasr.vgg_weights import find_weights
 
 CARDS_TIMEOUT_S = 60
@@ -25,6 +28,12 @@ _CARDS = """
 import json, torch
 cards = range(torch.cuda.device_count())
 print(json.dumps([[torch.cuda.get_device_name(i), torch.cuda.mem_get_info(i)[0]] for i in cards]))
+"""
+_ALL_CARDS = """
+import torch
+cards = range(torch.cuda.device_count())
+native = [not torch.cuda.set_device(i) and torch.cuda.is_bf16_supported(including_emulation=False) for i in cards]
+print(bool(native) and all(native))
 """
 
 
@@ -103,6 +112,16 @@ def inspect_node(config: JobConfig, address: str, data_digest: str, marker: str,
     )
 
 
+def computes_bfloat16(gpu: bool) -> bool:
+    """Return whether all GPUs of this machine, or else its processor, compute bfloat16 natively."""
+    if not gpu:
+        return has_bfloat16(torch.device("cpu"))
+    try:
+        return _said([sys.executable, "-c", _ALL_CARDS], _seeing_cards()).strip() == "True"
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what must be equal on the driver and on all nodes."""
     libraries = {name: importlib.metadata.version(name) for name in ("torch", "ray")}
@@ -161,7 +180,7 @@ def _vgg_sha256(config: JobConfig, failures: list[str]) -> str:
 
 
 def _cards(failures: list[str]) -> tuple[tuple[Card, ...], str]:
-    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment = _seeing_cards()
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         driver = _said(query, environment).splitlines()[0].strip()
@@ -170,6 +189,10 @@ def _cards(failures: list[str]) -> tuple[tuple[Card, ...], str]:
         failures.append(f"torch does not see its GPUs ({type(error).__name__})")
         return (), ""
     return tuple(Card(kind, free) for kind, free in found), driver
+
+
+def _seeing_cards() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
 
 
 def _said(command: list[str], environment: dict[str, str]) -> str:

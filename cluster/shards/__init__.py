@@ -12,8 +12,10 @@ from cluster.shards.index import (
     Sample,
     Shard,
     Split,
+    data_store,
     index_key,
     quick_checksum,
+    require_index,
     shard_name,
 )
 from cluster.shards.writer import Limit, ShardWriter, sample_bytes, shard_bytes
@@ -28,8 +30,10 @@ __all__ = [
     "Shard",
     "ShardWriter",
     "Split",
+    "data_store",
     "index_key",
     "quick_checksum",
+    "require_index",
     "sample_bytes",
     "shard_bytes",
     "shard_name",

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cluster.config import Kind
+from cluster.store import Store, open_store
 from metasr.config import Section
 from metasr.data.patients import patient_of
 from metasr.data.split import digest_of_names
-from metasr.errors import DataError
+from metasr.errors import ConfigError, DataError
 
 INDEX = "index.json"
 INDEXES = "indexes"
@@ -175,6 +176,23 @@ def shard_name(split: Split, number: int, sha256: str) -> str:
     while another data set is prepared into the same store.
     """
     return f"{split}-{number:06d}-{sha256[:NAME_DIGITS]}.tar"
+
+
+def data_store(url: str) -> Store:
+    """Return the store that `data.url` names; raise ConfigError where it names none."""
+    if not url:
+        raise ConfigError(
+            "data.url is not set", "there is nothing to train on", "Give --data.url, see `metasr prepare`"
+        )
+    return open_store(url)
+
+
+def require_index(store: Store) -> None:
+    """Raise StoreError where a store is not there, and DataError where it holds no data set."""
+    store.require()
+    if not store.exists(INDEX):
+        fix = f"Make one with `metasr prepare -i FOLDER -o {store.url}`"
+        raise DataError(f"store {store.url}", f"it has no {INDEX}", fix)
 
 
 def index_key(digest: str) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 
 from pydantic import ValidationError
 
-from cluster.shards import INDEX, Index, Sample, Shard, Split, index_key, quick_checksum
+from cluster.shards import INDEX, Index, Sample, Shard, Split, index_key, quick_checksum, require_index
 from cluster.store import DamagedError, NotThereError, Store
 from cluster.stream.cache import ShardCache
 from cluster.stream.decode import decode, shown
@@ -29,11 +29,7 @@ def read_index(store: Store, digest: str = "") -> Index:
         StoreError: The store is not there.
         DataError: It holds no data set, not the one that is wanted, or one that must not be trained on.
     """
-    store.require()
-    if not store.exists(INDEX):
-        raise DataError(
-            f"store {store.url}", f"it has no {INDEX}", f"Make one with `metasr prepare -i FOLDER -o {store.url}`"
-        )
+    require_index(store)
     index = _index(store, INDEX)
     if digest and index.digest() != digest:
         if not store.exists(key := index_key(digest)):

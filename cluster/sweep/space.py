@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -174,6 +174,10 @@ class SweepPlan:
         layers = (*self.below, Layer(TRIAL, settings), self.flags)
         return resolve(JobConfig, [Layer(layer.source, _of_job(layer.values)) for layer in layers])
 
+    def with_precision(self, precision: str) -> "SweepPlan":
+        """Return the plan with a precision for all trials in place of auto."""
+        return replace(self, flags=Layer(self.flags.source, {**self.flags.values, "train.precision": precision}))
+
     def tidy(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of a trial for the values that a searcher chose."""
         return {name: domain.tidy(values[name]) for name, domain in self.space.items()}
@@ -192,6 +196,12 @@ class SweepPlan:
                 f"--{twice[0].replace('_', '-')}",
                 f"the sweep {self.name} searches this setting",
                 "Leave the flag out, or take the setting out of the sweep's space",
+            )
+        if "train.precision" in self.space and "auto" in self.space["train.precision"].values:
+            raise ConfigError(
+                f"train.precision auto in the space of {self.name}",
+                "it is chosen for all trials at once",
+                "Take it out, or list float32 and bfloat16",
             )
         networks = [name for name in self.space if name.startswith("model.")]
         if networks and self.config.search.scheduler == "pbt":

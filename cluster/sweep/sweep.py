@@ -17,6 +17,7 @@ from cluster.recipes import flatten
 from cluster.runtime.code_version import code_version
 from cluster.store import open_store
 from cluster.store.lease import Lease
+from cluster.stream import read_index
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, fitting, forecast, this_machine
 from cluster.sweep.ledger import LEDGER, TrialLedger, read_ledger
 from cluster.sweep.objective import Objective
@@ -28,6 +29,7 @@ from cluster.sweep.space import SweepPlan
 from cluster.sweep.watcher import Watcher
 from cluster.training.identify import RunSpec, identify
 from cluster.training.naming import deciding, former_run_name, run_name, stored_name
+from cluster.training.precision import Precision, choose_precision
 from cluster.training.stop import Stop
 from metasr.identity import RunIdentity
 
@@ -67,7 +69,8 @@ def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = 
     Raises:
         MetaSRError: The settings, the data or the machines cannot be used, or all trials fail.
     """
-    began, config, identity = time.monotonic(), plan.config, identify(RunSpec(plan.sample, plan.recipe))
+    began, plan = time.monotonic(), _settled(plan, tell)
+    config, identity = plan.config, identify(RunSpec(plan.sample, plan.recipe))
     require(config, tell)
     storage, new = open_store(config.storage.url), _new_record(plan, identity, tell)
     tell(f"sweep {new.name}, code {identity.code_version[:12]}")
@@ -110,17 +113,33 @@ def preview(plan: SweepPlan, limits: Limits) -> list[str]:
     Raises:
         MetaSRError: The settings or the data cannot be used, or the storage cannot be read.
     """
+    lines = list[str]()
+    plan = _settled(plan, lines.append)
     config, identity = plan.config, identify(RunSpec(plan.sample, plan.recipe))
     new = _new_record(plan, identity)
     stored, _ = read_ledger(open_store(config.storage.url), f"{FOLDER}/{new.name}/{LEDGER}")
     record = stored.record if stored else new
     return [
+        *lines,
         f"sweep {new.name}, code {code_version()[:12]}",
         f"objective: {new.objective}",
         *(f"searched: {name}  {domain}" for name, domain in new.space.items()),
         *forecast(config, record, fitting(config, this_machine(config)), limits),
         "nothing was written; the capacity is that of this machine alone",
     ]
+
+
+def _settled(plan: SweepPlan, tell: Tell) -> SweepPlan:
+    """Return the sweep with the precision that `train.precision: auto` stands for, the same for all trials."""
+    if plan.config.train.precision != "auto" or not plan.config.data.url:
+        return plan
+    digest = read_index(open_store(plan.config.data.url)).digest()
+    storage = open_store(plan.config.storage.url)
+
+    def begun(precision: Precision) -> bool:
+        return storage.exists(f"{FOLDER}/{sweep_name(plan.with_precision(precision), digest)}/{LEDGER}")
+
+    return plan.with_precision(choose_precision(plan.config, begun, tell))
 
 
 def _new_record(plan: SweepPlan, identity: RunIdentity, tell: Tell = lambda line: None) -> SweepRecord:

@@ -1,6 +1,5 @@
 """A training run from its driver: one at a time, watched, and registered at the end."""
 
-import signal
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +16,7 @@ from cluster.training.group import train_on_ray
 from cluster.training.identify import Prepared, RunSpec, Tell, prepare
 from cluster.training.observers import REPORT, Observers, SeeInSweep
 from cluster.training.registration import REGISTERED, Sent, register_best, registered_before, run_log, sent_by
-from cluster.training.stop import Interrupted, Stop, short_grace
+from cluster.training.stop import Stop, short_grace
 
 
 @dataclass(frozen=True)
@@ -109,16 +108,10 @@ def _train(spec: RunSpec, tell: Tell, terminal: TextIO | None, sweep: InSweep | 
 
 def _train_on_nodes(run: Prepared, lease: Lease, observers: Observers, stop: Stop) -> None:
     """Train on the nodes of the cluster, after a look at them."""
-    try:
-        with connected(run.config.resources.cpus):
-            stop.hear()
-            observers.mark("connected")
-            require_nodes(run.config, run.data, observers.tell)
-            train_on_ray(run, lease, observers, stop)
-    except SystemExit:  # by which Ray answers a SIGTERM while it starts
-        raise Interrupted(signal.SIGTERM) from None
-    finally:
-        stop.hear()
+    with connected(run.config.resources.cpus, observers.tell):
+        observers.mark("connected")
+        require_nodes(run.config, run.data, observers.tell)
+        train_on_ray(run, lease, observers, stop)
 
 
 def _conclude(

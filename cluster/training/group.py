@@ -5,13 +5,14 @@ import tempfile
 import threading
 import time
 from concurrent.futures import Future, wait
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.checkpoints import SupersededError
@@ -68,12 +69,20 @@ def train_on_ray(run: Prepared, lease: Lease, observer: Observer, stop: Stop) ->
             _wait(outcome, box, lease, stop, _Room(resources))
 
 
+class _Trainer(TorchTrainer):
+    """Torch on Ray Train without Ray Data, which costs a process more and an import in each worker at each start."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # of the second version alone
+        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
+
+
 def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
     resources = config.resources
     number: int | tuple[int, int] = resources.num_workers
     if resources.min_workers:
         number = resources.min_workers, resources.num_workers
-    return TorchTrainer(
+    return _Trainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(  # type: ignore[call-arg]  # mypy sees that of Ray Train's first version

@@ -2,22 +2,24 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from cluster.checkpoints.fork import Fork, require_same_network
+from cluster.checkpoints.run import LEDGER
 from cluster.config import JobConfig, check_workers
 from cluster.preflight import require
 from cluster.preflight.services import Data
 from cluster.recipes import Resolved
 from cluster.registry import Registry
 from cluster.runtime.code_version import code_version
+from cluster.shards import data_store
 from cluster.store import open_store, wait_while_busy
 from cluster.stream import read_index
 from cluster.training.naming import stored_run_name
-from metasr.errors import ConfigError
+from cluster.training.precision import Precision, choose_precision
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import Bundle, load_bundle
 from metasr.perceptual import check_perceptual
@@ -83,6 +85,7 @@ def prepare(spec: RunSpec, tell: Tell) -> Prepared:
         MetaSRError: The settings, the data or a store cannot be used.
     """
     initial = load_initial(spec)
+    spec = settled(spec, initial, tell)
     identity = identify(spec, initial, tell)
     tell(f"run {identity.run_name}, code {identity.code_version[:12]}")
     if spec.fork is not None:
@@ -117,18 +120,52 @@ def identify(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda l
     Raises:
         MetaSRError: The settings, the data or the storage cannot be used.
     """
-    config = spec.config
-    check_workers(config)
-    if not config.data.url:
-        raise ConfigError(
-            "data.url is not set", "there is nothing to train on", "Give --data.url, see `metasr prepare`"
-        )
-    check_perceptual(config.loss)
-    store = open_store(config.data.url)
-    digest = wait_while_busy(store, lambda: read_index(store, spec.data_digest), tell).digest()
+    config, digest = spec.config, _look_at_data(spec, tell)
     bundle, branch = initial.digest if initial else "", str(spec.fork) if spec.fork else ""
     storage = open_store(config.storage.url)
     name = wait_while_busy(
         storage, lambda: stored_run_name(config, spec.recipe, digest, bundle or branch, tell), tell
     )
-    return RunIdentity(name, code_version(), store.url, digest, bundle, branch)
+    return RunIdentity(name, code_version(), open_store(config.data.url).url, digest, bundle, branch)
+
+
+def settled(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda line: None) -> RunSpec:
+    """Return the run with the precision that `train.precision: auto` stands for: its name follows from that.
+
+    Args:
+        spec: The run.
+        initial: Bundle that it starts from.
+        tell: Told what was chosen.
+
+    Raises:
+        MetaSRError: The settings, the data, the storage or the cluster cannot be used.
+    """
+    if spec.config.train.precision != "auto":
+        return spec
+    digest, storage = _look_at_data(spec, tell), open_store(spec.config.storage.url)
+    start = initial.digest if initial else str(spec.fork or "")
+
+    def begun(precision: Precision) -> bool:
+        name = stored_run_name(with_precision(spec.resolved, precision).config, spec.recipe, digest, start)
+        return storage.exists(f"{name}/{LEDGER}")
+
+    def begun_with(precision: Precision) -> bool:
+        return wait_while_busy(storage, lambda: begun(precision), tell)
+
+    precision = choose_precision(spec.config, begun_with, tell)
+    return replace(spec, resolved=with_precision(spec.resolved, precision))
+
+
+def with_precision(resolved: Resolved[JobConfig], precision: Precision) -> Resolved[JobConfig]:
+    """Return settings with a precision in place of auto."""
+    train = resolved.config.train.model_copy(update={"precision": precision})
+    origins = resolved.origins | {"train.precision": f"auto ({resolved.origins['train.precision']})"}
+    return Resolved(resolved.config.model_copy(update={"train": train}), origins)
+
+
+def _look_at_data(spec: RunSpec, tell: Tell) -> str:
+    """Return the SHA-256 of the data's index, after a look at what would stop the workers."""
+    check_workers(spec.config)
+    data = data_store(spec.config.data.url)
+    check_perceptual(spec.config.loss)
+    return wait_while_busy(data, lambda: read_index(data, spec.data_digest), tell).digest()

@@ -11,9 +11,8 @@ from cluster.outbox.run_log import RunLog
 from cluster.redaction import one_line
 from cluster.store.lease import Lease
 from cluster.training.curves import curves
-from cluster.training.stop import Interrupted
 from cluster.watch import Event, RunReport, Watch
-from metasr.errors import StoreError
+from metasr.errors import Interrupted, StoreError
 
 CHANGED = "metasr.changed"
 OUTCOME = "metasr.outcome"

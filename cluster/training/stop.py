@@ -8,26 +8,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from metasr.context import Request
+from metasr.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_S = 30.0
 """What a checkpoint, its upload and the last records may take after a signal."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal that ends the program where it is.
-
-    Args:
-        number: Of the signal.
-
-    Attributes:
-        exit_code: Of the program.
-        name: Of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.name, self.exit_code = signal.Signals(number).name, 128 + number
-        super().__init__(f"stopped by {self.name}")
 
 
 class Stop:

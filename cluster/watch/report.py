@@ -11,7 +11,9 @@ Times are seconds on the driver's clock, or durations that the first worker meas
     steps               from: first step of this command; to: the newest; again: repeated after restarts; unsaved:
                         newer than the newest checkpoint
     first_step          seconds: from the start of the command to the end of the first step (null: there was none);
-                        parts_s: that time by part
+                        parts_s: that time by part: connected, until Ray runs; fit, checks of the nodes; group, the
+                        processes of Ray Train and of the workers, with their imports of torch and Ray, which take
+                        long on a busy processor; data, opening the data set; first_step, weights and the step itself
     restarts            a list with an entry for each worker group after the first. num_workers; lost_at_step: newest
                         step of the previous group; resumed_step (null: it did not resume); rto_s: from the last event
                         of the previous group to the next new step (null: there was none)

@@ -2,9 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 Report = Mapping[str, Any]
+PARTS: Mapping[str, str] = MappingProxyType(
+    {
+        "connected": "start of Ray",
+        "fit": "look at the nodes",
+        "group": "start of the workers and their imports",
+        "data": "opening the data",
+        "first_step": "the step itself",
+    }
+)
+"""What the parts of the way to the first step are, for a person."""
 
 
 def describe(report: Report) -> list[str]:
@@ -21,7 +32,7 @@ def _course(report: Report) -> Iterator[str]:
     yield f"steps {steps['from']} to {steps['to']}{again}{unsaved}"
     first = report["first_step"]
     if first["seconds"] is not None:
-        parts = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f}" for name, seconds in first["parts_s"].items())
+        parts = ", ".join(f"{PARTS.get(name, name)} {seconds:.1f}" for name, seconds in first["parts_s"].items())
         yield f"first step after {first['seconds']:.1f} s: {parts}"
     speed = report["throughput"]
     if speed["step_s_p50"] is not None:

@@ -20,6 +20,20 @@ def arithmetic(device: torch.device) -> str:
     return f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}, {libraries}"
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device computes bfloat16 natively: where not, float32 is faster, on a CPU five times."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    native = {"avx512_bf16", "amx_bf16"} & set(_cpu_info("flags").split())
+    return bool(native) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def half_precision(precision: str, device: torch.device) -> bool:
+    """Return whether a setting of `train.precision` means bfloat16 on a device."""
+    return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
+
+
 @contextmanager
 def deterministic(device: torch.device, *, enabled: bool) -> Iterator[None]:
     """Have a GPU compute the same bits every time, at some cost; a CPU does so by itself."""
@@ -38,9 +52,13 @@ def deterministic(device: torch.device, *, enabled: bool) -> Iterator[None]:
 
 
 def _cpu_name() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(name: str) -> str:
+    """Return what Linux says of the first processor; empty if it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")

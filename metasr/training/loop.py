@@ -14,7 +14,7 @@ from metasr.errors import DivergedError
 from metasr.evaluation import HeldOutSlice
 from metasr.identity import RunIdentity
 from metasr.perceptual import load_perceptual
-from metasr.training.arithmetic import deterministic
+from metasr.training.arithmetic import deterministic, half_precision
 from metasr.training.batches import Batches
 from metasr.training.collapse import Collapse
 from metasr.training.lineage import changes
@@ -99,7 +99,7 @@ def _share(config: ExperimentConfig, state: TrainingState, context: WorkerContex
         generator,
         discriminator,
         perceptual.to(context.device) if perceptual else None,
-        half_precision=train.precision == "bfloat16",
+        half_precision=half_precision(train.precision, context.device),
     )
     return networks, reduction
 

@@ -240,6 +240,7 @@ def test_settings_of_a_search_count_where_they_differ_and_numbers_of_trials_do_n
 def test_a_sweep_of_version_0_1_0_goes_on_under_its_name(store):
     given = {"storage.url": store.url, "search.seed": 5, "data.url": "data"}
     plan = SweepPlan.read("scale-range", SWEEPS, "default", RECIPES, Layer("test", given))
+    plan = plan.with_precision("bfloat16")
     name = sweep_name(plan, DATA)
     former = "sweep-scale-range-41ba4f7303"
     assert name != former

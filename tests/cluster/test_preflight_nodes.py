@@ -276,3 +276,4 @@ def test_a_token_that_is_wrong_or_missing_is_explained(ray_here, tmp_path, envir
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("PROBLEM  ray ")]
     assert said in line
+    assert "InvalidAuthToken" not in done.stderr  # what Ray itself says each second, for two minutes

@@ -72,7 +72,7 @@ def test_a_smooth_run(story):
     assert story.report.lines() == [
         "finished after 0:01:00, 63% of it for saved steps",
         "steps 0 to 200",
-        "first step after 30.0 s: group 10.0, first step 20.0",
+        "first step after 30.0 s: start of the workers and their imports 10.0, the step itself 20.0",
         "a step took 0.2 s (median), 0.2 s (p99), 40 samples/s",
         "waited 2.0 s for data; stalls: 1, total 2.0 s, longest 2.0 s",
         "checkpoints: 1 (1.0 s) kept, 1 (2.0 MB, 3.5 s) uploaded",

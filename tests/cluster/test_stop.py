@@ -4,8 +4,9 @@ import signal
 
 import pytest
 
-from cluster.training.stop import Interrupted, Stop, short_grace
+from cluster.training.stop import Stop, short_grace
 from metasr.context import Request
+from metasr.errors import Interrupted
 
 
 @pytest.fixture
