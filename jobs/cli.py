@@ -147,7 +147,7 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt as error:
-        print(f"{error or 'interrupted'}: run the same command again to continue", file=sys.stderr)
+        print(f"{str(error) or 'interrupted'}: run the same command again to continue", file=sys.stderr)
         code = getattr(error, "exit_code", 130)
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

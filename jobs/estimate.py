@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cluster.config import JobConfig
+from cluster.inputs import check_training
 from jobs.cli import Parser, add_settings, run, say, settings
-from jobs.inputs import check_training
+from metasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from cluster.planning.forecast import Estimate
@@ -47,6 +48,10 @@ def main(arguments: Sequence[str]) -> int:
     add_settings(parser, JobConfig)
     known = parser.parse_known(arguments)
     resolved = settings(JobConfig, known, known.recipe)
+    if known.steps < 2:
+        raise ConfigError(
+            f"--steps {known.steps}", "one step shows nothing about the next", "Give 2 or more, such as 20"
+        )
     check_training(resolved.config)
 
     from cluster.planning.estimate import estimate

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cluster.command import command
 from cluster.config import EvaluateConfig
+from cluster.inputs import check_data, check_weights
 from cluster.watch.bar import Bar
 from jobs.cli import Parser, add_settings, run, say, settings
-from jobs.inputs import check_data, check_weights
 from metasr.errors import ConfigError
 
 DESCRIPTION = """Compare a model with bicubic and Lanczos interpolation, and with other models, on the validation

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from cluster.command import command
 from cluster.config import JobConfig, TrackingConfig, expand
+from cluster.inputs import check_training
 from jobs.cli import Parser, add_settings, run, say, settings
-from jobs.inputs import check_training
 
 if TYPE_CHECKING:
     from cluster.training.driver import Trained
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     if known.print_config:
         print(resolved.text())
         return 0
-    check_training(resolved.config)
+    if not known.fork:  # a branch is looked at first, which takes torch
+        check_training(resolved.config)
 
     from cluster.checkpoints.fork import Fork
     from cluster.training.identify import RunSpec

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from cluster.command import command
 from cluster.config import SweepConfig, TrackingConfig
+from cluster.inputs import check_data
 from cluster.recipes import recipe_layer
 from jobs.cli import RECIPES, Parser, add_settings, flag_layer, run, say
-from jobs.inputs import check_data
 from metasr.errors import ConfigError
 
 if TYPE_CHECKING:

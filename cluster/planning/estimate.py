@@ -21,7 +21,7 @@ from cluster.training.group import train_on_ray
 from cluster.training.identify import Prepared, RunSpec, identify, settled
 from cluster.training.stop import Stop
 from cluster.watch import Event, RunReport
-from metasr.errors import ConfigError, TrainingError
+from metasr.errors import TrainingError
 
 WARM_UP_STEPS = 5
 
@@ -38,8 +38,6 @@ def estimate(spec: RunSpec, tell: Callable[[str], None], *, steps: int = 20) -> 
         ConfigError: The settings or the machines cannot be used.
         TrainingError: Training failed, or was stopped.
     """
-    if steps < 2:
-        raise ConfigError(f"--steps {steps}", "one step shows nothing about the next", "Give 2 or more, such as 20")
     spec = settled(spec, tell=tell)
     config, identity = spec.config, identify(spec)
     data = require(config, tell)
