@@ -95,15 +95,20 @@ def _what_waits(sent: "Sent", tracking: TrackingConfig) -> str:
     return f"{what} in {place} on {socket.gethostname()}; `{sync}` there sends them. {sent.why}".rstrip()
 
 
+def why_not_registered(sent: "Sent", tracking: TrackingConfig) -> str:
+    """Return why no version of the model is known that the generator has become."""
+    if sent.num_waiting:
+        return _what_waits(sent, tracking)
+    return f"no version of {tracking.model} is known to be registered. {sent.why}".rstrip()
+
+
 def _say_what_came(trained: "Trained", config: JobConfig) -> int:
     """Say what a finished run has become, and what to do next; return the exit code."""
     tracking, name, sent = config.tracking, trained.run_name, trained.sent
     if sent.version:
         result = f"its best generator is version {sent.version} of {tracking.model}"
-    elif sent.num_waiting:
-        result = f"trained; {_what_waits(sent, tracking)}"
     else:
-        result = f"trained; no version of {tracking.model} is known to be registered. {sent.why}".rstrip()
+        result = f"trained; {why_not_registered(sent, tracking)}"
     say(f"run {name} {'was already finished' if trained.already_done else 'finished'}: {result}")
     if trained.already_done:
         say("the same settings on the same data are the same run; change --train.seed to train another")

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.command import command
-from cluster.config import SweepConfig, TrackingConfig
+from cluster.config import JobConfig, SweepConfig
 from cluster.inputs import check_data
 from cluster.recipes import recipe_layer
 from jobs.cli import RECIPES, Parser, add_settings, flag_layer, run, say
+from jobs.train import NOT_REGISTERED, why_not_registered
 from metasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from cluster.sweep.record import SweepRecord, Trial
+    from cluster.training.registration import Sent
 
 SWEEPS = Path(__file__).parent / "sweeps"
 DESCRIPTION = """Search the settings of a recipe. Each trial is a training run like those of `metasr train`.
@@ -84,23 +86,28 @@ def main(arguments: Sequence[str]) -> int:
     if record.best is None:
         say(f"no trial of sweep {record.name} succeeded: nothing was registered")
         return 1
-    say("\n".join(conclusion(record, record.best, tracking)))
-    return 0
+    say("\n".join(conclusion(record, record.best, swept.best, plan.config)))
+    return 0 if swept.best.version else NOT_REGISTERED
 
 
-def conclusion(record: "SweepRecord", best: "Trial", tracking: TrackingConfig) -> list[str]:
+def conclusion(record: "SweepRecord", best: "Trial", sent: "Sent", config: JobConfig) -> list[str]:
     """Return the results of a sweep with a best trial, and what to do next."""
     from cluster.sweep.outcome import as_flags
 
-    said = [f"sweep {record.name}: trial {best.number} is the challenger of {tracking.model}"]
+    tracking = config.tracking
+    if sent.version:
+        result = f"is version {sent.version} of {tracking.model}"
+        following = [
+            f"next: {command('evaluate', sent.version, tracking=tracking)}",
+            f"then: {command('promote', '--model', sent.version, tracking=tracking)}",
+        ]
+    else:
+        result = f"is the best; {why_not_registered(sent, tracking)}"
+        following = [f"until it is: {command('evaluate', best.run_name, storage=config.storage, tracking=tracking)}"]
+    said = [f"sweep {record.name}: trial {best.number} {result}"]
     if record.shortfall:
-        said += [f"warning: {record.shortfall}", REGISTERED_ALL_THE_SAME]
-    return [
-        *said,
-        f"its settings: {as_flags(best)}",
-        f"next: {command('evaluate', tracking=tracking)}",
-        f"then: {command('promote', tracking=tracking)}",
-    ]
+        said += [f"warning: {record.shortfall}", *([REGISTERED_ALL_THE_SAME] if sent.version else [])]
+    return [*said, f"its settings: {as_flags(best)}", *following]
 
 
 def _positive(text: str) -> float:

@@ -18,7 +18,7 @@ from cluster.sweep.record import SweepRecord, Trial
 from cluster.sweep.space import SweepPlan
 from cluster.training.identify import RunSpec
 from cluster.training.observers import OUTCOME
-from cluster.training.registration import register_trial
+from cluster.training.registration import Sent, register_trial
 from metasr.data.degrade import Degradation
 from metasr.errors import ConfigError, MetaSRError, StoreError
 from metasr.evaluation import evaluate
@@ -32,7 +32,7 @@ Tell = Callable[[str], None]
 
 def conclude(
     plan: SweepPlan, record: SweepRecord, data_digest: str, log: RunLog, tell: Tell, output: Path | None
-) -> SweepRecord:
+) -> tuple[SweepRecord, Sent]:
     """Register the best trial, write the record and its page, and report the result.
 
     Args:
@@ -44,7 +44,7 @@ def conclude(
         output: Folder for the page and the record, besides MLflow.
 
     Returns:
-        The record, with the ids of the runs in MLflow.
+        The record, with the ids of the runs in MLflow, and what MLflow has got of the best trial.
 
     Raises:
         MetaSRError: The best trial has no usable checkpoint, or another driver is training it.
@@ -54,11 +54,11 @@ def conclude(
     for trial in record.trials:
         if trial.status == "failed":
             _mark_failed(plan, record, trial)
-    best, pictures = record.best, {}
+    best, pictures, sent = record.best, {}, Sent()
     if best is not None:
         resolved = plan.trial(best.settings)
         spec = RunSpec(resolved, plan.recipe, fork=best.fork, data_digest=data_digest)
-        register_trial(spec, record.name, tell)
+        sent = register_trial(spec, record.name, tell)
         log.tag("metasr.best_run", best.run_name)
         pictures = _pictures(resolved.config, best, data_digest, tell)
     record = _with_ids(plan, record, tell)
@@ -72,7 +72,7 @@ def conclude(
         tell(line)
     if output is not None:
         tell(f"page: {output / PAGE_FILE}")
-    return record
+    return record, sent
 
 
 def table(record: SweepRecord) -> list[str]:

@@ -30,6 +30,7 @@ from cluster.sweep.watcher import Watcher
 from cluster.training.identify import RunSpec, identify
 from cluster.training.naming import deciding, former_run_name, run_name, stored_name
 from cluster.training.precision import Precision, choose_precision
+from cluster.training.registration import Sent
 from cluster.training.stop import Stop
 from metasr.identity import RunIdentity
 
@@ -47,12 +48,14 @@ class Swept:
     Attributes:
         record: Of the sweep.
         stopped_by: Number of the signal that stopped it; 0 if it is finished.
-        records_not_sent: How many records have not reached MLflow.
+        records_not_sent: How many records of the sweep have not reached MLflow.
+        best: What MLflow has got of the best trial.
     """
 
     record: SweepRecord
     stopped_by: int = 0
     records_not_sent: int = 0
+    best: Sent = Sent()
 
 
 def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = None) -> Swept:
@@ -95,11 +98,11 @@ def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = 
                 return Swept(ledger.record, stop.signal, log.drain(RECORDS_S))
             if why:
                 _stop_waiting(ledger, why)
-            record = conclude(plan, ledger.record, identity.data_digest, log, tell, output)
+            record, best = conclude(plan, ledger.record, identity.data_digest, log, tell, output)
             for trial in record.trials:
                 ledger.put(trial)
             log.status("FINISHED")
-            return Swept(record, records_not_sent=log.drain(RECORDS_S))
+            return Swept(record, records_not_sent=log.drain(RECORDS_S), best=best)
         except BaseException as error:
             if not (lease.lost.is_set() or isinstance(error, SupersededError)):  # else it is another driver's
                 log.status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

@@ -77,8 +77,8 @@ def registered_before(config: JobConfig, identity: RunIdentity, lease: Lease, no
     return register(config, identity, lease, "", tell)
 
 
-def register_trial(spec: RunSpec, sweep: str, tell: Tell) -> int:
-    """Register the best generator of a trial; return how many records MLflow has not got.
+def register_trial(spec: RunSpec, sweep: str, tell: Tell) -> Sent:
+    """Register the best generator of a trial; return what MLflow has got of its run.
 
     Args:
         spec: The trial.
@@ -90,7 +90,7 @@ def register_trial(spec: RunSpec, sweep: str, tell: Tell) -> int:
     """
     identity = identify(spec)
     with Lease.acquire(open_store(spec.config.storage.url), identity.run_name, tell) as lease:
-        return register(spec.config, identity, lease, sweep, tell).num_waiting
+        return register(spec.config, identity, lease, sweep, tell)
 
 
 def register(config: JobConfig, identity: RunIdentity, lease: Lease, sweep: str, tell: Tell) -> Sent:

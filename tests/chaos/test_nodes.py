@@ -132,7 +132,7 @@ def test_a_job_whose_driver_is_killed_and_that_is_stopped_is_one_run(machines, a
     assert "SIGTERM: keeping a checkpoint after this step" in stopped
     assert "run the same command again to continue" in stopped
     job.submit("third")
-    job.wait_for("third", "its best generator is the challenger")
+    job.wait_for("third", "its best generator is version")
     _, run = only_run(home)
     assert run.info.status == "FINISHED"
     assert digest_of(home) == uninterrupted

@@ -236,7 +236,7 @@ def check_stopped(part, reason):
     assert code == 0, output
     assert f"{reason}: trials save a checkpoint and stop" in output
     assert [(trial.status, trial.reason) for trial in record.trials] == [("stopped early", reason)] * 2
-    assert f"trial {record.best.number} is the challenger" in output
+    assert f"trial {record.best.number} is version " in output
     assert "Traceback" not in output
 
 
@@ -276,7 +276,7 @@ def test_where_the_money_was_spent_before_no_trial_goes_on_and_the_best_stays_th
     code, output, record, kept = parts["again"]
     assert code == 0, output
     assert f"{COST_UP}: no trial is resumed" in output
-    assert f"trial {record.best.number} is the challenger" in output
+    assert f"trial {record.best.number} is version " in output
     assert (record, kept) == parts["cost"][2:]
 
 

@@ -26,7 +26,7 @@ SETTINGS = {
     "train": [name for name, _ in leaves(JobConfig)],
     "estimate": [name for name, _ in leaves(JobConfig)],
     "tune": [name for name, _ in leaves(SweepConfig)],
-    "evaluate": ["data.url", *EVALUATION, *TRACKING],
+    "evaluate": ["data.url", "storage.url", *EVALUATION, *TRACKING],
     "promote": [name for name, _ in leaves(PromotionConfig)],
     "sync": TRACKING,
     "verify-run": ["storage.url"],

@@ -2,8 +2,9 @@
 
 import pytest
 
-from cluster.config import TrackingConfig
+from cluster.config import JobConfig, TrackingConfig
 from cluster.sweep.record import Point, SweepRecord, Trial
+from cluster.training.registration import Sent
 from jobs.tune import conclusion
 from tests.cluster.training import TINY, flags, places
 
@@ -68,20 +69,28 @@ def test_a_mistake_is_one_line(metasr, arguments, message):
     assert outcome.err.count("\n") == 1
 
 
-def conclusion_of(*objectives):
+def conclusion_of(*objectives, sent=Sent(version="7")):
     trials = tuple(
         Trial(number=number, settings={}, run_name="r", status="finished", history=(found,))
         for number, objective in enumerate(objectives)
         for found in [Point(step=60, objective=objective, metrics={})]
     )
     record = SweepRecord(name="s", recipe="r", objective="o", scales=("2",), space={}, trials=trials)
-    return "\n".join(conclusion(record, record.best, TrackingConfig(model="m")))
+    return "\n".join(conclusion(record, record.best, sent, JobConfig(tracking=TrackingConfig(model="m"))))
 
 
 def test_a_sweep_in_which_all_trials_are_below_bicubic_says_so_and_why_it_registers_one():
     said = conclusion_of(-0.02, -0.01)
-    assert "trial 1 is the challenger of m" in said
+    assert "trial 1 is version 7 of m" in said
     assert "no trial is as good as bicubic interpolation at all scales" in said
     assert "the objective of the best, trial 1, is -0.0100" in said
     assert "it is still registered, so that it can be evaluated" in said
     assert "bicubic" not in conclusion_of(-0.02, 0.01)
+
+
+def test_a_best_trial_that_is_not_registered_is_not_said_to_be():
+    said = conclusion_of(0.01, sent=Sent(num_waiting=3, model_waits=True))
+    assert "3 records and the model wait in" in said
+    assert "metasr sync" in said
+    assert "is version" not in said
+    assert "metasr evaluate r" in said
