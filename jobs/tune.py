@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from cluster.command import command
 from cluster.config import JobConfig, SweepConfig
 from cluster.inputs import check_data
-from cluster.recipes import recipe_layer
 from jobs.cli import RECIPES, Parser, add_settings, flag_layer, run, say
 from jobs.train import NOT_REGISTERED, why_not_registered
 from metasr.errors import ConfigError
@@ -61,16 +60,16 @@ def main(arguments: Sequence[str]) -> int:
     known = parser.parse_known(arguments)
     if math.isfinite(known.max_cost) and known.price_per_hour is None:
         raise ConfigError("--max-cost", "the price of a worker is unknown", "Give --price-per-hour too")
-    given, recipe = flag_layer(SweepConfig, known), recipe_layer(known.recipe, RECIPES)
-    recipe_layer(known.sweep, SWEEPS, kind="sweep")
-    check_data(str({**recipe.values, **given.values}.get("data.url", "")))
+
+    from cluster.sweep.space import SweepPlan
+
+    plan = SweepPlan.read(known.sweep, SWEEPS, known.recipe, RECIPES, flag_layer(SweepConfig, known))
+    check_data(plan.config.data.url)
 
     from cluster.sweep.budget import Limits
-    from cluster.sweep.space import SweepPlan
     from cluster.sweep.sweep import preview, sweep
 
     limits = Limits(known.max_time, known.max_cost, known.price_per_hour)
-    plan = SweepPlan.read(known.sweep, SWEEPS, known.recipe, RECIPES, given)
     if known.dry_run:
         say("\n".join(preview(plan, limits)))
         return 0

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Swept:
     record: SweepRecord
     stopped_by: int = 0
     records_not_sent: int = 0
-    best: Sent = Sent()
+    best: Sent = field(default_factory=Sent)
 
 
 def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = None) -> Swept:

@@ -69,7 +69,10 @@ def test_a_mistake_is_one_line(metasr, arguments, message):
     assert outcome.err.count("\n") == 1
 
 
-def conclusion_of(*objectives, sent=Sent(version="7")):
+REGISTERED = Sent(version="7")
+
+
+def conclusion_of(*objectives, sent=REGISTERED):
     trials = tuple(
         Trial(number=number, settings={}, run_name="r", status="finished", history=(found,))
         for number, objective in enumerate(objectives)
