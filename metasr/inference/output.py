@@ -17,7 +17,7 @@ ENDINGS = (".nii", ".nii.gz")
 
 
 def check_output(path: Path, source: Path, *, force: bool) -> None:
-    """Refuse a path that a result cannot or should not be written to.
+    """Refuse a path that a result cannot or should not be written to; make its folder if it is missing.
 
     Args:
         path: Of the result.
@@ -26,12 +26,12 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
 
     Raises:
         ConfigError: It has another ending, is the source, exists, or is too long for the file system.
-        DataError: Its folder is missing or cannot be written to.
+        DataError: Its folder cannot be made or written to.
     """
     if not path.name.lower().endswith(ENDINGS):
         raise ConfigError(f"output {path}", "a NIfTI file ends in .nii or .nii.gz", "Give such a name")
     try:
-        os.stat(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         exists = _is_there(path)
         if path.exists() and source.exists() and os.path.samefile(path, source):
             raise ConfigError(f"output {path}", "it is the input, which is never overwritten", "Give another name")
@@ -43,7 +43,7 @@ def check_output(path: Path, source: Path, *, force: bool) -> None:
             pass
     except OSError as error:
         raise DataError(
-            f"cannot write {path}", error.strerror or str(error), "Give a name in a folder that exists and is yours"
+            f"cannot write {path}", error.strerror or str(error), "Give a name in a folder that you may write to"
         ) from error
 
 

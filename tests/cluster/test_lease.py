@@ -273,7 +273,7 @@ def test_a_driver_that_was_replaced_changes_nothing_of_what_the_next_one_noted(
         if end == "by word of it":
             raise SupersededError("training has stopped here", "it was superseded")
 
-    monkeypatch.setattr(training_driver, "connected", lambda cpus: nullcontext())
+    monkeypatch.setattr(training_driver, "connected", lambda *_: nullcontext())
     monkeypatch.setattr(training_driver, "require_nodes", lambda *_: None)
     monkeypatch.setattr(training_driver, "train_on_ray", train_as_first)
     with pytest.raises(TrainingError, match=r"superseded|taken the run over"):

@@ -19,6 +19,7 @@ from tests.cluster.patients import brain, run_prepare, training_crops, write_vol
 SIDE = 32
 SLOPE_OFFSET = 112  # of scl_slope and scl_inter in a NIfTI-1 header
 EXTREMES = [0, 1, 127, 128, 255, 256, 257, 32767, 32768, 65534, 65535, -1, -128, -129, -32768]
+MORE = range(40)
 FLOAT16_STEP = 2.0**-11  # relative
 
 
@@ -32,10 +33,13 @@ def in_range(dtype):
 
 
 def contents(*dtypes):
-    """The values of an array, of one of the types, and a seed that puts them in their places."""
+    """The values of an array, of one of the types, and a seed that puts them in their places.
+
+    Few whole numbers would be those of a label map: more of them lie beside those that are drawn.
+    """
     values = st.sampled_from(dtypes).flatmap(
         lambda dtype: st.lists(in_range(dtype), min_size=2, max_size=30, unique=True).map(
-            lambda values: np.array(values, dtype)
+            lambda values: np.unique(np.array([*values, *MORE], dtype))
         )
     )
     return st.tuples(values, st.integers(0, 1000))
