@@ -123,6 +123,7 @@ def measured(url, bundle, cluster, tmp_path_factory):
 
         yield call
         process.stdin.close()
+        process.stdout.read()  # Ray prints at its end what its workers have left unsaid
     assert process.returncode == 0
 
 
