@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,17 +44,22 @@ class Stop:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Take signals until the block ends; only the main thread of a process can."""
+        """Take signals until the block ends; only the main thread of a process can.
+
+        One that comes while Python forks or finalizes cannot interrupt that: the request counts all the same, and
+        Python's report of it is left out.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before, was_heard = {number: signal.getsignal(number) for number in SIGNALS}, self._is_heard
-        self._is_heard = True
+        self._is_heard, report_unraisable = True, sys.unraisablehook
+        sys.unraisablehook = lambda found: None if found.exc_type is Interrupted else report_unraisable(found)
         self.hear()
         try:
             yield
         finally:
-            self._is_heard = was_heard
+            self._is_heard, sys.unraisablehook = was_heard, report_unraisable
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -57,6 +57,17 @@ def test_a_checkpoint_is_promised_only_where_there_are_workers(stop, told):
     assert told == ["SIGTERM: no workers, ending; once more ends at once"]
 
 
+def test_a_signal_where_python_lets_nothing_be_raised_counts_and_prints_nothing(stop, capfd):
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with stop.heard():
+        Finalized()
+    assert stop.signal == signal.SIGTERM
+    assert capfd.readouterr().err == ""
+
+
 def test_after_the_workers_a_signal_ends_the_program_again(stop):
     with stop.heard():
         with stop.forwarded_to(lambda request: None):
