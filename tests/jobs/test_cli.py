@@ -242,7 +242,10 @@ MISTAKES = {
         "Give another name",
     ),
     "output that exists": ([*UPSCALE, *THIS, "--scale", "2", "-o", "{places}/text.nii.gz"], "it exists", "--force"),
-    "output in no folder": ([*UPSCALE, *THIS, "--scale", "2", "-o", "{tmp}/no/x.nii"], "cannot write", "exists"),
+    "output below a file": (
+        [*UPSCALE, *THIS, "--scale", "2", "-o", "{places}/text.nii.gz/x.nii"],
+        *("cannot write", "a folder that you may write to"),
+    ),
     "output of a long name": (
         [*UPSCALE, *THIS, "--scale", "2", "-o", "{tmp}/" + "x" * 250 + ".nii.gz"],
         "File name too long",
