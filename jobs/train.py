@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     if known.print_config:
         print(resolved.text())
         return 0
-    if not known.fork:  # a branch is looked at first, which takes torch
+    if not known.fork:  # whether the fork exists is checked first, which needs torch
         check_training(resolved.config)
 
     from cluster.checkpoints.fork import Fork
@@ -83,11 +83,11 @@ def main(arguments: Sequence[str]) -> int:
             say(_what_waits(trained.sent, resolved.config.tracking))
         say(f"run {trained.run_name} stopped at step {trained.step}: run the same command again to continue")
         return 128 + trained.stopped_by
-    return _say_what_came(trained, resolved.config)
+    return _report_result(trained, resolved.config)
 
 
 def _what_waits(sent: "Sent", tracking: TrackingConfig) -> str:
-    """Return where records wait that MLflow has not got, and why."""
+    """Return where the records wait that MLflow has not received, and why."""
     what = "1 record waits" if sent.num_waiting == 1 else f"{sent.num_waiting} records wait"
     if sent.model_waits:
         what = f"{sent.num_waiting} records and the model wait"
@@ -96,14 +96,14 @@ def _what_waits(sent: "Sent", tracking: TrackingConfig) -> str:
 
 
 def why_not_registered(sent: "Sent", tracking: TrackingConfig) -> str:
-    """Return why no version of the model is known that the generator has become."""
+    """Return why the generator is not known to be a version of the model."""
     if sent.num_waiting:
         return _what_waits(sent, tracking)
     return f"no version of {tracking.model} is known to be registered. {sent.why}".rstrip()
 
 
-def _say_what_came(trained: "Trained", config: JobConfig) -> int:
-    """Say what a finished run has become, and what to do next; return the exit code."""
+def _report_result(trained: "Trained", config: JobConfig) -> int:
+    """Report the result of a finished run and what to do next; return the exit code."""
     tracking, name, sent = config.tracking, trained.run_name, trained.sent
     if sent.version:
         result = f"its best generator is version {sent.version} of {tracking.model}"
