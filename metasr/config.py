@@ -18,6 +18,7 @@ class Section(BaseModel):
     )
 
 
+MIN_LR_PATCH_PX = 32  # less shows the network less than its reach; and the discriminator needs 32 HR pixels
 SAME_RUN: Final = "same run"
 """Marks a setting, or a section of them, of which any value makes the same run: it decides neither the weights of a
 step nor which step's are registered. All other settings are part of a run's name (`cluster.training.naming`)."""
@@ -68,6 +69,9 @@ class DataConfig(Section):
     A store that is away is neither: the run waits for it."""
     patch_px: int = Field(96, ge=16)
     """Largest side of a training patch in HR pixels (paper: 96); it is cut to a multiple of p for scale p/q."""
+    lr_patch_px: int = Field(0, ge=0)
+    """Largest side of a training patch in LR pixels, within patch_px; 0 sets none (as the paper). With one, patches
+    of all scales show the network about as much (LIIF: 48)."""
     degradation: Literal["bicubic", "kspace", "thick_slices", "bilinear8"] = "bicubic"
     """How LR is made from HR: antialiased bicubic; its low spatial frequencies alone, as in a coarser scan; averaged
     over a slice profile; or, only to compare with the authors' code, bilinear in 8 bits."""
@@ -223,6 +227,11 @@ class ExperimentConfig(Section):
         if self.data.patch_px < needed:
             raise ValueError(
                 f"data.patch_px {self.data.patch_px} cannot hold scale {self.train.scale_max}: needs {needed}"
+            )
+        if 0 < self.data.lr_patch_px < MIN_LR_PATCH_PX:
+            raise ValueError(
+                f"data.lr_patch_px {self.data.lr_patch_px} is less than the network sees around a pixel: "
+                f"set 0, or at least {MIN_LR_PATCH_PX}"
             )
         return self
 

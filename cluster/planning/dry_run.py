@@ -87,7 +87,8 @@ def _schedule(config: JobConfig, data: Data) -> list[str]:
         f"{train.steps * train.batch_size / samples:.1f} epochs of {samples} crops",
         f"workers: {workers}, each {' or '.join(map(str, shares))} of the {train.batch_size} patches of a step; "
         f"{number} virtual shards of {train.batch_size // number}; reduction {train.reduction}",
-        f"scales: {train.scale_min} to {train.scale_max} in steps of 0.1, patches of up to {config.data.patch_px} px",
+        f"scales: {train.scale_min} to {train.scale_max} in steps of 0.1, patches of up to {config.data.patch_px} px"
+        + (f" and {config.data.lr_patch_px} LR px" if config.data.lr_patch_px else ""),
         f"validation: {looks} times, {config.eval.validation_slices} slices at scales {scales}",
     ]
 

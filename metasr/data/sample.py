@@ -54,7 +54,8 @@ def plan_step(config: ExperimentConfig, step: int) -> StepPlan:
     random = np.random.default_rng([train.seed, 1, step])
     tenths = int(random.integers(round(train.scale_min * 10), round(train.scale_max * 10) + 1))
     scale = Fraction(tenths, 10)
-    hr_px, lr_px = exact_sizes(data.patch_px, scale)
+    within_px = min(data.patch_px, int(data.lr_patch_px * scale)) if data.lr_patch_px else data.patch_px
+    hr_px, lr_px = exact_sizes(within_px, scale)
     flips = random.integers(0, 2, (train.batch_size, 3), dtype=np.int8).astype(bool)
     places = PLACES_TRIED if data.min_brain else 1
     return StepPlan(

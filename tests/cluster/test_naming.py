@@ -32,6 +32,7 @@ LEFT_OUT = {
     "model.residual_scale": 0.2,
     "data.shuffle_shards": 8,
     "data.patch_px": 96,
+    "data.lr_patch_px": 0,
     "data.degradation": "bicubic",
     "data.noise": 0.0,
     "data.flips": True,

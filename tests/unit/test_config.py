@@ -37,6 +37,7 @@ PAPER = {
     "optim.schedule": "step",
     "optim.clip_norm": 0,
     "optim.ema_decay": 0,
+    "data.lr_patch_px": 0,
     "data.noise": 0,
     "data.contrast": 0,
     "data.min_brain": 0,
@@ -54,6 +55,7 @@ OUT_OF_BOUNDS = {
     "data.shuffle_shards": [0],
     "data.on_corrupt": ["ignore", ""],
     "data.patch_px": [15, 0, -96],
+    "data.lr_patch_px": [-1],
     "data.degradation": ["nearest", ""],
     "data.noise": [-0.01, 1.01],
     "data.contrast": [-0.1, 1],
@@ -271,3 +273,8 @@ def test_the_perceptual_distance_needs_a_perceptual_loss():
     ):
         ExperimentConfig.model_validate({"train": {"keep_best_by": "perceptual"}, "loss": {"perceptual": 0}})
     ExperimentConfig.model_validate({"train": {"keep_best_by": "perceptual"}, "loss": {"perceptual": 0.006}})
+
+
+def test_lr_patches_smaller_than_what_the_network_sees_are_refused():
+    with pytest.raises(ValidationError, match=r"lr_patch_px 31 .* at least 32"):
+        ExperimentConfig(data=DataConfig(lr_patch_px=31))

@@ -11,8 +11,8 @@ from metasr.data.sample import make_batch, plan_step
 from metasr.data.slices import exact_sizes
 
 
-def experiment(*, patch_px=96, flips=True, min_brain=0.0, contrast=0.0, **train):
-    data = DataConfig(patch_px=patch_px, flips=flips, min_brain=min_brain, contrast=contrast)
+def experiment(*, patch_px=96, lr_patch_px=0, flips=True, min_brain=0.0, contrast=0.0, **train):
+    data = DataConfig(patch_px=patch_px, lr_patch_px=lr_patch_px, flips=flips, min_brain=min_brain, contrast=contrast)
     return ExperimentConfig(data=data, train=TrainConfig(**train))
 
 
@@ -58,6 +58,20 @@ def test_ratio_of_patch_sizes_is_exactly_the_scale(tenths, patch_px):
     assert plan.scale == Fraction(plan.hr_px, plan.lr_px) == Fraction(tenths, 10)
     assert plan.hr_px <= patch_px
     assert plan.hr_px + plan.scale.numerator > patch_px  # one more period would not fit
+
+
+@pytest.mark.parametrize("tenths", range(11, 41))
+def test_with_an_lr_size_patches_of_all_scales_have_about_it(tenths):
+    plan = plan_step(
+        experiment(patch_px=192, lr_patch_px=48, scale_min=tenths / 10, scale_max=tenths / 10, batch_size=1), 0
+    )
+    assert plan.scale == Fraction(plan.hr_px, plan.lr_px) == Fraction(tenths, 10)
+    assert 48 - plan.scale.denominator < plan.lr_px <= 48
+
+
+def test_an_lr_size_leaves_the_hr_size_its_bound():
+    plan = plan_step(experiment(patch_px=96, lr_patch_px=48, scale_min=4.0, scale_max=4.0), 0)
+    assert (plan.hr_px, plan.lr_px) == (96, 24)
 
 
 def test_known_patch_sizes():
