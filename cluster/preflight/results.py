@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from cluster.redaction import one_line, without_secrets
+from cluster.store import UnavailableError
 from metasr.errors import MetaSRError
 
 State = Literal["ok", "warning", "problem", "skipped"]
@@ -60,10 +61,12 @@ class Checks:
 
     Attributes:
         results: Results so far.
+        unanswered: Probes whose service did not answer, for which waiting may help.
     """
 
     def __init__(self, see: Callable[[CheckResult], None] = lambda result: None) -> None:
         self.results: list[CheckResult] = []
+        self.unanswered: set[str] = set()
         self._see = see
         self._facts: dict[str, Any] = {}
 
@@ -98,8 +101,11 @@ class Checks:
         threading.Thread(target=work, name=f"check {name}", daemon=True).start()
         if not wait([outcome], deadline_s).done:
             fix = "Check the address, the network and the server"
+            self.unanswered.add(name)
             self._note(name, problem(f"{late()}; given up after {deadline_s:g} s", fix))
         elif error := outcome.exception():
+            if isinstance(error, UnavailableError):
+                self.unanswered.add(name)
             self._note(name, _explained(error))
         else:
             self._facts[name] = outcome.result()

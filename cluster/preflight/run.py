@@ -8,7 +8,7 @@ from functools import partial
 from cluster.config import JobConfig, check_workers
 from cluster.preflight import fit, machines, services
 from cluster.preflight.results import CheckResult, Checks, Judgement, ok
-from cluster.store import Store, open_store
+from cluster.store import Store, UnavailableError, open_store
 from metasr.errors import ConfigError
 from metasr.perceptual import check_perceptual
 
@@ -18,6 +18,10 @@ JOIN_S = 40.0
 START_S = 180.0
 NODES_S = machines.NODES_ANSWER_S + 30
 QUICK_S = 30.0  # a slow store or node must not keep a job from starting
+
+
+class AwayError(ConfigError, UnavailableError):
+    """A store that a job needs is away: who knows that it was there can wait for it."""
 
 
 def run_checks(
@@ -54,11 +58,12 @@ def require(config: JobConfig, tell: Callable[[str], None]) -> services.Data:
         tell: Called with each warning.
 
     Raises:
+        AwayError: The first problem is a store that does not answer, or asks for patience.
         ConfigError: The first problem.
     """
     checks = Checks()
     _check_stores(checks, config, QUICK_S)
-    _raise_or_tell(checks.results, tell)
+    _raise_or_tell(checks, tell)
     data: services.Data = checks.seen("data")
     return data
 
@@ -91,14 +96,16 @@ def require_nodes(config: JobConfig, data: services.Data, tell: Callable[[str], 
     checks.look("vgg", lambda: check_perceptual(config.loss), QUICK_S)
     if checks.seen("nodes"):
         _judge_nodes(checks, config)
-    _raise_or_tell(checks.results, tell, passes=("ray", "workers") if is_joined else ())
+    _raise_or_tell(checks, tell, passes=("ray", "workers") if is_joined else ())
 
 
-def _raise_or_tell(results: list[CheckResult], tell: Callable[[str], None], *, passes: Sequence[str] = ()) -> None:
+def _raise_or_tell(checks: Checks, tell: Callable[[str], None], *, passes: Sequence[str] = ()) -> None:
     """Raise ConfigError for the first problem; report warnings, and the problems of the checks in `passes`."""
-    for result in results:
+    for result in checks.results:
         if result.state == "problem" and result.name not in passes:
-            raise ConfigError(f"check {result.name}", result.found, result.fix)
+            kind = AwayError if result.name in checks.unanswered else ConfigError
+            raise kind(f"check {result.name}", result.found, result.fix)
+    for result in checks.results:
         if result.state in ("problem", "warning"):
             tell(f"{result.name}: {result.found}. {result.fix}")
 

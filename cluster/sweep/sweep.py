@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cluster.outbox.run_log import RunLog
 from cluster.preflight import require
 from cluster.recipes import flatten
 from cluster.runtime.code_version import code_version
-from cluster.store import open_store
+from cluster.store import open_store, wait_for_store
 from cluster.store.lease import Lease
 from cluster.stream import read_index
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, fitting, forecast, this_machine
@@ -74,15 +75,18 @@ def sweep(plan: SweepPlan, tell: Tell, *, limits: Limits, output: Path | None = 
     """
     began, plan = time.monotonic(), _settled(plan, tell)
     config, identity = plan.config, identify(RunSpec(plan.sample, plan.recipe))
-    require(config, tell)
-    storage, new = open_store(config.storage.url), _new_record(plan, identity, tell)
+    storage = open_store(config.storage.url)
+    wait_for_store(storage, lambda: require(config, tell), tell)
+    new = wait_for_store(storage, lambda: _new_record(plan, identity, tell), tell)
     tell(f"sweep {new.name}, code {identity.code_version[:12]}")
     tell(f"objective: {new.objective}")
     folder = f"{FOLDER}/{new.name}"
     require_access(config.tracking, tell)
-    with Lease.acquire(storage, folder, tell) as lease, _log(config, new, identity) as log:
-        ledger, stop = TrialLedger(storage, folder, lease.fence, new), Stop(tell)
-        requeue(ledger)
+    acquire = partial(Lease.acquire, storage, folder, tell)
+    with wait_for_store(storage, acquire, tell) as lease, _log(config, new, identity) as log:
+        stop, open_ledger = Stop(tell), partial(TrialLedger, storage, folder, lease.fence, new)
+        ledger = wait_for_store(storage, open_ledger, tell)
+        wait_for_store(storage, lambda: requeue(ledger), tell)
         watcher = Watcher(plan, ledger, storage, identity.data_digest, log, tell)
         log.drain(RECORDS_S)  # so that trials find their parent run in MLflow
         try:

@@ -79,14 +79,16 @@ def train(spec: RunSpec, tell: Tell, *, terminal: TextIO | None = None, sweep: I
 
 
 def _train(spec: RunSpec, tell: Tell, terminal: TextIO | None, sweep: InSweep | None, stop: Stop) -> Trained:
-    run = prepare(spec, tell)
+    waits = sweep is None  # a sweep can stop a trial only if it waits itself for a store that is away
+    run = prepare(spec, tell, waits=waits)
     storage = open_store(run.config.storage.url)
-    with Lease.acquire(storage, run.name, tell) as lease:
+    acquire = partial(Lease.acquire, storage, run.name, tell)
+    with wait_for_store(storage, acquire, tell) if waits else acquire() as lease:
         storage = open_store(run.config.storage.url, has_begun=True)  # it holds the lease
         checkpoints = RunCheckpoints(storage, run.name)
         if sweep is None:
             require_access(run.config.tracking, tell)
-        if done := checkpoints.finished():
+        if done := wait_for_store(storage, checkpoints.finished, tell):
             sent = Sent()
             if sweep is None:
                 sent = registered_before(run.config, run.identity, lease, done.get(REGISTERED, ""), tell)

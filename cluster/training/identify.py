@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from cluster.recipes import Resolved
 from cluster.registry import Registry
 from cluster.runtime.code_version import code_version
 from cluster.shards import data_store
-from cluster.store import open_store, wait_while_busy
+from cluster.store import open_store, wait_for_store, wait_while_busy
 from cluster.stream import read_index
 from cluster.training.naming import stored_run_name
 from cluster.training.precision import Precision, choose_precision
@@ -78,8 +79,13 @@ class Prepared:
         return self.identity.run_name
 
 
-def prepare(spec: RunSpec, tell: Tell) -> Prepared:
+def prepare(spec: RunSpec, tell: Tell, *, waits: bool = True) -> Prepared:
     """Look at what a run is made from and at the stores that it needs, and say what it is.
+
+    Args:
+        spec: What to train.
+        tell: Called with lines of progress.
+        waits: Wait for a store that is away after it has answered once, instead of raising UnavailableError.
 
     Raises:
         MetaSRError: The settings, the data or a store cannot be used.
@@ -94,7 +100,9 @@ def prepare(spec: RunSpec, tell: Tell) -> Prepared:
         tell(f"starting from the weights of {spec.init_from}, run {initial.about['run_name']}")
     if not spec.config.loss.perceptual:
         tell("loss.perceptual is 0: training without the perceptual loss")
-    return Prepared(spec, identity, require(spec.config, tell), initial)
+    check = partial(require, spec.config, tell)
+    data = wait_for_store(open_store(spec.config.storage.url), check, tell) if waits else check()
+    return Prepared(spec, identity, data, initial)
 
 
 def load_initial(spec: RunSpec) -> Bundle | None:

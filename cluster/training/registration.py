@@ -99,7 +99,7 @@ def register(config: JobConfig, identity: RunIdentity, lease: Lease, sweep: str,
     with run_log(config, identity, sweep) as log:
         checkpoints = RunCheckpoints(storage, identity.run_name).claim(lease.fence, tell)
         wait_for_store(storage, lambda: register_best(checkpoints, log, tell), tell)
-        if done := checkpoints.finished():
+        if done := wait_for_store(storage, checkpoints.finished, tell):
             wait_for_store(storage, lambda: checkpoints.finish(done | {REGISTERED: config.tracking.model}), tell)
         log.status("FINISHED" if done else "KILLED")
         log.drain(LAST_RECORDS_S)

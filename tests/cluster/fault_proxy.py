@@ -112,6 +112,21 @@ def mixed(seed: int, share: float, faults: Sequence[Fault]) -> Plan:
     return plan
 
 
+def outages(*beginnings: str, fault: Fault, method: str = "PUT", requests: int = 7) -> Plan:
+    """Plan that the server is away for so many requests, each time that an object is first written, or read."""
+    waiting, left = list(beginnings), 0
+
+    def plan(number: int, asked: str, path: str) -> Fault | None:
+        nonlocal left
+        if waiting and method == asked and waiting[0] in path:
+            waiting.pop(0)
+            left = requests
+        left -= 1
+        return fault if left >= 0 else None
+
+    return plan
+
+
 class FaultProxy:
     """Stands before an HTTP server.
 

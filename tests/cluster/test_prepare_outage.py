@@ -7,7 +7,7 @@ import pytest
 
 from cluster.prepare import prepare, verify
 from cluster.store import RetryPolicy, UnavailableError, open_store
-from tests.cluster.fault_proxy import FaultProxy, Refuse, Reset, always
+from tests.cluster.fault_proxy import FaultProxy, Refuse, Reset, always, outages
 from tests.cluster.patients import OPTIONS, SUBJECTS
 
 SMALL = OPTIONS.model_copy(update={"shard_mb": 0.03})  # as `original` was prepared
@@ -39,21 +39,6 @@ def prepare_through(volumes, through):
         return prepare(volumes, store, SMALL, tell, progress=lambda line: None)
 
     return lambda plan: through(plan, use)
-
-
-def outages(*beginnings, fault, method="PUT", requests=7):
-    """Plan that the server is away for so many requests, each time that an object is first written, or read."""
-    waiting, left = list(beginnings), 0
-
-    def plan(number, asked, path):
-        nonlocal left
-        if waiting and method == asked and waiting[0] in path:
-            waiting.pop(0)
-            left = requests
-        left -= 1
-        return fault if left >= 0 else None
-
-    return plan
 
 
 @pytest.mark.parametrize("fault", [Refuse(), Reset()], ids=["before it heard", "before it answered"])
