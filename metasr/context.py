@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from metasr.errors import CheckpointError
+from metasr.events import Event
 
 if TYPE_CHECKING:  # who only carries messages does without torch
     import torch
     from torch import Tensor, nn
-
-EVENT_FORMAT: Final = 1
-"""Version of the kinds of events below and of the values that come with them; another number when one changes its
-meaning."""
-
-EventKind = Literal[
-    "group",
-    "resumed",
-    "changed",
-    "steps",
-    "validated",
-    "kept",
-    "uploaded",
-    "retries",
-    "skipped",
-    "substituted",
-    "warning",
-    "stopping",
-]
-"""What happens in a training. The loop logs resumed, changed, steps, validated, skipped and warning; a cluster around
-it the others. `cluster.watch.events` says what comes with each."""
 
 
 class Request(IntEnum):
@@ -94,24 +74,8 @@ class WorkerContext(Protocol):
             save: Called at once on the worker that writes it. Nobody waits for it to reach storage.
         """
 
-    def log(
-        self,
-        kind: EventKind,
-        step: int,
-        values: Mapping[str, float],
-        *,
-        text: str = "",
-        pictures: Mapping[str, bytes] | None = None,
-    ) -> None:
-        """Record what happened at a step, once for all workers, without making training wait.
-
-        Args:
-            kind: What happened.
-            step: When.
-            values: Metrics.
-            text: For a person.
-            pictures: PNG files by name.
-        """
+    def log(self, event: Event) -> None:
+        """Report what happened, once for all workers, without making training wait."""
 
     def requested(self) -> Request:
         """Return what is requested after this step: the same on all workers, which all call this at every step."""
@@ -186,17 +150,9 @@ class LocalContext:
         shutil.rmtree(whole, ignore_errors=True)  # one that was refused
         part.rename(whole)
 
-    def log(
-        self,
-        kind: EventKind,
-        step: int,
-        values: Mapping[str, float],
-        *,
-        text: str = "",
-        pictures: Mapping[str, bytes] | None = None,
-    ) -> None:
+    def log(self, event: Event) -> None:
         """Remember the values."""
-        self.history.append((step, dict(values)))
+        self.history.append((event.step, dict(event.values)))
 
     def requested(self) -> Request:
         """Return that nothing is requested: there is nobody else."""

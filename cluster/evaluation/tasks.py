@@ -17,7 +17,7 @@ from cluster.stream.verified import read_shard
 from metasr.config import ModelConfig
 from metasr.data.degrade import Degradation
 from metasr.errors import DataError, MetaSRError
-from metasr.evaluation import BICUBIC, LANCZOS, Evaluation, Method, evaluate
+from metasr.evaluation import BICUBIC, LANCZOS, Conditions, Evaluation, Method, evaluate
 from metasr.evaluation.downstream import Grid, Outcome, Step, compare_labels
 from metasr.evaluation.methods import MODEL_NAME
 from metasr.evaluation.report import device_name
@@ -130,9 +130,8 @@ def score(setup: Setup, share: Share) -> ScoredShare:
             setup.model.build(device),
             slices[first:stop],
             setup.scales,
-            setup.degradation,
+            Conditions(setup.degradation, load_perceptual_distance(file=file) if file else None),
             rivals=[LANCZOS, *_networks(setup, device)],
-            distance=load_perceptual_distance(file=file) if file else None,
             pictured=[middle] if share.subject == setup.pictured else [],
         )
         return ScoredShare(result, device_name(device))

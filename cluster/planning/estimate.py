@@ -20,8 +20,9 @@ from cluster.store.lease import LEASE, Lease
 from cluster.training.group import train_on_ray
 from cluster.training.identify import Prepared, RunSpec, identify, settled
 from cluster.training.stop import Stop
-from cluster.watch import Event, RunReport
+from cluster.watch import RunReport
 from metasr.errors import TrainingError
+from metasr.events import Event
 
 WARM_UP_STEPS = 5
 

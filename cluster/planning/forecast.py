@@ -9,10 +9,10 @@ from cluster.config import JobConfig
 from cluster.shards import Index
 from cluster.store import Store
 from cluster.stream import KEPT_WHOLE_BYTES
-from cluster.watch import Event
 from metasr.config import ExperimentConfig
 from metasr.data.sample import plan_step
 from metasr.errors import TrainingError
+from metasr.events import Event
 
 PLANNED_STEPS = 2000  # of a phase, evenly spaced: enough for the mean over its scales
 GB = 1e9

@@ -12,7 +12,7 @@ from cluster.config import PrepareConfig
 from cluster.prepare.cut import Cut, Spacing, Statistics, cut, widest
 from cluster.prepare.journal import FinishedShard, Journal
 from cluster.prepare.plan import SplitPlan, doubts, find, input_sha256, make_plan, recipe_sha256, said_options
-from cluster.prepare.pseudonyms import stored_names
+from cluster.prepare.pseudonyms import Names, stored_names
 from cluster.prepare.publish import Publication
 from cluster.runtime.ordered_map import InOrder, in_order
 from cluster.shards import SPLITS, Index, Sample, Shard, ShardWriter, Split
@@ -83,11 +83,11 @@ def prepare(
     journal = Journal(store, inputs)  # which is not waited for: what does not work from the start is said at once
     journal.check()
     waiting = WaitingStore(store, tell)
-    publication = Publication(waiting)
+    target = _Target(waiting, Journal(waiting, inputs), Publication(waiting))
     for line in [*(found.lines() if found.is_partial else []), *doubts(plan)]:
         tell(line)
     finished = journal.read(tell, progress or tell)
-    building = _Building(waiting, options, names, Journal(waiting, inputs), publication, tell, progress or tell)
+    building = _Building(target, options, names, tell, progress or tell)
     building.resume(finished)
     with in_order(workers, len(subjects)) as map_in_order:
         # Those who validate come first: where none of them can be used, others are chosen from those who wait.
@@ -99,7 +99,7 @@ def prepare(
             raise _too_few(folder)
     index = building.index(said, recipe, subjects)
     index.check()
-    publication.publish(index)
+    target.publication.publish(index)
     return Report(index, building.refused, found)
 
 
@@ -108,22 +108,22 @@ def _too_few(folder: Path) -> DataError:
     return DataError(f"folder {folder}", reason, "See the reasons above")
 
 
+@dataclass(frozen=True)
+class _Target:
+    """Where the data set goes: its shards, the journal of those that are finished, and the index."""
+
+    store: Store
+    journal: Journal
+    publication: Publication
+
+
 class _Building:
     """The data set so far: shards and what the index will say of them, and who had to be left out."""
 
-    def __init__(
-        self,
-        store: Store,
-        options: PrepareConfig,
-        names: Callable[[str], str],
-        journal: Journal,
-        publication: Publication,
-        tell: Tell,
-        progress: Tell,
-    ) -> None:
+    def __init__(self, target: _Target, options: PrepareConfig, names: Names, tell: Tell, progress: Tell) -> None:
         self.refused: dict[str, str] = {}
-        self._store, self._options, self._names, self._journal = store, options, names, journal
-        self._publication, self._tell, self._progress = publication, tell, progress
+        self._target, self._options, self._names = target, options, names
+        self._tell, self._progress = tell, progress
         self._subjects: dict[Split, list[str]] = {split: [] for split in SPLITS}
         self._shards: dict[Split, list[Shard]] = {split: [] for split in SPLITS}
         self._statistics = Statistics()
@@ -146,7 +146,7 @@ class _Building:
         """
         names = {self._names(subject.name) for subject in plan.subjects(split)}
         replaced = bool(self._subjects[split]) and names.isdisjoint(self._subjects[split])
-        writer = ShardWriter(self._store, split, plan.shard_limit(split, self._options), self._shards[split])
+        writer = ShardWriter(self._target.store, split, plan.shard_limit(split, self._options), self._shards[split])
         here = [subject for subject in plan.subjects(split) if self._names(subject.name) not in self._subjects[split]]
         first = len(plan.subjects(split)) - len(here)
         read = partial(_read, folder, self._options, split)
@@ -157,12 +157,12 @@ class _Building:
             else:
                 reason = self.refused[subject.name] = REPLACED if isinstance(outcome, Cut) else str(outcome)
                 self._tell(f"{subject.name}: left out. {reason}")
-        self._publication.check()
+        self._target.publication.check()
         self._finish(writer.close())
         return not names.isdisjoint(self._subjects[split])
 
     def _add(self, writer: ShardWriter, split: Split, subject: Subject, cut: Cut, of: str) -> None:
-        self._publication.check()
+        self._target.publication.check()
         name = self._names(subject.name)
         if split == "train":
             self._statistics += cut.statistics
@@ -177,7 +177,7 @@ class _Building:
     def _finish(self, shard: Shard | None) -> None:
         if shard:
             entry = FinishedShard(shard=shard, statistics=self._statistics, spacing_mm=self._spacing_mm)
-            self._journal.write(entry, number=len(self._shards[shard.split]))
+            self._target.journal.write(entry, number=len(self._shards[shard.split]))
             self._shards[shard.split].append(shard)
 
     def index(self, options: dict[str, Any], recipe_sha256: str, subjects: Sequence[Subject]) -> Index:

@@ -21,7 +21,7 @@ from cluster.training.observers import OUTCOME
 from cluster.training.registration import Sent, register_trial
 from metasr.data.degrade import Degradation
 from metasr.errors import ConfigError, MetaSRError, StoreError
-from metasr.evaluation import evaluate
+from metasr.evaluation import Conditions, evaluate
 from metasr.evaluation.pictures import comparison_panel, png_bytes
 from metasr.inference.bundle import load_bundle
 
@@ -113,8 +113,8 @@ def _pictures(config: JobConfig, trial: Trial, data_digest: str, tell: Tell) -> 
         with tempfile.TemporaryDirectory() as folder:
             checkpoints.fetch(best, Path(folder))
             generator = load_bundle(Path(folder) / "bundle", torch.device("cpu")).generator
-        degradation = Degradation(config.data.degradation, config.data.noise)
-        found = evaluate(generator, slices, config.eval.scales, degradation)
+        conditions = Conditions(Degradation(config.data.degradation, config.data.noise))
+        found = evaluate(generator, slices, config.eval.scales, conditions)
     except MetaSRError as error:
         tell(f"the page has no pictures: {error}")
         return {}

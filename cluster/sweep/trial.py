@@ -27,9 +27,9 @@ from cluster.training.driver import InSweep, train
 from cluster.training.identify import RunSpec
 from cluster.training.naming import stored_run_name
 from cluster.training.stop import Stop
-from cluster.watch import Event
 from metasr.context import Request
 from metasr.errors import MetaSRError, StoreError
+from metasr.events import Event
 from metasr.training.state import LOG
 
 POLL_S = 0.5

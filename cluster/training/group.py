@@ -25,8 +25,8 @@ from cluster.training.mailbox import Mail, mail
 from cluster.training.ray_context import Job
 from cluster.training.stop import Stop
 from cluster.training.worker import train_worker
-from cluster.watch import Event
 from metasr.errors import MetaSRError, TrainingError
+from metasr.events import Event
 
 LOOK_AGAIN_S = 0.5
 NO_WORKERS_S = 10.0  # workers poll for requests every half second: without for so long, there are none

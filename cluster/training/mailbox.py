@@ -13,9 +13,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.training.failures import Failure, Failures
-from cluster.watch import Event
 from metasr.context import Request
 from metasr.errors import MetaSRError
+from metasr.events import Event
 
 POLL_S = 0.5
 

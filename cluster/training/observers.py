@@ -11,8 +11,9 @@ from cluster.outbox.run_log import RunLog
 from cluster.redaction import one_line
 from cluster.store.lease import Lease
 from cluster.training.curves import curves
-from cluster.watch import Event, RunReport, Watch
+from cluster.watch import RunReport, Watch
 from metasr.errors import Interrupted, StoreError
+from metasr.events import Event
 
 CHANGED = "metasr.changed"
 OUTCOME = "metasr.outcome"

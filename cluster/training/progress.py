@@ -10,8 +10,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from cluster.store import Store
-from cluster.watch import Event
 from metasr.context import Request
+from metasr.events import Event
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ import faulthandler
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -23,8 +23,8 @@ from cluster.config import JobConfig
 from cluster.store import Store, open_store
 from cluster.stream import ShardCrops, shard_cache
 from cluster.training.progress import Progress, Requests
-from cluster.watch import Event
-from metasr.context import EventKind, Request
+from metasr.context import Request
+from metasr.events import Event
 from metasr.identity import RunIdentity
 
 log = logging.getLogger(__name__)
@@ -126,26 +126,18 @@ class RayContext:
             return
         began = time.perf_counter()
         self._uploader.submit(save, step, score)
-        self.log("kept", step, {"seconds": time.perf_counter() - began})
+        self.log(Event("kept", step, {"seconds": time.perf_counter() - began}))
 
-    def log(
-        self,
-        kind: EventKind,
-        step: int,
-        values: Mapping[str, float],
-        *,
-        text: str = "",
-        pictures: Mapping[str, bytes] | None = None,
-    ) -> None:
+    def log(self, event: Event) -> None:
         """Send an event to the driver, without waiting for it; of what concerns all, that of the first worker."""
-        if self.rank == 0 or kind in OF_EACH:
-            self._job.mailbox.put.remote(Event(kind, step, dict(values), text, dict(pictures or {}), self.rank))
-        if kind == "steps":
-            self._newest_step = step
+        if self.rank == 0 or event.kind in OF_EACH:
+            self._job.mailbox.put.remote(replace(event, rank=self.rank))
+        if event.kind == "steps":
+            self._newest_step = event.step
             self._log_data_trouble()
-        elif kind == "resumed":
-            self._step = step
-        elif kind == "validated":
+        elif event.kind == "resumed":
+            self._step = event.step
+        elif event.kind == "validated":
             self._progress.may_take_long = False
 
     def requested(self) -> Request:
@@ -177,7 +169,7 @@ class RayContext:
         known, self._leaving = self._leaving, self._leaving | set(info.preempted_node_ids)
         if self._leaving == known:
             return False
-        self.log("stopping", self._newest_step, {}, text="a node is about to be taken away")
+        self.log(Event("stopping", self._newest_step, text="a node is about to be taken away"))
         return True
 
     def finish(self) -> None:
@@ -202,14 +194,14 @@ class RayContext:
 
     def _log_upload(self, kept: SavedCheckpoint, seconds: float, waiting: int) -> None:
         values = {"seconds": seconds, "bytes": float(kept.num_bytes), "pending": float(waiting)}
-        self.log("uploaded", kept.step, values)
+        self.log(Event("uploaded", kept.step, values))
 
     def _log_data_trouble(self) -> None:
         step, new = self._newest_step, self._crops.substituted[self._substituted :]
         self._substituted += len(new)
         if new:
-            self.log("substituted", step, {}, text=", ".join(one.shard for one in new))
+            self.log(Event("substituted", step, text=", ".join(one.shard for one in new)))
         counts = self._data.retries.counts + self._storage.retries.counts
         if counts.total() > self._retries:
             self._retries = counts.total()
-            self.log("retries", step, {name: float(count) for name, count in counts.items()})
+            self.log(Event("retries", step, {name: float(count) for name, count in counts.items()}))

@@ -20,7 +20,8 @@ from cluster.training.progress import Progress, ToDriver
 from cluster.training.ray_context import Job, RayContext
 from cluster.training.watchdog import watch_over_me
 from metasr.errors import MetaSRError
-from metasr.training.loop import fit
+from metasr.events import Event
+from metasr.training.loop import TrainingData, fit
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,13 @@ def _train(job: Job, progress: Progress) -> None:
     validation = wait_for_store(store, look_at, log.warning)
     crops = ShardCrops(store, index, cache, on_corrupt=config.data.on_corrupt)
     context = RayContext(job, store, crops, progress)
-    context.log("group", 0, {"num_workers": float(context.num_workers), "data_s": time.perf_counter() - began})
+    start = {"num_workers": float(context.num_workers), "data_s": time.perf_counter() - began}
+    context.log(Event("group", 0, start))
     weights = ray.get(job.initial_weights)
-    state = fit(config, crops, (index.mean, index.std), validation, identity, context, weights)
+    data = TrainingData(crops, index.mean, index.std, validation)
+    state = fit(config, data, identity, context, weights)
     context.finish()
     has_stopped = context.rank == 0 and state.step < config.train.steps
     if has_stopped and ray.get(job.mailbox.regroups.remote()):
-        context.log("stopping", state.step, {}, text="training goes on with other workers")
+        context.log(Event("stopping", state.step, text="training goes on with other workers"))
         raise RegroupError

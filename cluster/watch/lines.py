@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TextIO
 
 from cluster.watch.bar import Bar
-from cluster.watch.events import Event, finite
+from metasr.events import Event
 
 LINES_AT_ONCE = 10
 LINES_APART_S = 30.0
@@ -150,7 +150,7 @@ class Watch:
         return f"{self._at(event.step)}  code or arithmetic changed, so the bits may differ: {text}"
 
     def _retries_line(self, event: Event) -> str:
-        counts = Counter({reason: round(finite(event.values, reason)) for reason in event.values})
+        counts = Counter({reason: round(event.finite(reason)) for reason in event.values})
         if not counts.total() > self._retries.get(event.rank, Counter()).total():
             return ""
         self._retries[event.rank] = counts

@@ -33,13 +33,13 @@ Times are seconds on the driver's clock, or durations that the first worker meas
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from cluster.watch.events import Event, finite
 from cluster.watch.report_text import describe
 from cluster.watch.starts import Starts
 from cluster.watch.steps import StepLedger
+from metasr.events import Event
 
 FORMAT = 1
 
@@ -91,9 +91,9 @@ class RunReport:
             case "kept" | "uploaded":
                 self._see_checkpoint(event)
             case "validated":
-                _add(self._validated, event.values)
+                _add(self._validated, event)
             case "retries":
-                counts = Counter({name: int(finite(event.values, name)) for name in event.values})
+                counts = Counter({name: int(event.finite(name)) for name in event.values})
                 self._retries_of_group[event.rank] = counts
             case "skipped":
                 self._skipped.add(event.step)
@@ -148,11 +148,11 @@ class RunReport:
     def _see_checkpoint(self, event: Event) -> None:
         self._steps.save(event.step)
         if event.kind == "kept":
-            _add(self._kept, event.values)
+            _add(self._kept, event)
             self._not_uploaded += 1
         else:
-            _add(self._uploaded, event.values)
-            self._not_uploaded = int(finite(event.values, "pending"))
+            _add(self._uploaded, event)
+            self._not_uploaded = int(event.finite("pending"))
 
     def _all_retries(self) -> Counter[str]:
         """Return the retries of all workers of all groups."""
@@ -162,8 +162,8 @@ class RunReport:
         return self._clock() - self._began
 
 
-def _add(total: dict[str, float], values: Mapping[str, float]) -> None:
-    """Add one to the count of a total, and values to its sums."""
+def _add(total: dict[str, float], event: Event) -> None:
+    """Add one to the count of a total, and values of an event to its sums."""
     total["count"] += 1
     for name in total.keys() - {"count"}:
-        total[name] += finite(values, name)
+        total[name] += event.finite(name)

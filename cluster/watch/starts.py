@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.watch.events import Event, finite
+from metasr.events import Event
 
 
 @dataclass
@@ -40,9 +40,9 @@ class Starts:
         self._num_groups += 1
         self._ready = now
         if self._num_groups > 1:
-            self._restarts.append(_Restart(self._last_sign, int(finite(event.values, "num_workers")), reached))
+            self._restarts.append(_Restart(self._last_sign, int(event.finite("num_workers")), reached))
         if self._first_step is None:
-            self._parts_s = _parts_s(event.values, now, marks)
+            self._parts_s = _parts_s(event, now, marks)
 
     def resumed(self, step: int) -> None:
         """Record the step that the newest group resumes from."""
@@ -51,7 +51,7 @@ class Starts:
 
     def steps(self, event: Event, now: float) -> None:
         """Record an event of the kind `steps`."""
-        ended = max(now - finite(event.values, "since_first_step_s"), self._ready)
+        ended = max(now - event.finite("since_first_step_s"), self._ready)
         if self._first_step is None:
             self._first_step = ended
             self._parts_s["first_step"] = ended - self._ready
@@ -80,10 +80,10 @@ class Starts:
         ]
 
 
-def _parts_s(values: Mapping[str, float], now: float, marks: Mapping[str, float]) -> dict[str, float]:
+def _parts_s(event: Event, now: float, marks: Mapping[str, float]) -> dict[str, float]:
     """Return the time until now by part: those of the driver, the start of the group, and the group's own."""
     parts, then = {}, 0.0
     for name, at in marks.items():
         parts[name], then = at - then, at
-    own = {name.removesuffix("_s"): finite(values, name) for name in values if name.endswith("_s")}
+    own = {name.removesuffix("_s"): event.finite(name) for name in event.values if name.endswith("_s")}
     return parts | {"group": max(0.0, now - then - sum(own.values()))} | own

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.watch.events import Event, finite
+from metasr.events import Event
 
 STALL_S = 1.0
 STALL_SHARE = 0.1
@@ -66,15 +66,15 @@ class StepLedger:
     def count(self, event: Event) -> None:
         """Record an interval of steps: an event of the kind `steps`."""
         first, self._counted = self._counted, max(self._counted, event.step)
-        rate = finite(event.values, "steps_per_s")
-        share = min(max(finite(event.values, "waiting_share"), 0.0), 1.0)
+        rate = event.finite("steps_per_s")
+        share = min(max(event.finite("waiting_share"), 0.0), 1.0)
         if event.step <= first or rate <= 0:
             return
         seconds = (event.step - first) / rate
         self._intervals.append(_Interval(first, event.step, seconds * (1 - share)))
         self._waiting_s += seconds * share
         self._step_s.append(1 / rate)
-        if samples_per_s := finite(event.values, "samples_per_s"):
+        if samples_per_s := event.finite("samples_per_s"):
             self._samples_per_s.append(samples_per_s)
         if share >= STALL_SHARE and seconds * share >= STALL_S:
             self._stalls.append(seconds * share)

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -18,7 +18,23 @@ from metasr.models import SuperResolver
 from metasr.scale import Scale
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-BICUBIC_DEGRADATION = Degradation()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What LR images are made with, and what judges SR images besides PSNR, SSIM and NRMSE.
+
+    Attributes:
+        degrade: Makes LR from HR.
+        distance: Perceptual distance of images `[N, 1, H, W]` in [0, 1] on the CPU, `[N]`; see
+            `metasr.perceptual_distance`.
+    """
+
+    degrade: Degradation = field(default_factory=Degradation)
+    distance: Distance | None = None
+
+
+BICUBIC_CONDITIONS = Conditions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +118,9 @@ def evaluate(
     generator: SuperResolver,
     slices: Sequence[HeldOutSlice],
     scales: Sequence[Scale],
-    degrade: Degradation = BICUBIC_DEGRADATION,
+    conditions: Conditions = BICUBIC_CONDITIONS,
     *,
     rivals: Sequence[Method] = (),
-    distance: Distance | None = None,
     pictured: Sequence[HeldOutSlice] | None = None,
 ) -> Evaluation:
     """Degrade whole slices, enlarge them and score the model, bicubic interpolation and rivals against the originals.
@@ -116,10 +131,8 @@ def evaluate(
         generator: The model; its mode is restored.
         slices: Slices to evaluate on.
         scales: Scales. Slices are cropped to sizes whose ratio is the scale, see `slice_lengths`.
-        degrade: Makes LR from HR.
+        conditions: Of the comparison.
         rivals: Other methods; networks that support one scale only are compared at that scale.
-        distance: Perceptual distance of images `[N, 1, H, W]` in [0, 1] on the CPU, `[N]`; see
-            `metasr.perceptual_distance`.
         pictured: Slices whose images are kept; None: all.
 
     Raises:
@@ -134,8 +147,8 @@ def evaluate(
     for held_out in slices:
         for scale in scales:
             able = [method for method in methods if method.only_scale in (None, scale)]
-            comparison = compare(able, held_out, scale, degrade)
-            result.scores.extend(_scores(comparison, degrade, distance))
+            comparison = compare(able, held_out, scale, conditions.degrade)
+            result.scores.extend(_scores(comparison, conditions))
             for method, seconds in comparison.seconds.items():
                 result.seconds[scale, method].append(seconds)
             if pictured is None or held_out in pictured:
@@ -187,13 +200,13 @@ def require_size(held_out: HeldOutSlice, scale: Scale, size: tuple[int, int]) ->
         )
 
 
-def _scores(comparison: Comparison, degrade: Degradation, distance: Distance | None) -> Iterator[Score]:
+def _scores(comparison: Comparison, conditions: Conditions) -> Iterator[Score]:
     """Yield a score for each method and region."""
-    held_out, scale = comparison.slice, comparison.scale
+    held_out, scale, distance = comparison.slice, comparison.scale, conditions.distance
     lr, border = comparison.lr, border_px(comparison.scale)
     regions, hr = regions_of(comparison.hr, border), crop_border(comparison.hr, border)
     for method, image in comparison.images.items():
-        again = degrade(image, (lr.shape[2], lr.shape[3]), [held_out.seed])
+        again = conditions.degrade(image, (lr.shape[2], lr.shape[3]), [held_out.seed])
         sr = crop_border(image, border)
         consistency = psnr(again, lr).item()
         perceptual = None if distance is None else distance(sr.clamp(0, 1), hr.clamp(0, 1)).item()

@@ -1,6 +1,7 @@
 """Signs that adversarial training has come to nothing."""
 
 from metasr.context import WorkerContext
+from metasr.events import Event
 
 WON_LOSS = 0.02
 WON_INTERVALS = 5
@@ -41,4 +42,4 @@ class Collapse:
 
     def _warn(self, step: int, what: str) -> None:
         fix = "lower loss.adversarial or optim.discriminator_lr, or raise train.pixel_only_steps"
-        self._context.log("warning", step, {}, text=f"{what}; {fix}")
+        self._context.log(Event("warning", step, text=f"{what}; {fix}"))

@@ -9,8 +9,9 @@ from statistics import fmean
 from metasr.config import ExperimentConfig
 from metasr.context import WorkerContext
 from metasr.data.degrade import Degradation
-from metasr.evaluation import HeldOutSlice, Mean, evaluate, mean_by_scale
+from metasr.evaluation import Conditions, HeldOutSlice, Mean, evaluate, mean_by_scale
 from metasr.evaluation.pictures import comparison_panel, png_bytes
+from metasr.events import Event
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import save_bundle
 from metasr.perceptual_distance import load_perceptual_distance
@@ -39,10 +40,8 @@ class Look:
     def and_keep(self, state: TrainingState) -> float:
         """Validate the generator, record metrics and pictures, keep a checkpoint with its bundle; return seconds."""
         config, began = self._config, time.perf_counter()
-        degradation = Degradation(config.data.degradation, config.data.noise)
-        result = evaluate(
-            state.best_generator, self._validation, config.eval.scales, degradation, distance=self._distance
-        )
+        conditions = Conditions(Degradation(config.data.degradation, config.data.noise), self._distance)
+        result = evaluate(state.best_generator, self._validation, config.eval.scales, conditions)
         metrics = _metrics(mean_by_scale(result.scores), config.eval.scales)
         best_by = {"psnr": "val_psnr_gain", "perceptual": "val_perceptual_gain"}.get(config.train.keep_best_by)
         metrics["selection_score"] = metrics[best_by] if best_by else float(state.step)
@@ -53,7 +52,7 @@ class Look:
         state.record(**metrics)
         pictures = {"validation": png_bytes(comparison_panel(result.comparisons))}
         seconds = {"seconds": time.perf_counter() - began}
-        self._context.log("validated", state.step, metrics | seconds, pictures=pictures)
+        self._context.log(Event("validated", state.step, metrics | seconds, pictures=pictures))
 
         def save(folder: Path) -> None:
             save_bundle(

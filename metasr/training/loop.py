@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from metasr.data.crops import CropSource
 from metasr.data.sample import Batch
 from metasr.errors import DivergedError
 from metasr.evaluation import HeldOutSlice
+from metasr.events import Event
 from metasr.identity import RunIdentity
 from metasr.perceptual import load_perceptual
 from metasr.training.arithmetic import deterministic, half_precision
@@ -21,14 +23,29 @@ from metasr.training.lineage import changes
 from metasr.training.look import Look
 from metasr.training.reduction import Exact, Fast, Reduction
 from metasr.training.state import TrainingState
-from metasr.training.steps import Networks, discriminator_step, generator_step
+from metasr.training.steps import Networks, UpdateRule, discriminator_step, generator_step
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a generator is trained and validated on.
+
+    Attributes:
+        crops: Training crops, intensities in about [0, 1].
+        mean: Of the training crops.
+        std: Standard deviation of the training crops.
+        validation: Slices of subjects that are not trained on.
+    """
+
+    crops: CropSource
+    mean: float
+    std: float
+    validation: Sequence[HeldOutSlice]
 
 
 def fit(
     config: ExperimentConfig,
-    crops: CropSource,
-    statistics: tuple[float, float],
-    validation: Sequence[HeldOutSlice],
+    data: TrainingData,
     identity: RunIdentity,
     context: WorkerContext,
     initial_weights: Mapping[str, Tensor] | None = None,
@@ -39,30 +56,27 @@ def fit(
 
     Args:
         config: The experiment.
-        crops: Training crops, intensities in about [0, 1].
-        statistics: Mean and standard deviation of the training crops.
-        validation: Slices of subjects that are not trained on.
+        data: What to train on.
         identity: What the run is made from.
         context: The worker's view of the world.
         initial_weights: Of a generator of another run to start from, instead of random ones.
     """
     train = config.train
-    mean, std = statistics
     with deterministic(context.device, enabled=train.reduction == "exact"):
-        state = TrainingState.initial(config, context.device, mean=mean, std=std)
+        state = TrainingState.initial(config, context.device, mean=data.mean, std=data.std)
         if initial_weights is not None:
             state.start_from(initial_weights)
         passed_over = context.resume(state.load)
         if state.step >= train.steps:
             return state
-        context.log("resumed", state.step, {"resumed_at_step": float(state.step)}, text=passed_over)
+        context.log(Event("resumed", state.step, {"resumed_at_step": float(state.step)}, passed_over))
         state.go_on(identity.code_version)
         if changed := changes(state.lineage):
-            context.log("changed", state.step, {}, text=changed)
+            context.log(Event("changed", state.step, text=changed))
         networks, reduction = _share(config, state, context)
-        batches = Batches(config, crops, state.step, reduction.parts(train.batch_size), context.device)
+        batches = Batches(config, data.crops, state.step, reduction.parts(train.batch_size), context.device)
         collapse = Collapse(context)
-        look = Look(config, validation, identity, context, collapse)
+        look = Look(config, data.validation, identity, context, collapse)
         meter = _Meter(train.batch_size)
         for parts in batches:
             losses = _step(config, state, networks, parts, reduction, context)
@@ -73,7 +87,7 @@ def fit(
                 state.record(**numbers)
                 if config.loss.adversarial and state.step > train.pixel_only_steps and "loss_total" in numbers:
                     collapse.see_loss(state.step, numbers["loss_discriminator"])
-                context.log("steps", state.step, numbers | meter.read(batches.waited_s))
+                context.log(Event("steps", state.step, numbers | meter.read(batches.waited_s)))
             request = context.requested()
             if state.step % train.checkpoint_every_steps == 0 or state.step == train.steps:
                 meter.pause(look.and_keep(state))
@@ -121,26 +135,18 @@ def _step(
     pixel_only = state.step < train.pixel_only_steps
     state.set_learning_rates(config.optim, train.steps)
     try:
-        images, losses = generator_step(
-            networks,
-            state.generator_optimiser,
-            parts,
-            config.loss,
-            reduction,
-            pixel_only=pixel_only,
-            clip_norm=clip_norm,
-        )
+        rule = UpdateRule(state.generator_optimiser, reduction, clip_norm)
+        images, losses = generator_step(networks, parts, config.loss, rule, pixel_only=pixel_only)
         state.update_average(config.optim.ema_decay)
         judged = torch.zeros_like(losses.total)
         if config.loss.adversarial and not pixel_only:
-            judged = discriminator_step(
-                networks, state.discriminator_optimiser, parts, images, reduction, clip_norm=clip_norm
-            )
+            rule = UpdateRule(state.discriminator_optimiser, reduction, clip_norm)
+            judged = discriminator_step(networks, parts, images, rule)
     except DivergedError as error:
         if train.on_nan == "stop" or state.skipped >= train.max_skipped:
             raise
         state.skipped += 1
-        context.log("skipped", state.step, {"skipped": float(state.skipped)}, text=error.what)
+        context.log(Event("skipped", state.step, {"skipped": float(state.skipped)}, error.what))
         return {"skipped": torch.tensor(float(state.skipped))}
     return {f"loss_{name}": value for name, value in losses._asdict().items()} | {"loss_discriminator": judged}
 

@@ -38,26 +38,32 @@ class Networks:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.half_precision)
 
 
+@dataclass(frozen=True)
+class UpdateRule:
+    """How the losses of a batch become an update of one network.
+
+    Attributes:
+        optimiser: Of the network, with one group of parameters.
+        reduction: Makes one gradient of those of all parts on all workers.
+        clip_norm: A gradient longer than this is shortened to it; 0 leaves it as it is.
+    """
+
+    optimiser: Optimizer
+    reduction: Reduction
+    clip_norm: float = 0.0
+
+
 def generator_step(
-    networks: Networks,
-    optimiser: Optimizer,
-    parts: Sequence[Batch],
-    loss: LossConfig,
-    reduction: Reduction,
-    *,
-    pixel_only: bool,
-    clip_norm: float = 0.0,
+    networks: Networks, parts: Sequence[Batch], loss: LossConfig, rule: UpdateRule, *, pixel_only: bool
 ) -> tuple[list[Tensor], GeneratorLosses]:
     """Update the generator; return its images for each part, detached, and the losses of the whole batch.
 
     Args:
         networks: The discriminator is not changed.
-        optimiser: Of the generator.
-        parts: LR and HR patches, as `reduction` cuts the batch.
+        parts: LR and HR patches, as the rule's reduction cuts the batch.
         loss: Weights and forms of the terms.
-        reduction: Makes one gradient of those of all parts on all workers.
+        rule: For the generator.
         pixel_only: Leave out all but the L1 loss.
-        clip_norm: See `update`.
     """
     images = []
 
@@ -67,7 +73,7 @@ def generator_step(
             images.append(sr.detach())
             yield terms
 
-    return images, update(networks, optimiser, losses(), reduction, clip_norm)
+    return images, update(networks, losses(), rule)
 
 
 def generator_losses(
@@ -90,13 +96,7 @@ def generator_losses(
 
 
 def discriminator_step(
-    networks: Networks,
-    optimiser: Optimizer,
-    parts: Sequence[Batch],
-    images: Sequence[Tensor],
-    reduction: Reduction,
-    *,
-    clip_norm: float = 0.0,
+    networks: Networks, parts: Sequence[Batch], images: Sequence[Tensor], rule: UpdateRule
 ) -> Tensor:
     """Update the discriminator on the originals and on the generator's images; return the loss of the whole batch."""
 
@@ -107,30 +107,26 @@ def discriminator_step(
                 fake = networks.discriminator(sr.clamp(0, 1))
                 yield (discriminator_loss(real, fake),)
 
-    (loss,) = update(networks, optimiser, losses(), reduction, clip_norm)
+    (loss,) = update(networks, losses(), rule)
     return loss
 
 
-def update(
-    networks: Networks, optimiser: Optimizer, losses: Iterable[Terms], reduction: Reduction, clip_norm: float = 0.0
-) -> Terms:
+def update(networks: Networks, losses: Iterable[Terms], rule: UpdateRule) -> Terms:
     """Take one optimiser step down a finite gradient of a finite loss.
 
     Args:
         networks: Their BatchNorm statistics change with the weights, or not at all.
-        optimiser: With one group of parameters.
         losses: Of each part, see `Reduction.backward`.
-        reduction: Makes one gradient of those of all parts.
-        clip_norm: A gradient longer than this is shortened to it; 0 leaves it as it is.
+        rule: Whose network is updated, and how.
 
     Raises:
         DivergedError: Loss or gradient is NaN or infinite; weights and statistics are as they were.
     """
-    parameters = optimiser.param_groups[0]["params"]
+    parameters = rule.optimiser.param_groups[0]["params"]
     statistics = [*networks.generator.buffers(), *networks.discriminator.buffers()]
     before = [buffer.clone() for buffer in statistics]
-    terms = reduction.backward(parameters, losses)
-    norm = nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf)
+    terms = rule.reduction.backward(parameters, losses)
+    norm = nn.utils.clip_grad_norm_(parameters, rule.clip_norm or math.inf)
     loss, length = torch.stack([terms[0], norm]).tolist()
     if not math.isfinite(loss + length):
         copy_all(statistics, before)
@@ -139,7 +135,7 @@ def update(
             "training has diverged",
             "Lower optim.generator_lr or optim.discriminator_lr, or raise train.pixel_only_steps",
         )
-    optimiser.step()
+    rule.optimiser.step()
     return terms
 
 

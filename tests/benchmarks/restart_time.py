@@ -26,7 +26,7 @@ from cluster.store import open_store
 from cluster.training.driver import InSweep, train
 from cluster.training.identify import RunSpec
 from cluster.training.stop import Stop
-from cluster.watch import Event
+from metasr.events import Event
 from tests.chaos.killer import send, train_workers
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
 from tests.cluster.training import TINY, places

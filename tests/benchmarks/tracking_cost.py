@@ -29,8 +29,8 @@ from cluster.store import open_store
 from cluster.training.driver import InSweep, train
 from cluster.training.identify import RunSpec
 from cluster.training.stop import Stop
-from cluster.watch import Event
 from metasr.evaluation.pictures import png_bytes
+from metasr.events import Event
 from tests.cluster.fault_proxy import FaultProxy, Slow
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
 from tests.cluster.tracked import MlflowServer, closed_port

@@ -25,7 +25,7 @@ from metasr.data.degrade import resize_bicubic
 from metasr.evaluation import HeldOutSlice
 from metasr.identity import RunIdentity
 from metasr.training.arithmetic import arithmetic
-from metasr.training.loop import fit
+from metasr.training.loop import TrainingData, fit
 
 LOSSES = {
     "pixel loss": {"adversarial": 0.0, "perceptual": 0.0},
@@ -110,7 +110,8 @@ def seconds_of_steps(config: ExperimentConfig, device: torch.device, num_steps: 
     crops = resize_bicubic(torch.rand((64, 1, 16, 16), generator=random), (128, 128)).clamp(0, 1).to(device)
     watch = Stopwatch(device, num_steps)
     held_out = [HeldOutSlice("none", 0, crops[:1].cpu())]
-    fit(config, MemoryCrops(crops), (0.5, 0.2), held_out, RunIdentity("benchmark", "", "", ""), watch)
+    data = TrainingData(MemoryCrops(crops), 0.5, 0.2, held_out)
+    fit(config, data, RunIdentity("benchmark", "", "", ""), watch)
     yield from (end - begin for begin, end in zip(watch.ends[1:], watch.ends[2:], strict=False))
 
 

@@ -131,7 +131,7 @@ def test_the_second_worker_may_die_often_before_the_first_checkpoint(home, store
 
 
 def test_a_worker_whose_training_hangs_is_found(home, store_url, uninterrupted):
-    hang = 'sys.modules["cluster.training.worker"].HANG_S = 2.0; threading.Event().wait()'
+    hang = 'sys.modules["cluster.training.progress"].HANG_S = 2.0; threading.Event().wait()'
     with running_with(home, store_url, hang, times=1) as process:
         output = ended(process)
     assert "no progress for " in output

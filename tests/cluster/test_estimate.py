@@ -18,10 +18,10 @@ from cluster.recipes import Layer, resolve
 from cluster.store import open_store
 from cluster.store.lease import Lease
 from cluster.stream import read_index
-from cluster.watch import Event
 from metasr import manifest
 from metasr.data.sample import plan_step
 from metasr.errors import TrainingError
+from metasr.events import Event
 from tests.cluster.training import ROOT, TINY, arguments_of, train_to_end
 from tests.patience import PATIENCE_S
 

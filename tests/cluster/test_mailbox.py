@@ -12,8 +12,8 @@ from cluster.training.failures import Failure, RegroupError
 from cluster.training.group import NO_WORKERS_S
 from cluster.training.listener import failure_of
 from cluster.training.mailbox import Mailbox
-from cluster.watch import Event
 from metasr.context import Request
+from metasr.events import Event
 
 OUT_OF_MEMORY = (
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.11 GiB of which {free} MiB is "

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.outbox.run_log import RunLog
 from cluster.training.observers import OUTCOME, REPORT, Observers
-from cluster.watch import Event
+from metasr.events import Event
 
 EVENTS = (
     Event("group", 0, {"num_workers": 1}),

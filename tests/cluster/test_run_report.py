@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cluster.watch.events import Event
 from cluster.watch.report import RunReport
+from metasr.events import Event
 
 
 class Story:

@@ -270,8 +270,8 @@ def test_a_collapse_is_told_in_the_words_that_a_trial_looks_for():
         def __init__(self):
             self.texts = []
 
-        def log(self, kind, step, values, *, text=""):
-            self.texts.append(text)
+        def log(self, event):
+            self.texts.append(event.text)
 
     context = Context()
     collapse = Collapse(context)

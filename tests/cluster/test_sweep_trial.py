@@ -19,10 +19,10 @@ from cluster.sweep.objective import Objective
 from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import SweepContext, TrialRun
 from cluster.training.naming import run_name
-from cluster.watch import Event
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
 from metasr.context import Request
+from metasr.events import Event
 from metasr.training.state import LOG
 from tests.cluster.fault_proxy import FaultProxy, Refuse
 from tests.cluster.sealed import make_sealed

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 
-from cluster.watch.events import Event
 from cluster.watch.lines import Watch
+from metasr.events import Event
 
 MINUTE = 60.0
 BELL = "\a"

@@ -19,7 +19,7 @@ from cluster.stream import ShardCrops, read_index, validation_slices
 from metasr.context import LocalContext
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import load_bundle
-from metasr.training.loop import fit
+from metasr.training.loop import TrainingData, fit
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -105,11 +105,10 @@ def train_locally(home, store_url, settings):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        held_out = validation_slices(store, index, config.eval.validation_slices)
         state = fit(
             config,
-            ShardCrops(store, index),
-            (index.mean, index.std),
-            validation_slices(store, index, config.eval.validation_slices),
+            TrainingData(ShardCrops(store, index), index.mean, index.std, held_out),
             RunIdentity("local", "", store_url, index.digest()),
             LocalContext(home / "local"),
         )

@@ -8,7 +8,7 @@ from metasr.data.crops import MemoryCrops
 from metasr.data.degrade import resize_bicubic
 from metasr.evaluation import HeldOutSlice
 from metasr.identity import RunIdentity
-from metasr.training.loop import fit
+from metasr.training.loop import TrainingData, fit
 from metasr.training.state import TrainingState
 
 IDENTITY = RunIdentity(run_name="test", code_version="0", data_url="", data_digest="0" * 64)
@@ -45,8 +45,8 @@ def train(folder, config, crops=None, context=None):
     validation = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
     context = context or LocalContext(folder)
     usable = crops[crops.isfinite()]
-    statistics = usable.mean().item(), usable.std().item()
-    return fit(config, MemoryCrops(crops), statistics, validation, IDENTITY, context), context.history
+    data = TrainingData(MemoryCrops(crops), usable.mean().item(), usable.std().item(), validation)
+    return fit(config, data, IDENTITY, context), context.history
 
 
 def losses_of(history):

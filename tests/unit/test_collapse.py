@@ -13,10 +13,10 @@ class Listener(LocalContext):
         super().__init__(folder)
         self.warnings = []
 
-    def log(self, kind, step, values, *, text="", pictures=None):
-        super().log(kind, step, values)
-        if kind == "warning":
-            self.warnings.append((step, text))
+    def log(self, event):
+        super().log(event)
+        if event.kind == "warning":
+            self.warnings.append((event.step, event.text))
 
 
 def test_a_discriminator_that_has_won_is_told_once_and_not_for_one_lucky_batch():

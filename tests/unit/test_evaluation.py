@@ -11,7 +11,7 @@ from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, struct
 from metasr.data.degrade import Degradation
 from metasr.data.slices import informational_crop
 from metasr.errors import ScaleError
-from metasr.evaluation import LANCZOS, HeldOutSlice, Method, Score, evaluate, mean_by_scale
+from metasr.evaluation import LANCZOS, Conditions, HeldOutSlice, Method, Score, evaluate, mean_by_scale
 from metasr.evaluation.methods import resize_lanczos
 from metasr.evaluation.tables import from_csv, to_csv
 from metasr.models import SRGAN, Generator
@@ -172,7 +172,7 @@ def test_a_slice_without_brain_has_no_score_inside_the_brain():
 
 @pytest.mark.parametrize("degradation", [Degradation(), Degradation("kspace", noise=0.05)])
 def test_consistency_is_the_psnr_of_the_degraded_output_against_lr(degradation):
-    evaluation = evaluate(tiny_generator(), SLICES[:1], (TWO,), degradation)
+    evaluation = evaluate(tiny_generator(), SLICES[:1], (TWO,), Conditions(degradation))
     comparison = evaluation.comparisons[0]
     for s in evaluation.scores:
         if s.region != "whole":
@@ -188,7 +188,7 @@ def test_noise_is_the_same_in_every_evaluation_and_another_for_every_slice():
     flat = [
         HeldOutSlice(name, number, torch.full((1, 1, 40, 40), 0.5)) for name, number in [("a", 1), ("a", 2), ("b", 1)]
     ]
-    first, again = (evaluate(tiny_generator(), flat, (TWO,), noisy).comparisons for _ in range(2))
+    first, again = (evaluate(tiny_generator(), flat, (TWO,), Conditions(noisy)).comparisons for _ in range(2))
     assert all(torch.equal(one.lr, other.lr) for one, other in zip(first, again, strict=True))
     assert not any(torch.equal(first[i].lr, first[j].lr) for i, j in [(0, 1), (0, 2), (1, 2)])
 
@@ -200,7 +200,7 @@ def test_a_perceptual_distance_is_measured_on_whole_slices_between_black_and_whi
         seen.append((image, reference))
         return (image - reference).abs().mean(dim=(1, 2, 3))
 
-    evaluation = evaluate(tiny_generator(), SLICES[:1], (TWO,), distance=distance)
+    evaluation = evaluate(tiny_generator(), SLICES[:1], (TWO,), Conditions(distance=distance))
     assert all(image.min() >= 0 and image.max() <= 1 for pair in seen for image in pair)
     measured = [s.perceptual for s in evaluation.scores if s.region == "whole"]
     assert measured == pytest.approx([(a - b).abs().mean().item() for a, b in seen])

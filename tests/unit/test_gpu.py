@@ -12,10 +12,10 @@ from metasr.data.degrade import Degradation
 from metasr.data.sample import make_batch, plan_step
 from metasr.evaluation import HeldOutSlice
 from metasr.models import Generator, MetaUpscale
-from metasr.training.loop import fit
+from metasr.training.loop import TrainingData, fit
 from metasr.training.reduction import Exact
 from metasr.training.state import TrainingState
-from metasr.training.steps import Networks, discriminator_step, generator_step
+from metasr.training.steps import Networks, UpdateRule, discriminator_step, generator_step
 from tests.unit.runs import IDENTITY, assert_same_state, experiment, losses_of, smooth_images
 from tests.unit.test_reduction import ThreadContext, Together
 
@@ -38,9 +38,8 @@ def train_on_gpu(folder, config):
     crops = smooth_images(4, 48, seed=0)
     context = LocalContext(folder, GPU)
     held_out = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
-    return fit(config, MemoryCrops(crops), (crops.mean().item(), crops.std().item()), held_out, IDENTITY, context), (
-        context.history
-    )
+    data = TrainingData(MemoryCrops(crops), crops.mean().item(), crops.std().item(), held_out)
+    return fit(config, data, IDENTITY, context), context.history
 
 
 @pytest.mark.parametrize(("scale", "size"), SIZES)
@@ -91,7 +90,9 @@ def test_training_on_a_gpu_follows_that_on_a_cpu(tmp_path):
     context = LocalContext(tmp_path / "cpu")
     crops = smooth_images(4, 48, seed=0)
     held_out = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
-    fit(config, MemoryCrops(crops), (crops.mean().item(), crops.std().item()), held_out, IDENTITY, context)
+    fit(
+        config, TrainingData(MemoryCrops(crops), crops.mean().item(), crops.std().item(), held_out), IDENTITY, context
+    )
     for (_, ours), (_, theirs) in zip(losses_of(curve), losses_of(context.history), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-2)
 
@@ -104,10 +105,9 @@ def steps_of(context, config, state):
     for step in range(3):
         plan = plan_step(config, step)
         parts = [make_batch(crops[part], plan, part) for part in reduction.parts(4)]
-        images, _ = generator_step(
-            networks, state.generator_optimiser, parts, config.loss, reduction, pixel_only=False
-        )
-        discriminator_step(networks, state.discriminator_optimiser, parts, images, reduction)
+        rules = [UpdateRule(one, reduction) for one in (state.generator_optimiser, state.discriminator_optimiser)]
+        images, _ = generator_step(networks, parts, config.loss, rules[0], pixel_only=False)
+        discriminator_step(networks, parts, images, rules[1])
     return state
 
 

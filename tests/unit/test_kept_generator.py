@@ -7,10 +7,10 @@ import torch
 from metasr.config import LossConfig, OptimConfig
 from metasr.context import LocalContext
 from metasr.data.crops import MemoryCrops
-from metasr.evaluation import HeldOutSlice, evaluate
+from metasr.evaluation import Conditions, HeldOutSlice, evaluate
 from metasr.inference.bundle import load_bundle
 from metasr.perceptual_distance import load_perceptual_distance
-from metasr.training.loop import fit
+from metasr.training.loop import TrainingData, fit
 from tests.unit.runs import (
     IDENTITY,
     assert_same_state,
@@ -82,7 +82,7 @@ def test_training_can_start_from_the_weights_of_another_run_but_keeps_its_own_st
     context = LocalContext(tmp_path / "second")
     mean, std = brighter.mean().item(), brighter.std().item()
     held_out = [HeldOutSlice("a", 0, brighter[:1])]
-    second = fit(config, MemoryCrops(brighter), (mean, std), held_out, IDENTITY, context, weights)
+    second = fit(config, TrainingData(MemoryCrops(brighter), mean, std, held_out), IDENTITY, context, weights)
     assert second.generator.mean.item() == pytest.approx(mean)
     assert second.generator.std.item() == pytest.approx(std)
     moved = (second.generator.upscale.kernel.weight - first.generator.upscale.kernel.weight).abs().max()
@@ -95,7 +95,9 @@ def test_initial_weights_do_not_undo_a_resumption(tmp_path):
     state, _ = train(tmp_path / "run", config)
     crops = smooth_images(4, 48, seed=0)
     context = LocalContext(tmp_path / "run")
-    again = fit(config, MemoryCrops(crops), (0.5, 0.2), [], IDENTITY, context, other.generator.state_dict())
+    again = fit(
+        config, TrainingData(MemoryCrops(crops), 0.5, 0.2, []), IDENTITY, context, other.generator.state_dict()
+    )
     assert_same_weights(again.generator, state.generator)
 
 
@@ -133,6 +135,6 @@ def test_what_makes_a_checkpoint_the_best_is_a_setting(tmp_path, vgg_weights, ke
         held_out = [HeldOutSlice("held-out", 3, smooth_images(1, 40, seed=9))]
         bundle = load_bundle(tmp_path / "step-1" / "bundle", torch.device("cpu"))
         distance = load_perceptual_distance("vgg16", vgg_weights)
-        scores = evaluate(bundle.generator, held_out, config.eval.scales, distance=distance).scores
+        scores = evaluate(bundle.generator, held_out, config.eval.scales, Conditions(distance=distance)).scores
         whole = {score.method: score.perceptual for score in scores if score.region == "whole"}
         assert metrics["selection_score"] == pytest.approx(whole["bicubic"] - whole["model"], rel=1e-4)

@@ -16,23 +16,25 @@ from metasr.models import Generator
 from metasr.perceptual import PerceptualLoss
 from metasr.training import steps
 from metasr.training.reduction import Fast
-from metasr.training.steps import Networks, frozen
+from metasr.training.steps import Networks, UpdateRule, frozen
 
 ADVERSARIAL = LossConfig(pixel=1.0, adversarial=0.01, perceptual=0.0)
 WHOLE = Fast(LocalContext(Path()))
 
 
-def generator_step(networks, optimiser, batch, loss, **options):
-    (sr,), losses = steps.generator_step(networks, optimiser, [batch], loss, WHOLE, **options)
+def generator_step(networks, optimiser, batch, loss, *, pixel_only, clip_norm=0.0):
+    rule = UpdateRule(optimiser, WHOLE, clip_norm)
+    (sr,), losses = steps.generator_step(networks, [batch], loss, rule, pixel_only=pixel_only)
     return sr, losses
 
 
-def discriminator_step(networks, optimiser, batch, sr, **options):
-    return steps.discriminator_step(networks, optimiser, [batch], [sr], WHOLE, **options)
+def discriminator_step(networks, optimiser, batch, sr, clip_norm=0.0):
+    return steps.discriminator_step(networks, [batch], [sr], UpdateRule(optimiser, WHOLE, clip_norm))
 
 
 def update(optimiser, loss, clip_norm=0.0):
-    steps.update(Networks(nn.Identity(), nn.Identity(), None), optimiser, iter([(loss,)]), WHOLE, clip_norm)
+    networks = Networks(nn.Identity(), nn.Identity(), None)
+    steps.update(networks, iter([(loss,)]), UpdateRule(optimiser, WHOLE, clip_norm))
 
 
 class Picture(nn.Module):

@@ -105,9 +105,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
 class Listener(LocalContext):
     """Remembers what it is told in words."""
 
-    def log(self, kind, step, values, *, text="", pictures=None):
-        self.words = {**getattr(self, "words", {}), kind: text}
-        super().log(kind, step, values, text=text, pictures=pictures)
+    def log(self, event):
+        self.words = {**getattr(self, "words", {}), event.kind: event.text}
+        super().log(event)
 
 
 def test_a_run_that_goes_on_with_other_threads_says_so_and_its_checkpoints_name_both(tmp_path):

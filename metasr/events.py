@@ -1,18 +1,37 @@
-"""The events that workers send to the driver during training."""
+"""The events of a training: what the loop, and the cluster around it, report while it runs."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
-from metasr.context import EVENT_FORMAT, EventKind
+EVENT_FORMAT: Final = 1
+"""Version of the kinds of events below and of the values that come with them; another number when one changes its
+meaning."""
+
+EventKind = Literal[
+    "group",
+    "resumed",
+    "changed",
+    "steps",
+    "validated",
+    "kept",
+    "uploaded",
+    "retries",
+    "skipped",
+    "substituted",
+    "warning",
+    "stopping",
+]
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened in training. It has no time of day: the clocks of nodes may be wrong.
 
-    Retries, substituted and warnings come from every worker, all others from the first. The kinds and their values
-    (any may be missing):
+    The loop reports resumed, changed, steps, validated, skipped and warning; a cluster around it the others. Retries,
+    substituted and warnings come from every worker, all others from the first. The kinds and their values (any may be
+    missing):
 
     - group: a worker group is ready. `num_workers`; and the duration of each part of the start, such as `data_s`.
     - resumed: the weights of `step` are loaded; 0 is a fresh start. `text` names bad checkpoints that were skipped.
@@ -47,8 +66,7 @@ class Event:
     rank: int = 0
     format: int = EVENT_FORMAT
 
-
-def finite(values: Mapping[str, float], name: str) -> float:
-    """Return a value, or 0 if it is missing, NaN or infinite."""
-    value = values.get(name, 0.0)
-    return value if math.isfinite(value) else 0.0
+    def finite(self, name: str) -> float:
+        """Return a value, or 0 if it is missing, NaN or infinite."""
+        value = self.values.get(name, 0.0)
+        return value if math.isfinite(value) else 0.0
