@@ -7,7 +7,8 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
@@ -20,6 +21,7 @@ from cluster.recipes import Layer, Resolved, leaves, nearest, parse_flag, recipe
 from cluster.runtime.code_version import code_version
 from metasr import __version__
 from metasr.errors import ConfigError, MetaSRError
+from metasr.extras import missing_extra
 
 RECIPES = Path(__file__).parent / "recipes"
 VERBS = {
@@ -139,7 +141,8 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
     try:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # prints file names unchanged
-        code = job(arguments) or 0
+        with _missing_extras_named():
+            code = job(arguments) or 0
         sys.stdout.flush()
     except MetaSRError as error:
         if "--debug" in arguments:
@@ -164,6 +167,17 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
         print(f"error: cannot use the file{where}: {error.strerror or error}", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+@contextmanager
+def _missing_extras_named() -> Iterator[None]:
+    """Turn the import error of a library that an extra brings into a ConfigError that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if missing := missing_extra(error, "this command"):
+            raise missing from error
+        raise
 
 
 def main() -> NoReturn:

@@ -13,6 +13,7 @@ from cluster.config import JobConfig
 from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.data.planes import PLANES
 from metasr.errors import ConfigError, DataError
+from metasr.manifest import MANIFEST
 from metasr.scale import parse_factors
 
 if TYPE_CHECKING:
@@ -186,20 +187,26 @@ def _upscaled(
     volume: "Volume", target: "Target", known: argparse.Namespace, config: JobConfig
 ) -> "NDArray[np.floating]":
     """Return the volume super-resolved by the model asked for."""
-    from cluster.registry import Registry
     from metasr.inference.bundle import default_device, load_bundle
     from metasr.inference.progress import Progress
+    from metasr.inference.suitability import untrained_scales
     from metasr.inference.upscale import upscale_volume
 
     with tempfile.TemporaryDirectory() as download:
-        located = Registry(config.tracking).locate(known.model, Path(download))
-        bundle = load_bundle(located.folder, default_device())
-    low, high = bundle.trained_scales
-    scales = dict.fromkeys(round(scale, 3) for scale in target.scales)
-    outside = ", ".join(f"{scale:g}" for scale in scales if scale > 1 and not low <= scale <= high)
-    if outside:
-        say(f"warning: outside the scales that the model was trained on, {low} to {high}: {outside}")
+        bundle = load_bundle(_bundle_folder(known.model, config, Path(download)), default_device())
+    if warning := untrained_scales(bundle, target):
+        say(f"warning: {warning}")
     return upscale_volume(volume, bundle.generator, target, Progress(sys.stderr))
+
+
+def _bundle_folder(reference: str, config: JobConfig, download_to: Path) -> Path:
+    """Return the folder of a bundle; one that is a folder already needs no registry, and none of its libraries."""
+    folder = Path(reference)
+    if (folder / MANIFEST).is_file():
+        return folder
+    from cluster.registry import Registry
+
+    return Registry(config.tracking).locate(reference, download_to).folder
 
 
 def _summary(volume: "Volume", target: "Target") -> str:

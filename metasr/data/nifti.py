@@ -50,7 +50,7 @@ def read_image(path: Path) -> tuple[nib.Nifti1Header, NDArray[np.float64], tuple
             start = file.read(HEADER_BYTES)
             kind, header = _parsed(path, start, paired=header_path != image_path)
             own = header.sizeof_hdr
-            notes += _repair(path, header)
+            notes += repair(path, header)
             offset = header.get_data_offset()
             wanted = offset + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
             if header_path == image_path:
@@ -80,7 +80,7 @@ def read_header(path: Path) -> nib.Nifti1Header:
         header_path, image_path = _files(path)
         with _open(header_path) as file:
             _, header = _parsed(path, file.read(HEADER_BYTES), paired=header_path != image_path)
-        _repair(path, header)
+        repair(path, header)
         return header
 
 
@@ -152,7 +152,7 @@ def _parsed(path: Path, start: bytes, *, paired: bool) -> tuple[type[Image], nib
         if single.header_class.may_contain_header(start):
             kind = pair if paired else single
             header = kind.header_class(start[: single.header_class.sizeof_hdr])
-            _check_header(path, header)
+            check_header(path, header)
             return single, header
     refuse_foreign(path, start)
     raise ImageFileError("its first bytes are of no known image format")
@@ -196,7 +196,8 @@ def _stored_as(path: Path, image: Image, data: NDArray[np.float64]) -> nib.Nifti
     return header
 
 
-def _check_header(path: Path, header: nib.Nifti1Header) -> None:
+def check_header(path: Path, header: nib.Nifti1Header) -> None:
+    """Raise DataError where a header is not that of one image of real numbers; `path` is for the error."""
     if isinstance(header, nib.Nifti2Header) and int(header["intent_code"]) in CIFTI_INTENTS:
         raise DataError(str(path), "it is a CIFTI-2 matrix, not a volume", "Give one volume a file")
     shape, num_dimensions = header.get_data_shape(), int(header["dim"][0])
@@ -213,7 +214,7 @@ def _check_header(path: Path, header: nib.Nifti1Header) -> None:
         raise DataError(str(path), f"its header says that the voxels begin at byte {offset}", "Repair the header")
 
 
-def _repair(path: Path, header: nib.Nifti1Header) -> list[str]:
+def repair(path: Path, header: nib.Nifti1Header) -> list[str]:
     """Give a header three dimensions and an affine that holds, in place; return what it contradicts itself in."""
     notes, shape = [], header.get_data_shape()
     if len(shape) != 3:

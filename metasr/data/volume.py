@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from metasr.data.intensity import find_background
@@ -126,6 +126,11 @@ def _axes(affine: NDArray[np.float64], plane: Plane) -> tuple[int, int, int]:
     return across, rows, columns
 
 
+def orientation(affine: NDArray[np.float64]) -> str:
+    """Return where the axes of a grid run, such as RAS: to the right, to the front, to the head."""
+    return "".join(code or "?" for code in aff2axcodes(affine))
+
+
 def scaled_affine(affine: NDArray[np.float64], old: tuple[int, ...], new: tuple[int, ...]) -> NDArray[np.float64]:
     """Return the affine of a grid of `new` voxels that covers exactly the field of view of `old` voxels.
 
@@ -152,9 +157,7 @@ def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    voxels, header = _converted(data, like.header.get_data_dtype()), _header(data.shape, like)
-    two = isinstance(header, nib.Nifti2Header)
-    image = nib.Nifti2Image(voxels, None, header) if two else nib.Nifti1Image(voxels, None, header)
+    image = as_image(data, like)
     partial = path.with_name(f".partial-{os.getpid()}{'.nii.gz' if path.name.lower().endswith('.gz') else '.nii'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +170,14 @@ def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def as_image(data: NDArray[np.floating], like: Volume) -> nib.Nifti1Image:
+    """Return what `save_volume` writes as an image in memory."""
+    voxels, header = as_type(data, like.header.get_data_dtype()), _header(data.shape, like)
+    two = isinstance(header, nib.Nifti2Header)
+    affine = header.get_best_affine()  # equal to the header's, which therefore stays as it is
+    return nib.Nifti2Image(voxels, affine, header) if two else nib.Nifti1Image(voxels, affine, header)
 
 
 def _header(shape: tuple[int, ...], like: Volume) -> nib.Nifti1Header:
@@ -193,7 +204,7 @@ def _header(shape: tuple[int, ...], like: Volume) -> nib.Nifti1Header:
     return header
 
 
-def _converted(data: NDArray[np.floating], dtype: np.dtype) -> NDArray[np.number]:
+def as_type(data: NDArray[np.floating], dtype: np.dtype) -> NDArray[np.number]:
     """Return `data` as `dtype`; for integers rounded, and clipped to the values of it that float64 can hold."""
     if dtype.kind == "f":
         return data.astype(dtype, copy=False)

@@ -2,15 +2,22 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
 
 from metasr.data.nifti import MAX_VOXELS
 from metasr.data.planes import PLANES, Plane
-from metasr.data.volume import Volume
+from metasr.data.volume import Volume, orientation, scaled_affine
 from metasr.errors import ScaleError
 from metasr.scale import MAX_SCALE
 
 TOLERANCE = 1e-3  # headers hold spacings in float32, often made from rounded numbers
 AXES = "ijk"
+CUBE = tuple(product((0, 1), repeat=3))
+SAME_DIRECTION = 1e-3  # of unit vectors
+SAME_PLACE = 0.05  # of a voxel
+RESAMPLING = ", and resample the result (nibabel.processing.resample_from_to, or SimpleITK)"
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,54 @@ class Target:
         return cls._sized(volume, scales, plane or _acquired(volume, scales))
 
     @classmethod
+    def of_shape(cls, volume: Volume, shape: tuple[int, ...], plane: Plane | None = None) -> "Target":
+        """Give the axes of the volume's array so many voxels, in the same field of view.
+
+        Raises:
+            ScaleError: An axis gets shorter, or more than 16 times longer.
+        """
+        old = volume.data.shape
+        if len(shape) != len(old) or any(not n <= m <= n * MAX_SCALE for n, m in zip(old, shape, strict=True)):
+            raise ScaleError(
+                f"shape {_by(shape)} from {_by(old)}",
+                "super-resolution makes axes 1 to 16 times longer",
+                "Give another shape",
+            )
+        i, j, k = (m / n for n, m in zip(old, shape, strict=True))
+        return cls((i, j, k), (shape[0], shape[1], shape[2]), plane or _acquired(volume, [i, j, k]))
+
+    @classmethod
+    def of_grid(cls, volume: Volume, other: Volume, plane: Plane | None = None) -> "Target":
+        """Give the volume the grid of another one: its voxels, where both cover the same field of view.
+
+        Args:
+            volume: What is to be enlarged.
+            other: Whose grid it gets; its intensities do not matter.
+            plane: As for a spacing.
+
+        Raises:
+            ScaleError: The axes of the two run in other directions, the fields of view differ by more than a
+                twentieth of a voxel of `other`, an axis gets shorter, or more than 16 times longer.
+        """
+        shape = other.data.shape
+        made, wanted = scaled_affine(volume.affine, volume.data.shape, shape), other.affine
+        what = f"grid of {other.source}"
+        directions = [affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) for affine in (made, wanted)]
+        if not np.allclose(directions[0], directions[1], atol=SAME_DIRECTION):
+            here, there = orientation(made), orientation(wanted)
+            why = f"its axes run {there}, those of {volume.source} {here}" if here != there else "it is rotated"
+            raise ScaleError(what, why, f"Bring one to the orientation of the other first{RESAMPLING}")
+        corners = np.array([(*(end * n - 0.5 for end, n in zip(ends, shape, strict=True)), 1.0) for ends in CUBE])
+        apart = np.abs(np.linalg.solve(wanted, made @ corners.T) - corners.T).max()
+        if apart > SAME_PLACE:
+            raise ScaleError(
+                what,
+                f"its field of view is another: a corner lies {apart:.3g} of its voxels from that of {volume.source}",
+                f"Use --spacing{RESAMPLING}",
+            )
+        return cls.of_shape(volume, shape, plane)
+
+    @classmethod
     def _sized(cls, volume: Volume, scales: list[float], plane: Plane) -> "Target":
         i, j, k = (max(1, math.floor(n * scale + 0.5)) for n, scale in zip(volume.data.shape, scales, strict=True))
         if i * j * k > MAX_VOXELS:
@@ -92,6 +147,10 @@ class Target:
                 f"{i} x {j} x {k} voxels", f"a volume has at most {MAX_VOXELS:,}", "Give a smaller scale"
             )
         return cls((scales[0], scales[1], scales[2]), (i, j, k), plane)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _check_scales(scales: tuple[float, ...]) -> None:

@@ -1,0 +1,221 @@
+"""The Python API: load a model, and super-resolve arrays, tensors, nibabel images and files with it."""
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metasr.data.in_memory import (
+    NiftiImage,
+    array_of,
+    image_of,
+    is_image,
+    volume_of_array,
+    volume_of_image,
+)
+from metasr.data.planes import Plane
+from metasr.data.volume import Volume, load_volume
+from metasr.errors import ConfigError
+from metasr.inference.bundle import Bundle, default_device, load_bundle
+from metasr.inference.ensemble import Ensemble
+from metasr.inference.request import Factors, Request
+from metasr.inference.suitability import untrained_scales
+from metasr.inference.target import Target
+from metasr.inference.upscale import upscale_volume
+from metasr.sources import find_bundle
+
+Number = TypeVar("Number", bound=np.number)
+
+
+class Model:
+    """A generator that is ready to use.
+
+    Args:
+        bundle: The generator, on the device to compute on, and what is known of it.
+        source: Where it came from, for messages.
+
+    Attributes:
+        bundle: As given: `bundle.generator` takes batches `[N, C, h, w]` of intensities in about [0, 1].
+        source: As given.
+    """
+
+    def __init__(self, bundle: Bundle, source: str) -> None:
+        self.bundle, self.source = bundle, source
+
+    def __repr__(self) -> str:
+        low, high = self.trained_scales
+        return f"<metasr.Model {self.source}: {self.bundle.generator.num_parameters:,} parameters, x{low} to x{high}>"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the bundle's manifest says: settings, run, data, metrics."""
+        return self.bundle.about
+
+    @property
+    def trained_scales(self) -> tuple[float, float]:
+        """The smallest and the largest scale that it was trained on."""
+        return self.bundle.trained_scales
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.bundle.generator.mean.device
+
+    @overload
+    def upscale(
+        self,
+        x: NDArray[Number],
+        *,
+        scale: Factors | None = None,
+        spacing: None = None,
+        like: NDArray[Any] | None = None,
+        plane: Plane | None = None,
+        ensemble: bool = False,
+    ) -> NDArray[Number]: ...
+
+    @overload
+    def upscale(
+        self,
+        x: torch.Tensor,
+        *,
+        scale: Factors | None = None,
+        spacing: None = None,
+        like: torch.Tensor | None = None,
+        plane: Plane | None = None,
+        ensemble: bool = False,
+    ) -> torch.Tensor: ...
+
+    @overload
+    def upscale(
+        self,
+        x: str | Path | NiftiImage,
+        *,
+        scale: Factors | None = None,
+        spacing: Factors | None = None,
+        like: str | Path | NiftiImage | None = None,
+        plane: Plane | None = None,
+        ensemble: bool = False,
+    ) -> NiftiImage: ...
+
+    def upscale(
+        self,
+        x: Any,
+        *,
+        scale: Factors | None = None,
+        spacing: Factors | None = None,
+        like: Any = None,
+        plane: Plane | None = None,
+        ensemble: bool = False,
+    ) -> Any:
+        """Super-resolve an image or a volume, with the engine of `metasr upscale`.
+
+        Give one of `scale`, `spacing` and `like`. Type and kind are kept; integers are rounded and never wrapped, a
+        constant background stays exactly that constant.
+
+        Args:
+            x: A NumPy array or torch tensor, `[H, W]` or `[H, W, slices]`, in any intensity units; a nibabel image;
+                or the path of a NIfTI file, which is given back as a nibabel image.
+            scale: HR size / LR size, 1 to 16: one number or (rows, columns) within the slices, or three numbers for
+                the axes of the array. 1 leaves an axis as it is.
+            spacing: Voxel size in mm, of images and files: one number, or one for each axis of the array. Axes that
+                are finer stay as they are.
+            like: Another volume in the same field of view, whose grid the result gets: an array or a tensor whose
+                shape is wanted, a nibabel image, or a path.
+            plane: Of the slices that are super-resolved first: `axial` (the default, and always the first two axes
+                of arrays), `coronal` or `sagittal`; with `spacing`, the plane across the largest voxels.
+            ensemble: Average the results for the eight flips and quarter turns of each slice. Takes eight times as
+                long.
+
+        Returns:
+            What `x` is: array, tensor (on its device) or nibabel image.
+
+        Raises:
+            ConfigError: Not exactly one of `scale`, `spacing` and `like` is given, or it does not fit `x`.
+            DataError: `x` is not one image of real, finite numbers.
+            ScaleError: The scale is out of range, the result does not fit into memory, or the grids do not match.
+
+        Warns:
+            UserWarning: A scale is outside those that the model was trained on, or a header contradicts itself.
+        """
+        if isinstance(x, torch.Tensor):
+            array = x.detach().to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype).numpy()
+            sr = self._of_array(array, Request.of(scale, spacing, _grid(like), plane), ensemble=ensemble)
+            return torch.from_numpy(np.ascontiguousarray(sr)).to(x)
+        request = Request.of(scale, spacing, _grid(like), plane)
+        if isinstance(x, np.ndarray):
+            return self._of_array(x, request, ensemble=ensemble)
+        volume = _volume(x)
+        for warning in volume.warnings:
+            warnings.warn(f"{volume.source}: {warning}", stacklevel=2)
+        return image_of(self._of_volume(volume, request.target(volume), ensemble=ensemble), volume)
+
+    def _of_array(self, array: NDArray[Any], request: Request, *, ensemble: bool) -> NDArray[Any]:
+        if request.spacing_mm is not None:
+            raise ConfigError("spacing", "an array has no voxel size", "Give scale, or a nibabel image")
+        volume = volume_of_array(array)
+        return array_of(self._of_volume(volume, request.target(volume), ensemble=ensemble), array)
+
+    def _of_volume(self, volume: Volume, target: Target, *, ensemble: bool) -> NDArray[np.floating]:
+        if warning := untrained_scales(self.bundle, target):
+            warnings.warn(warning, stacklevel=4)
+        generator = Ensemble(self.bundle.generator) if ensemble else self.bundle.generator
+        return upscale_volume(volume, generator, target)
+
+
+def load(source: str | Path | None = None, *, device: str | torch.device | None = None) -> Model:
+    """Load a model, checking every file of its bundle.
+
+    Args:
+        source: The folder of a bundle. With the part for clusters installed (`pip install 'metasr[cluster]'`) also
+            `models:/meta-srgan@champion`, `models:/meta-srgan/3`, an alias or a version of meta-srgan (`"champion"`,
+            `"3"`), a run by its name, folder or MLflow ID, and `s3://bucket/prefix` of a bundle or a run.
+            MLFLOW_TRACKING_URI names the server; without it, it is the database of the commands. None for the model
+            that ships with metasr.
+        device: Where to compute, as torch names it; by default the first GPU, else the CPU.
+
+    Raises:
+        RegistryError: There is no such model.
+        CheckpointError: It is no bundle, or it is damaged.
+        ConfigError: A library that `source` needs is not installed, or there is no such device.
+        StoreError: MLflow or a store cannot be reached, or denies access.
+    """
+    with tempfile.TemporaryDirectory() as download:
+        folder = find_bundle(source, Path(download))
+        return Model(load_bundle(folder, device_named(device)), str(source or folder.name))
+
+
+def device_named(name: str | torch.device | None) -> torch.device:
+    """Return a device; the first GPU, else the CPU, where none is named.
+
+    Raises:
+        ConfigError: There is none of that name here.
+    """
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        here = "cpu and cuda" if torch.cuda.is_available() else "cpu"
+        raise ConfigError(f"device {name}", "there is none here", f"Give another: {here}") from error
+    return device
+
+
+def _volume(x: Any) -> Volume:
+    if is_image(x):
+        return volume_of_image(x)
+    if isinstance(x, str | Path):
+        return load_volume(Path(x))
+    raise ConfigError(
+        f"upscale of a {type(x).__name__}", "", "Give a NumPy array, a torch tensor, a nibabel image or a path"
+    )
+
+
+def _grid(like: Any) -> Volume | tuple[int, ...] | None:
+    if like is None:
+        return None
+    return tuple(like.shape) if isinstance(like, np.ndarray | torch.Tensor) else _volume(like)
