@@ -45,19 +45,22 @@ def main(arguments: Sequence[str]) -> None:
     if known.force is not None and (known.history or known.rollback):
         raise ConfigError("--force", "it is only for promotions", "Omit it")
 
-    from cluster.registry import Registry, history, promote, rollback
+    from cluster.registry import Registry, against_gate, history, promote, rollback
 
     registry = Registry(config.tracking)
     if known.history:
         say("\n".join(history(registry)) or f"{config.tracking.model} has had no champion")
         return
     before: str | None
+    reason = ""
     if known.rollback:
-        version, before = rollback(registry, say)
+        version, before = rollback(registry, say)  # which says it of a version that was promoted against the gate
     else:
         version, before = promote(registry, known.model, config.gate, say, force=known.force)
+        reason = against_gate(registry, version)
     change = "the first" if before is None else "unchanged" if before == version else f"instead of version {before}"
-    say(f"version {version} of {config.tracking.model} is the champion, {change}")
+    forced = f", against the gate: {reason}" if reason else ""
+    say(f"version {version} of {config.tracking.model} is the champion, {change}{forced}")
     files = "-i", "in.nii.gz", "-o", "out.nii.gz", "--scale", "2.5"
     say(f"next: {command('upscale', *files, tracking=config.tracking)}")
 

@@ -83,6 +83,11 @@ class Ledger(Section):
         loose = (one for one in (*self.loose, *self.kept) if one.folder not in folders)
         return self.model_copy(update={"kept": kept, "loose": tuple(loose)})
 
+    def forget(self, loose: Sequence[SavedCheckpoint]) -> "Ledger":
+        """Note that files of checkpoints are gone."""
+        folders = {one.folder for one in loose}
+        return self.model_copy(update={"loose": tuple(one for one in self.loose if one.folder not in folders)})
+
 
 class Scored(Protocol):
     """What may have a score."""

@@ -10,7 +10,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.checkpoints.ledger import Claim, Ledger, SavedCheckpoint, best_of, comparable, files_of, superseded
+from cluster.checkpoints.ledger import (
+    Claim,
+    Ledger,
+    SavedCheckpoint,
+    SupersededError,
+    best_of,
+    comparable,
+    files_of,
+    superseded,
+)
 from cluster.store import (
     AlreadyThereError,
     ChangedError,
@@ -18,10 +27,11 @@ from cluster.store import (
     NotThereError,
     Store,
     StoreWait,
+    UnavailableError,
     Version,
     wait_for_store,
 )
-from metasr.errors import CheckpointError
+from metasr.errors import CheckpointError, StoreError
 from metasr.formats import require_known_format
 from metasr.manifest import MANIFEST
 
@@ -112,8 +122,7 @@ class RunCheckpoints:
         new = SavedCheckpoint(step=step, score=comparable(score), folder=place, files=files)
         ledger = self._change(lambda ledger: self._mine(ledger).announce(new))
         if new not in ledger.kept:
-            for name, file in files.items():
-                self._store.put(self._key(new, name), folder / name, sha256=file.sha256)
+            self._put_files(new, folder)
         ledger = self._change(lambda ledger: self._mine(ledger).keep(new, keep))
         self._delete(ledger.loose)
         return new
@@ -202,6 +211,18 @@ class RunCheckpoints:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
+    def _put_files(self, new: SavedCheckpoint, folder: Path) -> None:
+        """Put the files of a checkpoint into the store; where it refuses, as a full disk does, none stay."""
+        try:
+            for name, file in new.files.items():
+                self._store.put(self._key(new, name), folder / name, sha256=file.sha256)
+        except UnavailableError:
+            raise  # it goes up when the store is back
+        except StoreError:
+            with suppress(StoreError, SupersededError):
+                self._delete((new,))
+            raise
+
     def _delete(self, loose: tuple[SavedCheckpoint, ...]) -> None:
         """Delete what the ledger calls loose, then its mention."""
         if not loose:
@@ -209,7 +230,7 @@ class RunCheckpoints:
         for one in loose:
             for name in one.files:
                 self._store.delete(self._key(one, name))
-        self._change(lambda ledger: self._mine(ledger).model_copy(update={"loose": ()}))
+        self._change(lambda ledger: self._mine(ledger).forget(loose))
 
     def _mine(self, ledger: Ledger) -> Ledger:
         if self._fence is None:

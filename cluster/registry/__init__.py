@@ -1,7 +1,7 @@
 """The model registry: versions, their evidence, the promotion gate and the champion."""
 
 from cluster.registry.evidence import EVALUATION, record_evaluation
-from cluster.registry.promotion import history, promote, rollback
+from cluster.registry.promotion import against_gate, history, promote, rollback
 from cluster.registry.records import Evidence
 from cluster.registry.versions import BUNDLE_DIGEST, CHALLENGER, CHAMPION, Located, Registry
 
@@ -13,6 +13,7 @@ __all__ = [
     "Evidence",
     "Located",
     "Registry",
+    "against_gate",
     "history",
     "promote",
     "record_evaluation",

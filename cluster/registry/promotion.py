@@ -131,6 +131,12 @@ def history(registry: Registry) -> list[str]:
         return lines
 
 
+def against_gate(registry: Registry, version: str) -> str:
+    """Return the reason for a version's last promotion if it was against the gate; empty if it passed."""
+    with explained(expand(registry.config.uri)):
+        return forced_with(History(registry.client, registry.config.model).entries(), version)
+
+
 def _demand_reason(force: str | None) -> None:
     """Raise RegistryError if the reason is blank."""
     if force is not None and not force.strip():

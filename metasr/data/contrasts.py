@@ -18,6 +18,15 @@ SEPARATOR = r"[_\-. ]"
 _END = {
     name: re.compile(rf"(?:(.*){SEPARATOR})?({words}){PROCESSED}", re.IGNORECASE) for name, words in CONTRASTS.items()
 }
+# What follows a contrast at the front must name a patient or a visit: T2_star, T1_map_01 and T1_mprage_sag_3 do not.
+_WHO = (
+    r"(?:sub|subj|subject|pat|patient|case|control|volunteer)[_-]?[a-z]*\d"
+    r"|(?:time|time[_-]?point|tp|visit|ses|session|week|wk|month|year|fu|follow[_-]?up|scan|study)[_-]?\d"
+    r"|(?!(?:te|tr|ti|fa|b|map)\d)[a-z]+\d\d"
+)
+_SPACE = rf"(?:{SEPARATOR}(?:on|in|to){SEPARATOR}.+{SEPARATOR}space)?"  # what a volume was registered to
+_REST = rf"{PROCESSED}{SEPARATOR}((?:{_WHO}).*?){_SPACE}"
+_FRONT = {name: re.compile(rf"({words}){_REST}", re.IGNORECASE) for name, words in CONTRASTS.items()}
 # In BIDS the contrast follows the last underscore. An entity marks a T1w after contrast agent: ce-gadolinium,
 # acq-postcontrast.
 _BIDS = re.compile(r"(sub-[a-z0-9]+(?:_[a-z]+-[a-z0-9.+]+)*)_([a-z0-9]+)", re.IGNORECASE)
@@ -44,7 +53,20 @@ class Name(NamedTuple):
 
 
 def split_name(name: str) -> Name | None:
-    """Split the name of a volume, without suffix, into subject and contrast; None if it names no contrast."""
+    """Split the name of a volume, without suffix, into subject and contrast; None if it names no contrast.
+
+    The contrast is at the end of the name, or else at its front: `flair_time01`, `T1c_sub-01`.
+    """
+    if found := split_end(name):
+        return found
+    for contrast, front in _FRONT.items():
+        if match := front.fullmatch(name):
+            return Name(match[2], match[1], contrast)
+    return None
+
+
+def split_end(name: str) -> Name | None:
+    """Split a name as `split_name` does, by a contrast at its end alone."""
     if bids := _BIDS.fullmatch(name):
         subject, suffix = bids.groups()
         found = next((contrast for contrast, end in _END.items() if end.fullmatch(suffix)), "")
@@ -74,8 +96,11 @@ def find_contrast(name: str, modality: str) -> Name | None:
     if wanted in CONTRASTS:
         found = split_name(name)
         return found if found and found.contrast == wanted else None
-    match = re.fullmatch(rf"(?:(.*){SEPARATOR})?({re.escape(modality)})", name, re.IGNORECASE)
-    return Name(match[1] or "", match[2], modality) if match else None
+    word = re.escape(modality)
+    if match := re.fullmatch(rf"(?:(.*){SEPARATOR})?({word})", name, re.IGNORECASE):
+        return Name(match[1] or "", match[2], modality)
+    match = re.fullmatch(rf"({word}){_REST}", name, re.IGNORECASE)
+    return Name(match[2], match[1], modality) if match else None
 
 
 def is_called(word: str, modality: str) -> bool:

@@ -65,8 +65,9 @@ def find_subjects(folder: Path, modality: str = "", given: GivenPatients | None 
     """Return the subjects of a folder, sorted by name, and what is left out.
 
     Files are found at any depth, also behind links: `<subject>_<modality>.nii.gz`, with any name of the contrast, or
-    `<modality>.nii.gz` in a folder of the patient. A file in a folder that is itself named like a volume takes the
-    folder's name. Without a modality every volume is a subject. Masks and label maps are left out.
+    `<modality>.nii.gz` in a folder of the patient, also with subject or visit after it: `t1_sub-01.nii.gz`.
+    A file in a folder that is itself named like a volume takes the folder's name. Without a modality every volume is
+    a subject. Masks and label maps are left out.
 
     Args:
         folder: The folder to search.
@@ -126,7 +127,9 @@ def _of_contrasts(
         else:
             named = split_name(volume.name)
             reason = (
-                f"of contrast {named.contrast}" if named else f"without {' or '.join(asked)} at the end of the name"
+                f"of contrast {named.contrast}"
+                if named
+                else f"without {' or '.join(asked)} at either end of the name"
             )
             left_out[reason].append(volume.below)
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from metasr.data.contrasts import SEPARATOR, split_name
+from metasr.data.contrasts import SEPARATOR, split_end
 
 # Collections where a bare number marks a visit; and pseudonyms of visits: 16 hexadecimal digits twice.
 COLLECTIONS = re.compile(
@@ -52,7 +52,7 @@ def patient_of(subject: str) -> str:
     `P07_week-044_t1ce` gives P07. The rest must identify somebody: `case_visit1` stays as it is.
     """
     name = subject.rpartition("/")[2] if subject.rpartition("/")[2].startswith("sub-") else subject
-    found = split_name(name)
+    found = split_end(name)
     name = found.subject if found and found.subject else name
     while not (match := COLLECTIONS.fullmatch(name) or BIDS.fullmatch(name)) and (shorter := _without_end(name)):
         name = shorter
@@ -112,13 +112,13 @@ def _is_visit(part: str, above: str, *, letters: bool) -> bool:
 
 def _is_generic(name: str) -> bool:
     """Return whether any patient's file or folder could have this name."""
-    found = split_name(name)
+    found = split_end(name)
     return not _is_name(found.subject if found else name)
 
 
 def _without_end(name: str) -> str:
     """Return a name without the visit or contrast at its end; empty if there is none."""
-    found = split_name(name)
+    found = split_end(name)
     if found and _is_numbered(found.subject):
         return found.subject
     for separator in reversed(list(re.finditer(SEPARATOR, name))):

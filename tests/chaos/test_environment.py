@@ -280,10 +280,10 @@ def test_mlflow_may_be_killed_and_started_again_while_a_run_is_at_work(begin, ho
 
 
 @contextmanager
-def small_disk(folder):
-    """A disk of 160 MB at a folder: room for some checkpoints of 21 MB."""
+def small_disk(folder, megabytes=160):
+    """A disk at a folder with room for some checkpoints of 21 MB."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=160m", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
@@ -321,6 +321,33 @@ def test_a_full_disk_under_the_checkpoints_is_one_error_and_the_same_command_goe
     assert "resuming from the checkpoint of this step" in output
     assert "bad" not in output
     assert newest_digest(checkpoints_of(home / "runs")) == undisturbed
+
+
+def test_a_full_disk_under_the_store_leaves_nothing_partial_and_the_same_command_uses_what_waits(
+    begin, home, undisturbed
+):
+    with small_disk(home / "runs", 400) as disk:
+        process = begin({})
+        line_with(process, "checkpoint uploaded")
+        reader = threading.Thread(target=lambda: outputs.append(ended(process, 2)))
+        outputs = []
+        reader.start()
+        while reader.is_alive():
+            fill(disk)
+            reader.join(0.02)
+        (output,) = outputs
+        assert re.search(r"^error: cannot .* No space left on device.*Free some space", output, re.MULTILINE)
+        assert "Traceback" not in output
+        (waits,) = (home / "spool").glob("*/step-*")
+        (disk / "others").unlink()
+        stored = RunCheckpoints(open_store(str(disk)), waits.parent.name)
+        known = {f"{kept.folder}/{name}" for kept in stored.entries() for name in kept.files}
+        assert {str(path.relative_to(disk / waits.parent.name)) for path in disk.rglob("step-*/**/*.*")} == known
+        output = ended(begin({}))
+        step = int(waits.name.split("-")[1])
+        assert f"uploading the checkpoint of step {step}, which an earlier process left" in output
+        assert f"step {step}/{STEPS}  resuming from the checkpoint of this step" in output
+        assert newest_digest(checkpoints_of(disk)) == undisturbed
 
 
 def test_with_a_full_disk_under_the_copies_training_goes_on_without_them(begin, home, bucket_url, undisturbed):

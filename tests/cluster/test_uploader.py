@@ -16,6 +16,7 @@ from cluster.checkpoints import RunCheckpoints, SupersededError, Uploader
 from cluster.checkpoints import spool as spool_module
 from cluster.checkpoints.spool import Spool
 from cluster.checkpoints.uploader import MAX_PENDING
+from cluster.store import open_store
 from cluster.stream import ShardCache
 from metasr.errors import StoreError, TrainingError
 from tests.cluster.fault_proxy import Answer, FaultProxy, Refuse
@@ -370,3 +371,27 @@ def test_a_full_disk_gives_up_what_is_superseded_and_then_says_so(distant, is_aw
         assert uploader.drain(PATIENCE_S)
         assert steps_of(checkpoints) == [5, 4, 1]
         uploader.close()
+
+
+def test_a_full_store_keeps_nothing_partial_and_the_next_process_uploads_what_waits(start, spool, told, tmp_path):
+    with small_disk(tmp_path / "runs") as disk:
+        store = open_store(str(disk))
+        uploader = start(store, keep=10)
+        submit(uploader, 100)
+        assert uploader.drain(PATIENCE_S)
+        others = disk / "others"
+        others.write_bytes(bytes(850_000))
+        uploader.submit(lambda folder: save_sealed(folder, 200, 250_000), 200, 2.0)
+        with pytest.raises(StoreError, match=r"No space left on device.*Free some space"):
+            uploader.drain(PATIENCE_S)
+        checkpoints = RunCheckpoints(store, RUN)
+        assert names_in(store, RUN) == names_known(checkpoints)
+        assert not list(disk.rglob(".*.part"))
+        assert steps_of(checkpoints) == [100]
+        assert waiting(spool) == [200]
+        others.unlink()
+        assert start(store, keep=10).drain(PATIENCE_S)
+        assert steps_of(checkpoints) == [200, 100]
+        checkpoints.fetch_step(200, Loader())
+        assert names_in(store, RUN) == names_known(checkpoints)
+        assert waiting(spool) == []

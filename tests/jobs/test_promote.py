@@ -50,7 +50,7 @@ def test_from_the_first_champion_to_the_next_and_back(promote, tracking):
     assert code == 0
     assert "against version 1, the champion:\nscale" in out
     assert "passed  SSIM better than the champion on average: +0.01000, a mean of 2 patients" in out
-    assert "version 2 of meta-srgan is the champion, instead of version 1" in out
+    assert "version 2 of meta-srgan is the champion, instead of version 1\n" in out
 
     code, out, err = promote("--model", "1")
     assert code == 2
@@ -60,6 +60,7 @@ def test_from_the_first_champion_to_the_next_and_back(promote, tracking):
 
     code, out, _ = promote("--model", "1", "--force", "a trial")
     assert (code, champion(tracking)) == (0, "1")
+    assert "version 1 of meta-srgan is the champion, instead of version 2, against the gate: a trial\n" in out
 
     code, out, _ = promote("--rollback")
     assert (code, champion(tracking)) == (0, "2")

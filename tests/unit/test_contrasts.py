@@ -41,13 +41,48 @@ def test_in_bids_an_entity_says_whether_a_t1w_is_after_contrast_agent(name, cont
 
 
 @pytest.mark.parametrize(
-    "name", ["A_pd", "fact1", "A_T1_bias", "A_swi", "BraTS20_Training_001", "sub-01_dseg", "t1x"]
+    "name",
+    [
+        "T2_star",
+        "T2_star_01",
+        "T1_map_01",
+        "T1_mprage_sag_3",
+        "T2_TE80",
+        "T1_2",
+        "T1_1001",
+        "A_pd",
+        "fact1",
+        "A_T1_bias",
+        "A_swi",
+        "BraTS20_Training_001",
+        "sub-01_dseg",
+        "t1x",
+    ],
 )
 def test_a_name_without_a_contrast_has_none(name):
     assert split_name(name) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "contrast", "subject"),
+    [
+        ("flair_time01_on_middle_space", "flair", "time01"),
+        ("FLAIR_time02", "flair", "time02"),
+        ("T1c_sub-01", "t1ce", "sub-01"),
+        ("T1_post_patient07", "t1ce", "patient07"),
+        ("T1w_P07_visit2", "t1", "P07_visit2"),
+        ("mprage-IXI002", "t1", "IXI002"),
+        ("T1_P07_flair", "flair", "T1_P07"),
+    ],
+)
+def test_a_contrast_may_be_in_front_of_patient_or_visit(name, contrast, subject):
+    found = split_name(name)
+    assert (found.contrast, found.subject) == (contrast, subject)
+    assert find_contrast(name, contrast) == found
+
+
 def test_what_is_no_contrast_is_taken_literally():
+    assert find_contrast("SWI_sub-01", "swi").subject == "sub-01"
     assert find_contrast("A_SWI", "swi").subject == "A"
     assert find_contrast("case_0001", "0001").subject == "case"
     assert find_contrast("A_t1", "t.") is None

@@ -205,7 +205,7 @@ def test_files_that_are_left_out_are_counted_and_named_by_reason(folder):
         "  left out, a broken link: 1 (A0/A0_t1ce.nii.gz)",
         "  left out, of contrast flair: 1 (B/B_flair.nii.gz)",
         "  left out, of contrast t1: 1 (B/B_t1.nii.gz)",
-        "  left out, without t1ce at the end of the name: 1 (C/C_adc.nii.gz)",
+        "  left out, without t1ce at either end of the name: 1 (C/C_adc.nii.gz)",
         "  without t1ce: 1 (B)",
         "  1 are *.mgz; convert them with `nib-convert in.mgz out.nii.gz`",
         "  1 are *.mha; convert them with `c3d in.mha -o out.nii.gz`",
@@ -221,6 +221,23 @@ def test_dicom_is_known_by_what_it_holds_and_the_error_names_the_tool(folder):
     for name in ("IM0001", "IM0002"):
         (place / name).write_bytes(bytes(128) + b"DICM" + bytes(100))
     with pytest.raises(DataError, match="it has no NIfTI file; 2 are DICOM; convert them with `dcm2niix"):
+        find_subjects(place, "")
+
+
+def test_a_contrast_in_front_of_the_visit_is_of_the_patient_whose_folder_it_is_in(folder):
+    names = [f"{one}_time0{time}_on_middle_space" for one in ("flair", "brain_mask") for time in (1, 2)]
+    place = folder(*(f"{patient}/{name}.nii.gz" for patient in ("013", "P07") for name in names))
+    found = find_subjects(place, "flair")
+    assert names_of(found) == ["013_time01", "013_time02", "P07_time01", "P07_time02"]
+    assert [subject.patient for subject in found.subjects] == ["013", "013", "P07", "P07"]
+
+
+def test_a_contrast_in_front_of_the_patient_is_found_and_several_must_be_chosen_from(folder):
+    place = folder("T1c_sub-01.nii.gz", "T1c_sub-02.nii.gz", "FLAIR_sub-01.nii.gz", "T1c_sub-02_ses-2.nii.gz")
+    found = find_subjects(place, "t1ce")
+    assert names_of(found) == ["sub-01", "sub-02", "sub-02_ses-2"]
+    assert [subject.patient for subject in found.subjects] == ["sub-01", "sub-02", "sub-02"]
+    with pytest.raises(DataError, match="sub-01: it has 2 contrasts, found: FLAIR, T1c"):
         find_subjects(place, "")
 
 
