@@ -51,6 +51,34 @@ def resize_bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
 
 
+def resize_bicubic_window(image: Tensor, size: tuple[int, int], window: tuple[int, int, int, int]) -> Tensor:
+    """Return a part `[N, C, height, width]` of `resize_bicubic(image, size)`, from the pixels that it depends on.
+
+    Args:
+        image: `[N, C, h, w]`.
+        size: Of the whole result.
+        window: Top, left, height, width of the part, in pixels of the result.
+    """
+    top, left, height, width = window
+    rows, first, last = _bicubic_part(image.shape[-2], size[0], top, height)
+    columns, left, right = _bicubic_part(image.shape[-1], size[1], left, width)
+    return rows.to(image) @ (image[..., first:last, left:right] @ columns.to(image).T)
+
+
+def _bicubic_part(old: int, new: int, start: int, length: int) -> tuple[Tensor, int, int]:
+    """Return the weights of some LR pixels in a part of the new pixels of an axis, and which LR pixels they are."""
+    part = _bicubic_weights(old, new)[start : start + length]
+    used = part.any(dim=0).nonzero()
+    first, last = int(used[0]), int(used[-1]) + 1
+    return part[:, first:last], first, last
+
+
+@lru_cache(maxsize=32)
+def _bicubic_weights(old: int, new: int) -> Tensor:
+    """Return the weights of LR pixels in each HR pixel, `[new, old]`: how unit impulses are resized."""
+    return resize_bicubic(torch.eye(old)[None, None], (new, old))[0, 0]
+
+
 def truncate_kspace(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Shrink `[N, C, H, W]` to `[N, C, *size]` by keeping its low spatial frequencies, as a coarser scan measures it.
 

@@ -6,6 +6,7 @@ from metasr.models.build import build_discriminator, build_generator
 from metasr.models.discriminator import Discriminator
 from metasr.models.generator import Features, Generator
 from metasr.models.meta_upscale import MetaUpscale
+from metasr.models.meta_upscale_window import Kept, Window
 
 __all__ = [
     "EDSR",
@@ -13,8 +14,10 @@ __all__ = [
     "Discriminator",
     "Features",
     "Generator",
+    "Kept",
     "MetaUpscale",
     "SuperResolver",
+    "Window",
     "build_discriminator",
     "build_generator",
     "evaluating",

@@ -2,12 +2,14 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from metasr.data.degrade import resize_bicubic
+from metasr.data.degrade import resize_bicubic, resize_bicubic_window
 from metasr.models.base import SuperResolver
 from metasr.models.blocks import Norm, Trunk
 from metasr.models.meta_upscale import MetaUpscale
+from metasr.models.meta_upscale_window import Kept, Window, upscale_window
 
 Skip = Literal["none", "bicubic"]
 
@@ -69,6 +71,33 @@ class Generator(SuperResolver):
         if self.skip == "bicubic":
             return image + resize_bicubic(features.lr, size)
         return image + self.mean
+
+    def decode_window(
+        self, features: Features, size: tuple[int, int], window: Window, kept: Kept | None = None
+    ) -> Tensor:
+        """Return a part of the images that `decode` makes, without gradients: `[N, C, window.height, window.width]`.
+
+        It is the same part of `decode(features, size)` to 1e-6 of the largest intensity. What it costs grows with the
+        window, not with the image: only the features under it are read.
+
+        Args:
+            features: Of the images.
+            size: Height and width of the whole output in pixels, as for `decode`: any size, a scale of each axis.
+            window: `(top, left, height, width)` in output pixels, inside `size` and not empty.
+            kept: Keeps the kernels of the scales used last. Give the same one to all calls with the same weights,
+                from one thread at a time, and a scale's kernels are predicted once; without it in every call.
+
+        Raises:
+            ValueError: The window is empty or reaches outside `size`.
+        """
+        top, left, height, width = window
+        if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
+            raise ValueError(f"window {tuple(window)} is empty or not inside {size[0]} x {size[1]}")
+        with torch.inference_mode():
+            image = upscale_window(self.upscale, features.maps, size, Window(*window), kept) * self.std
+            if self.skip == "bicubic":
+                return image + resize_bicubic_window(features.lr, size, window)
+            return image + self.mean
 
     def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Super-resolve `[N, C, h, w]` to `[N, C, *size]`."""
