@@ -117,19 +117,37 @@ def recipe_layer(recipe: str, folder: Path, kind: str = "recipe") -> Layer:
 
 
 def parse_flag(field: FieldInfo, text: str) -> Any:
-    """Return the value of a flag's text: numbers and null as in YAML, lists as `a, b` or `[a, b]`."""
+    """Return the value of a flag's text: numbers and null as in YAML, lists as `a, b`, `[a, b]` or JSON.
+
+    Raises:
+        ValueError: It is no list where one is needed.
+    """
     if field.annotation is str:
         return text
     if get_origin(field.annotation) is tuple:
-        items = text.strip().removeprefix("[").removesuffix("]")
-        return [item.strip() for item in items.split(",") if item.strip()]
+        return _items(text.strip())
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
 
 
-def nearest(name: str, known: Mapping[str, object]) -> str:
+def _items(text: str) -> list[str]:
+    """Return the items of a list, as they are written: 007 and 1x4 are no numbers."""
+    if not text.startswith(("[", '"', "'")):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        found = yaml.compose(text if text.startswith("[") else f"[{text}]", Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        found = None
+    if isinstance(found, yaml.SequenceNode) and all(
+        isinstance(item, yaml.ScalarNode) and ":python/" not in item.tag for item in found.value
+    ):
+        return [item.value for item in found.value if item.value]
+    raise ValueError("it is not a list")
+
+
+def nearest(name: str, known: Mapping[str, object], otherwise: str = "--help-all lists the settings") -> str:
     """Return a hint with the known setting closest to `name`, also if only its last part matches."""
     last = {key.rpartition(".")[2]: key for key in known}
     leaf = name.rpartition(".")[2]
@@ -138,7 +156,7 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
         or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         or [last[close] for close in difflib.get_close_matches(leaf, last, n=1, cutoff=0.6)]
     )
-    return f"did you mean {close[0]}?" if close else "--help lists the settings"
+    return f"did you mean {close[0]}?" if close else otherwise
 
 
 def _dotted(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -157,5 +175,5 @@ def _as_config_error(error: ValidationError, origins: Mapping[str, str]) -> Conf
     if first["type"] == "value_error" and name not in origins:
         return ConfigError(f"settings that do not fit together{source}", message)
     return ConfigError(
-        f"{name} = {first['input']!r}{source}", message[0].lower() + message[1:], "--help has the bounds"
+        f"{name} = {first['input']!r}{source}", message[0].lower() + message[1:], "--help-all has the bounds"
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cluster.config import JobConfig
-from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.cli import Parser, add_recipe, add_settings, run, say, settings
 
 if TYPE_CHECKING:
     from cluster.preflight import CheckResult
@@ -26,9 +26,7 @@ WIDTH = 14
 def main(arguments: Sequence[str]) -> int:
     """Run the checks; return the exit code."""
     parser = Parser(prog="metasr doctor", description=DESCRIPTION)
-    parser.add_argument(
-        "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
-    )
+    add_recipe(parser)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     add_settings(parser, JobConfig)
     known = parser.parse_known(arguments)

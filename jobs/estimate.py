@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config import JobConfig
 from cluster.inputs import check_training
-from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.cli import Parser, add_recipe, add_settings, run, say, settings
 from metasr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ GB, MB = 1e9, 1e6
 def main(arguments: Sequence[str]) -> int:
     """Measure; return the exit code."""
     parser = Parser(prog="metasr estimate", description=DESCRIPTION)
-    parser.add_argument(
-        "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
-    )
+    add_recipe(parser)
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure of each kind [20]")
     parser.add_argument(
         "--price-per-hour", type=_price, metavar="P", help="price of one worker for an hour [no price is shown]"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cluster.command import command
 from cluster.config import JobConfig, TrackingConfig, expand
 from cluster.inputs import check_training
-from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.cli import Parser, add_recipe, add_settings, run, say, settings
 
 if TYPE_CHECKING:
     from cluster.training.driver import Trained
@@ -34,9 +34,7 @@ cluster; without, it starts Ray on this machine.
 def main(arguments: Sequence[str]) -> int:
     """Train; return the exit code."""
     parser = Parser(prog="metasr train", description=DESCRIPTION)
-    parser.add_argument(
-        "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
-    )
+    add_recipe(parser)
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--init-from",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.command import command
 from cluster.config import JobConfig, SweepConfig
 from cluster.inputs import check_data
-from jobs.cli import RECIPES, Parser, add_settings, flag_layer, run, say
+from jobs.cli import RECIPES, Parser, add_recipe, add_settings, flag_layer, run, say
 from jobs.train import NOT_REGISTERED, why_not_registered
 from metasr.errors import ConfigError
 
@@ -36,9 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Search; return the exit code."""
     parser = Parser(prog="metasr tune", description=DESCRIPTION)
     parser.add_argument("--sweep", required=True, help="name of a sweep in jobs/sweeps, or a YAML file")
-    parser.add_argument(
-        "--recipe", default="default", help="name of a recipe in jobs/recipes, or a YAML file [default]"
-    )
+    add_recipe(parser)
     parser.add_argument("--trials", dest="setting:search.trials", metavar="N", help="the same as --search.trials")
     parser.add_argument(
         "--concurrent", dest="setting:search.concurrent", metavar="N", help="the same as --search.concurrent"

@@ -150,8 +150,34 @@ def test_a_key_in_the_wrong_section_is_found_by_its_last_part():
     assert not missed
 
 
+LISTS = {
+    "a,b": ["a", "b"],
+    "a, b ,": ["a", "b"],
+    '["a","b"]': ["a", "b"],
+    "['a', 'b']": ["a", "b"],
+    "[a, b]": ["a", "b"],
+    '"a","b"': ["a", "b"],
+    "[007, 1x4, 1.10]": ["007", "1x4", "1.10"],
+    "": [],
+    "[]": [],
+}
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_list_is_separated_by_commas_or_written_as_json_or_yaml(text):
+    assert parse_flag(dict(leaves(PrepareConfig))["val_subjects"], text) == LISTS[text]
+
+
+@pytest.mark.parametrize(
+    "text", ['["a","b"', '"a', "[a, [b]]", '[{"a": 1}]', "['a' 'b'", "[!!python/name:os.mkdir ]"]
+)
+def test_what_is_nearly_a_list_is_refused(text):
+    with pytest.raises(ValueError, match="not a list"):
+        parse_flag(dict(leaves(PrepareConfig))["val_subjects"], text)
+
+
 def test_a_key_like_no_other_is_sent_to_the_help():
-    assert "--help lists the settings" in refused([given(**{"zzz.qqq": 1})])
+    assert "--help-all lists the settings" in refused([given(**{"zzz.qqq": 1})])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from cluster.config import EvaluateConfig, JobConfig, PrepareConfig, PromotionCo
 from cluster.recipes import leaves
 from jobs.cli import VERBS, Parser, add_settings, run, settings
 from tests.jobs.command import METASR, start
+from tests.jobs.surface import FILE, surface
 
 JOBS = Path(jobs.__file__).parent
 TRACKING = [name for name, _ in leaves(JobConfig) if name.startswith("tracking.")]
@@ -32,6 +33,7 @@ SETTINGS = {
     "verify-run": ["storage.url"],
     "upscale": TRACKING,
     "demo": [],
+    "completion": [],
 }
 
 
@@ -50,9 +52,9 @@ def assert_one_error(outcome, *words, code=2):
 
 @pytest.fixture(scope="module")
 def helps(tmp_path_factory):
-    """The help of every verb, as `metasr VERB --help` prints it."""
+    """The whole help of every verb, as `metasr VERB --help-all` prints it."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    return {verb: start(METASR, verb, "--help", folder=folder) for verb in VERBS}
+    return {verb: start(METASR, verb, "--help-all", folder=folder) for verb in VERBS}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=" ".join)
@@ -84,18 +86,25 @@ def test_every_job_is_a_verb():
     assert jobs == set(VERBS) == set(SETTINGS)
 
 
+def test_the_surface_is_the_one_that_is_written_down():
+    """Verbs, arguments and sections are what scripts rely on: they change on purpose, or not at all."""
+    assert surface().splitlines() == FILE.read_text().splitlines(), (
+        "if the change is meant: `.venv/bin/python -m tests.jobs.surface`, and commit tests/jobs/surface.txt"
+    )
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_a_verb_has_all_its_settings_and_no_others(helps, verb):
     assert helps[verb].code == 0
     assert helps[verb].err == ""
-    assert helps[verb].out.startswith(f"usage: metasr {verb} ")
+    assert f"\nusage: metasr {verb} " in helps[verb].out
     shown = re.findall(r"^ +--([a-z0-9._-]+) VALUE$|^ +--([a-z0-9._-]+) VALUE  ", helps[verb].out, re.MULTILINE)
     assert sorted("".join(flag) for flag in shown) == sorted(name.replace("_", "-") for name in SETTINGS[verb])
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_job_run_as_a_file_from_anywhere_is_the_verb(helps, verb, tmp_path):
-    assert start(sys.executable, JOBS / f"{verb.replace('-', '_')}.py", "--help", folder=tmp_path) == helps[verb]
+    assert start(sys.executable, JOBS / f"{verb.replace('-', '_')}.py", "--help-all", folder=tmp_path) == helps[verb]
 
 
 @pytest.mark.parametrize("model", [JobConfig, PrepareConfig])
@@ -107,6 +116,40 @@ def test_the_help_explains_every_setting_with_its_default(helps, model):
     assert default in text
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_short_help_starts_with_examples_and_folds_settings(metasr, helps, verb):
+    outcome = metasr(verb, "--help")
+    assert outcome.code == 0
+    examples, usage = outcome.out.index("\nexamples:\n"), outcome.out.index(f"\nusage: metasr {verb}")
+    assert examples < usage
+    assert f"  metasr {verb} " in outcome.out[examples:usage] or verb in ("sync", "promote", "evaluate")
+    sections = {name.partition(".")[0] for name in SETTINGS[verb] if "." in name}
+    if "more settings" in outcome.out:
+        assert len(outcome.out) < len(helps[verb].out)
+        assert all(f"--{section}.*  " in outcome.out or f"  --{section}." in outcome.out for section in sections)
+    else:
+        assert all(f"--{name.replace('_', '-')} " in outcome.out for name in SETTINGS[verb])
+
+
+def test_the_list_of_verbs_is_there_at_once(tmp_path):
+    """What it costs the processor, whatever else the machine does."""
+    code = """
+import os, sys
+sys.argv = ["metasr", "--help"]
+from jobs.cli import main
+try:
+    main()
+finally:
+    spent = os.times()
+    heavy = {"pydantic", "yaml", "importlib.metadata"} & set(sys.modules)
+    print(spent.user + spent.system, heavy or "", file=sys.stderr)
+"""
+    outcome = start(sys.executable, "-c", code, folder=tmp_path)
+    seconds, _, heavy = outcome.err.strip().partition(" ")
+    assert heavy == ""
+    assert float(seconds) < 0.4
+
+
 def test_the_help_does_not_push_its_flags_across_the_screen(helps):
     assert re.search(r"^  --crop-px VALUE", helps["prepare"].out, re.MULTILINE)
 
@@ -114,7 +157,7 @@ def test_the_help_does_not_push_its_flags_across_the_screen(helps):
 def test_the_help_has_the_bounds_that_errors_send_a_person_to_it_for(metasr, helps):
     outcome = metasr("prepare", "-i", "x", "-o", "y", "--crop-px", "8")
     assert_one_error(outcome, "crop_px = 8 (command line)", "32")
-    if "--help has the bounds" in outcome.err:
+    if "--help-all has the bounds" in outcome.err:
         explained = helps["prepare"].out.rpartition("  --crop-px VALUE ")[2].partition("--min-brain")[0]
         assert "at least 32" in " ".join(explained.split())
 
@@ -155,6 +198,8 @@ THIS = ["-i", "{places}/volume.nii.gz"]
 MISTAKES = {
     "verb": (["upscal"], "unknown verb upscal", "did you mean upscale?"),
     "question that is no verb": (["history"], "unknown verb history", "`metasr promote --history`"),
+    "word for a verb": (["predict"], "unknown verb predict", "`metasr upscale`"),
+    "list that is none": (["prepare", "-i", "x", "-o", "y", "--val-subjects", '["a", "b"'], "not a list", "a,b"),
     "verb like no other": (["xyzzy"], "unknown verb xyzzy", "`metasr --help` lists the verbs"),
     "flag": (["train", "--optim.genrator-lr", "1"], "--optim.genrator-lr", "did you mean --optim.generator-lr?"),
     "flag without section": (["train", "--generator-lr=1"], "--generator-lr", "did you mean --optim.generator-lr?"),
