@@ -14,6 +14,7 @@ from jobs.interface.color import paint
 from jobs.interface.json_output import json_output
 from jobs.interface.parser import Parser
 from jobs.interface.settings import RECIPES, add_recipe, add_settings, flag_layer, settings
+from jobs.start import end_with, interrupted
 from metasr.errors import ConfigError, MetaSRError
 from metasr.extras import missing_extra
 
@@ -87,9 +88,9 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
     try:
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # prints file names unchanged
-        with _missing_extras_named():
+        with _missing_extras_named(), interrupted():
             code = job(arguments) or 0
-        sys.stdout.flush()
+            sys.stdout.flush()
     except MetaSRError as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -112,6 +113,7 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
         where = f" {error.filename}" if error.filename else ""
         _say_error(f"cannot use the file{where}: {error.strerror or error}")
         code = 1
+    end_with(code)
     sys.exit(code)
 
 
@@ -131,7 +133,7 @@ def _say_error(text: str) -> None:
 
 
 def main() -> NoReturn:
-    """Run `metasr VERB ...`."""
+    """Run `metasr VERB ...`, see `jobs.start`."""
     run(_dispatch)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cluster.config import JobConfig
 from cluster.inputs import check_training
 from jobs.cli import Parser, add_recipe, add_settings, run, say, settings
+from jobs.start import ended_at_once
 from metasr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def main(arguments: Sequence[str]) -> int:
         )
     check_training(resolved.config)
 
-    from cluster.planning.estimate import estimate
-    from cluster.training.identify import RunSpec
+    with ended_at_once():
+        from cluster.planning.estimate import estimate
+        from cluster.training.identify import RunSpec
 
     spec = RunSpec(resolved, known.recipe)
     found = estimate(spec, (lambda line: None) if known.json else say, steps=known.steps)

@@ -9,6 +9,7 @@ from cluster.config import EvaluateConfig
 from cluster.inputs import check_data, check_weights
 from cluster.watch.bar import Bar
 from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.start import ended_at_once
 from metasr.errors import ConfigError
 
 DESCRIPTION = """Compare a model with bicubic and Lanczos interpolation, and with other models, on the validation
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str]) -> None:
         check_data(url)
     check_weights(known.perceptual_weights)
 
-    from cluster.evaluation import EvaluationRequest, evaluate_model
+    with ended_at_once():
+        from cluster.evaluation import EvaluationRequest, evaluate_model
 
     request = EvaluationRequest(
         model=known.named or known.model or "challenger",

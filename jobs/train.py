@@ -9,6 +9,7 @@ from cluster.command import command
 from cluster.config import JobConfig, TrackingConfig, expand
 from cluster.inputs import check_training
 from jobs.cli import Parser, add_recipe, add_settings, run, say, settings
+from jobs.start import ended_at_once
 
 if TYPE_CHECKING:
     from cluster.training.driver import Trained
@@ -61,8 +62,10 @@ def main(arguments: Sequence[str]) -> int:
     if not known.fork:  # whether the fork exists is checked first, which needs torch
         check_training(resolved.config)
 
-    from cluster.checkpoints.fork import Fork
-    from cluster.training.identify import RunSpec
+    with ended_at_once():
+        from cluster.checkpoints.fork import Fork
+        from cluster.training.driver import train
+        from cluster.training.identify import RunSpec
 
     fork = Fork.parse(known.fork) if known.fork else None
     spec = RunSpec(resolved, known.recipe, init_from=known.init_from, fork=fork)
@@ -71,8 +74,6 @@ def main(arguments: Sequence[str]) -> int:
 
         say("\n".join(dry_run(spec)))
         return 0
-
-    from cluster.training.driver import train
 
     terminal = sys.stdout if sys.stdout.isatty() else None
     trained = train(spec, say, terminal=terminal)

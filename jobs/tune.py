@@ -10,6 +10,7 @@ from cluster.command import command
 from cluster.config import JobConfig, SweepConfig
 from cluster.inputs import check_data
 from jobs.cli import RECIPES, Parser, add_recipe, add_settings, flag_layer, run, say
+from jobs.start import ended_at_once
 from jobs.train import NOT_REGISTERED, why_not_registered
 from metasr.errors import ConfigError
 
@@ -59,13 +60,15 @@ def main(arguments: Sequence[str]) -> int:
     if math.isfinite(known.max_cost) and known.price_per_hour is None:
         raise ConfigError("--max-cost", "the price of a worker is unknown", "Give --price-per-hour too")
 
-    from cluster.sweep.space import SweepPlan
+    with ended_at_once():
+        from cluster.sweep.space import SweepPlan
 
     plan = SweepPlan.read(known.sweep, SWEEPS, known.recipe, RECIPES, flag_layer(SweepConfig, known))
     check_data(plan.config.data.url)
 
-    from cluster.sweep.budget import Limits
-    from cluster.sweep.sweep import preview, sweep
+    with ended_at_once():
+        from cluster.sweep.budget import Limits
+        from cluster.sweep.sweep import preview, sweep
 
     limits = Limits(known.max_time, known.max_cost, known.price_per_hour)
     if known.dry_run:

@@ -116,9 +116,16 @@ class FolderStore(Store):
         return False
 
     def _require_mount(self) -> None:
-        """Raise UnmountedError if what has begun finds its folder missing, or empty as a mount point is."""
-        if self._has_begun and not (self._root.is_dir() and any(self._root.iterdir())):
+        """Raise UnmountedError if what has begun finds its folder gone."""
+        if self._has_gone():
             raise UnmountedError
+
+    def _has_gone(self) -> bool:
+        """Return whether what has begun finds its folder missing, or empty as a mount point is."""
+        try:
+            return self._has_begun and not any(self._root.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return True
 
     def _stat(self, key: str) -> Stat | None:
         if not self._exists(key):
@@ -191,7 +198,7 @@ class FolderStore(Store):
             return wrong_body(error)
         if isinstance(error, LockHeldError):
             return Reason(str(error), _FROZEN, UnavailableError)
-        if isinstance(error, UnmountedError):
+        if isinstance(error, UnmountedError) or (isinstance(error, FileNotFoundError) and self._has_gone()):
             return Reason("the folder is missing or empty", "Mount it again, or put it back", UnavailableError)
         if isinstance(error, FileNotFoundError) and not self._root.is_dir():
             return Reason("the folder does not exist", "Create it, mount it, or correct the URL", NotThereError)

@@ -10,13 +10,14 @@ from cluster.checkpoints.fork import branch_off
 from cluster.outbox.access import require_access
 from cluster.preflight import require_nodes
 from cluster.runtime.connection import connected
-from cluster.store import open_store, wait_for_store
+from cluster.store import UnavailableError, open_store, wait_for_store
 from cluster.store.lease import Lease
 from cluster.training.group import train_on_ray
 from cluster.training.identify import Prepared, RunSpec, Tell, prepare
 from cluster.training.observers import REPORT, Observers, SeeInSweep
 from cluster.training.registration import REGISTERED, Sent, register_best, registered_before, run_log, sent_by
 from cluster.training.stop import Stop, short_grace
+from metasr.errors import Interrupted
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def _train(spec: RunSpec, tell: Tell, terminal: TextIO | None, sweep: InSweep | 
                 observers = Observers(log, run.config.train.steps, tell, terminal=terminal, see_in_sweep=see)
                 stack.enter_context(observers.failures(lease))
             _train_on_nodes(run, lease, observers, stop)
+            if stop.signal and sweep is None:
+                _require_answer(checkpoints, stop)
             checkpoints = checkpoints.claim(lease.fence, observers.tell)  # or another driver has the run by now
             return _conclude(run, checkpoints, observers, stop, is_trial=sweep is not None)
 
@@ -114,6 +117,14 @@ def _train_on_nodes(run: Prepared, lease: Lease, observers: Observers, stop: Sto
         observers.mark("connected")
         require_nodes(run.config, run.data, observers.tell)
         train_on_ray(run, lease, observers, stop)
+
+
+def _require_answer(checkpoints: RunCheckpoints, stop: Stop) -> None:
+    """Raise Interrupted where a run that is to end would have to wait for its store."""
+    try:
+        checkpoints.entries()
+    except UnavailableError as error:
+        raise Interrupted(stop.signal) from error
 
 
 def _conclude(

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 HANG_S, START_HANG_S = 300.0, 1800.0  # without progress: between two steps, and before the first
 ANSWER_S = 5.0
 REQUEST_POLL_S = 0.5
+LAST_STEP_S = 60.0  # for a step, once the run is to end
 
 
 class Progress:
@@ -59,18 +60,30 @@ class Progress:
 class Requests:
     """Polls the driver's requests in a thread, so that no step waits for the answer.
 
+    A worker that cannot end as it is asked to, because it waits for a store, stops polling. The driver, which then
+    hears of no worker, ends without it.
+
+    Args:
+        mailbox: Actor beside the driver.
+        progress: Of this worker.
+
     Attributes:
         newest: What was requested last.
     """
 
-    def __init__(self, mailbox: ActorHandle[Any]) -> None:
+    def __init__(self, mailbox: ActorHandle[Any], progress: Progress) -> None:
         self.newest = Request.NONE
-        self._mailbox = mailbox
+        self._mailbox, self._progress = mailbox, progress
         threading.Thread(target=self._poll, daemon=True).start()
 
     def _poll(self) -> None:
+        steps, since = -1, 0.0
         while True:
             self.newest = cast(Request, ray.get(self._mailbox.requested.remote()))
+            if self.newest != Request.STOP or self._progress.may_take_long or self._progress.steps != steps:
+                steps, since = self._progress.steps, time.monotonic()
+            elif time.monotonic() - since > LAST_STEP_S:
+                return
             time.sleep(REQUEST_POLL_S)
 
 

@@ -22,7 +22,7 @@ from cluster.checkpoints import RunCheckpoints, SavedCheckpoint, Uploader
 from cluster.config import JobConfig
 from cluster.store import Store, open_store
 from cluster.stream import ShardCrops, shard_cache
-from cluster.training.progress import Progress, Requests
+from cluster.training.progress import REQUEST_POLL_S, Progress, Requests
 from metasr.context import Request
 from metasr.events import Event
 from metasr.identity import RunIdentity
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 COLLECTIVE_WAIT = timedelta(days=7)  # one worker may wait for a store, however long, and the others for it
 HANGS_AFTER_S = 20  # before Ray finds a worker that hangs, and ends those that wait for it
 PREEMPTION_EVERY_S = 5.0  # as often as Ray itself looks; each time all workers wait for each other, for some ms
+LAST_UPLOAD_S = 15.0  # for the store to take what waits, once the run is to end
 LEAVE_BEFORE_S = 15.0  # before a node is taken away: for a last checkpoint, with three looks at its notice
 OF_EACH = ("retries", "substituted")  # what every worker tells of itself
 
@@ -78,7 +79,7 @@ class RayContext:
         progress.stores.append(self._storage)
         self._checkpoints = RunCheckpoints(self._storage, job.identity.run_name)
         self._uploader: Uploader | None = None
-        self._requests = Requests(job.mailbox) if self.rank == 0 else None
+        self._requests = Requests(job.mailbox, progress) if self.rank == 0 else None
         self._step = self._newest_step = self._retries = self._substituted = 0
         self._looked_at, self._leave_at = time.monotonic(), math.inf
         self._leaving: set[str] = set()
@@ -173,14 +174,24 @@ class RayContext:
         return True
 
     def finish(self) -> None:
-        """Wait until all checkpoints are in the store."""
+        """Wait until all checkpoints are in the store; once the run is to end, not long for a store that is away."""
         faulthandler.cancel_dump_traceback_later()
         self._progress.may_take_long = True
         if self._uploader is not None:
-            self._uploader.drain()
+            self._drain(self._uploader)
             self._uploader.close()
             self._log_data_trouble()
         self.gather(torch.zeros((), device=self.device))  # a worker that ended early would take its group with it
+
+    def _drain(self, uploader: Uploader) -> None:
+        end = math.inf
+        while not uploader.drain(REQUEST_POLL_S):
+            is_to_end = self._requests is not None and self._requests.newest == Request.STOP
+            if end == math.inf and is_to_end and not ray.get(self._job.mailbox.regroups.remote()):
+                end = time.monotonic() + LAST_UPLOAD_S
+            if time.monotonic() > end:
+                log.warning("a checkpoint waits on the disk of this worker: the same command uploads it from there")
+                return
 
     def _take_over(self) -> None:
         """Claim the run's checkpoints, and send up those that a worker before left on this disk."""

@@ -1,13 +1,17 @@
 """SIGTERM and Ctrl-C at every moment of a run's life."""
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.training import only_run, start_training
+from tests.cluster.fault_proxy import FaultProxy, Refuse
+from tests.cluster.training import ROOT, line_with, only_run, start_training, train_to_end
 from tests.patience import PATIENCE_S
 
 ENDLESS = {"train.steps": 10**6, "train.pixel_only_steps": 10**6, "resources.num_workers": 1}
@@ -25,6 +29,14 @@ def has_a_mailbox(process, home):
 
 def is_sending_its_last_records(process, home):
     return any(home.glob("runs/*/run-report.json"))
+
+
+def imports_torch(process, home):
+    return b"libtorch" in content(Path(f"/proc/{process.pid}/maps"))
+
+
+def imports_settings(process, home):
+    return b"pydantic_core" in content(Path(f"/proc/{process.pid}/maps"))
 
 
 def content(path):
@@ -91,3 +103,77 @@ def test_a_signal_ends_the_wait_for_an_mlflow_that_does_not_answer(tmp_path, sto
     assert process.returncode == 143, output
     assert "records not sent to MLflow" in output
     assert list(tmp_path.glob("records/*/bundle-*"))  # nothing is lost
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", [imports_settings, imports_torch])
+def test_a_signal_during_the_imports_is_one_line_and_nothing_has_begun(tmp_path, store_url, moment, number):
+    (tmp_path / "tiny.yaml").write_text("train:\n  steps: 1\n")
+    command = [sys.executable, "-c", "from jobs.start import main; main()", "train", "--recipe", "tiny.yaml"]
+    places = ["--data.url", store_url, "--storage.url", tmp_path / "runs"]
+    output_to = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([*command, *places], cwd=tmp_path, env=environment, **output_to)
+    output, _ = signalled(process, number, tmp_path, moment)
+    name = signal.Signals(number).name
+    assert (process.returncode, output) == (
+        128 + number,
+        f"stopped by {name}: run the same command again to continue\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_a_validation_ends_the_run_after_it(tmp_path, store_url, number):
+    scales = [1 + n / 100 for n in range(1, 90)]  # for seconds
+    settings = {"train.checkpoint_every_steps": 5, "train.log_every_steps": 5, "eval.scales": scales}
+    process = start_training(tmp_path, store_url, ENDLESS | settings)
+    line_with(process, "step 5/")  # the validation has begun
+    output, _ = signalled(process, number, tmp_path, lambda process, home: True)
+    assert process.returncode == 128 + number, output
+    told, _, after = output.partition("keeping a checkpoint after this step")
+    assert signal.Signals(number).name in told
+    assert "validation:" in after
+    assert "run the same command again to continue" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    assert only_run(tmp_path)[1].info.status == "KILLED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_last_upload_ends_the_wait_for_a_store_that_is_away(tmp_path, store_url, s3_url, number):
+    is_away = {"/step-00000002"}
+    storage = {"storage.url": f"{s3_url}/{tmp_path.name}"}
+
+    def plan(count, method, path):
+        return Refuse() if method == "PUT" and any(part in path for part in is_away) else None
+
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], plan) as proxy:
+        process = start_training(tmp_path, store_url, SHORT | storage, AWS_ENDPOINT_URL=proxy.url)
+        line_with(process, "checkpoints wait on the local disk")
+        output, _ = signalled(process, number, tmp_path, lambda process, home: True)
+    assert process.returncode == 128 + number, output
+    assert "a checkpoint waits on the disk of this worker" in output
+    assert "stopped at step 0: run the same command again to continue" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    assert only_run(tmp_path)[1].info.status == "KILLED"
+    output = train_to_end(tmp_path, store_url, SHORT | storage)
+    assert "uploading the checkpoint of step 2, which an earlier process left" in output
+    assert only_run(tmp_path)[1].info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_signal_while_all_of_the_store_is_away_ends_the_run_too(tmp_path, store_url, s3_url):
+    is_away = []
+    storage = {"storage.url": f"{s3_url}/{tmp_path.name}"}
+    with FaultProxy(os.environ["AWS_ENDPOINT_URL"], lambda *_: Refuse() if is_away else None) as proxy:
+        process = start_training(tmp_path, store_url, ENDLESS | storage, AWS_ENDPOINT_URL=proxy.url)
+        line_with(process, "  loss ")
+        is_away.append(True)
+        output, _ = signalled(process, signal.SIGTERM, tmp_path, lambda process, home: True)
+    assert process.returncode == 143, output
+    assert list(tmp_path.glob("spool/*/step-*"))
+    assert "stopped by SIGTERM: run the same command again to continue" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    assert only_run(tmp_path)[1].info.status == "KILLED"
