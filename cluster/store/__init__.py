@@ -12,9 +12,18 @@ from cluster.store.folder import FolderStore, free_bytes
 from cluster.store.interface import Stat, Store, Version
 from cluster.store.retry import RetryPolicy
 from cluster.store.url import open_store
-from cluster.store.waiting import StoreWait, WaitingStore, wait_for_store, wait_while_busy
+from cluster.store.waiting import (
+    IS_BACK,
+    WAITS_FOR_STORE,
+    StoreWait,
+    WaitingStore,
+    wait_for_store,
+    wait_while_busy,
+)
 
 __all__ = [
+    "IS_BACK",
+    "WAITS_FOR_STORE",
     "AlreadyThereError",
     "BusyError",
     "ChangedError",

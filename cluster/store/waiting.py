@@ -14,6 +14,8 @@ from cluster.store.interface import Stat, Store, Version
 from metasr.errors import MetaSRError
 
 T = TypeVar("T")
+WAITS_FOR_STORE, IS_BACK = "waiting for the store", "is back after"
+"""How the lines begin, or what they hold, that say that something stands still for a store, and that one is back."""
 
 
 def wait_for_store(store: Store, action: Callable[[], T], tell: Callable[[str], None]) -> T:
@@ -45,7 +47,7 @@ class StoreWait:
         self,
         store: Store,
         tell: Callable[[str], None],
-        meanwhile: str = "waiting for the store",
+        meanwhile: str = WAITS_FOR_STORE,
         kind: type[UnavailableError] = UnavailableError,
     ) -> None:
         self._store, self._tell, self._meanwhile, self._kind = store, tell, meanwhile, kind
@@ -95,7 +97,7 @@ class StoreWait:
             with self._lock:
                 self._num_waiting -= 1
                 if is_back and not self._num_waiting:
-                    self._tell(f"{self._store.url} is back after {time.monotonic() - self._began:.0f} s")
+                    self._tell(f"{self._store.url} {IS_BACK} {time.monotonic() - self._began:.0f} s")
 
 
 class WaitingStore(Store):

@@ -23,6 +23,7 @@ from cluster.store.lease import RunTakenError
 from cluster.sweep.objective import Objective
 from cluster.sweep.record import Point
 from cluster.sweep.space import SweepPlan
+from cluster.sweep.waits import StoreWaits
 from cluster.training.driver import InSweep, train
 from cluster.training.identify import RunSpec
 from cluster.training.naming import stored_run_name
@@ -76,7 +77,7 @@ class Workers:
 
     Attributes:
         are_there: Whether it has.
-        idle_s: Seconds in which it had none, though it was thought to have some.
+        idle_s: Seconds until now in which it had none, or in which they waited for a store, though that was counted.
     """
 
     are_there: bool
@@ -106,6 +107,7 @@ class TrialRun(tune.Trainable):
         self._thread: threading.Thread | None = None
         self._failure = ""
         self._heard_s: float | None = None
+        self._waits = StoreWaits(time.monotonic)
         self._history: dict[int, Point] = {}
         self._reported: set[int] = set()
         self._past: set[int] = set()
@@ -222,12 +224,17 @@ class TrialRun(tune.Trainable):
         self._updates.put(point)
 
     def _note_workers(self, event: Event) -> None:
-        """Note that there are workers, and since when: a group that is started again may have waited for room."""
-        now = time.monotonic()
+        """Note that there are workers, and since when: a group that is started again may have waited for room.
+
+        Time in which they waited for a store that was away does not count either.
+        """
+        now, waited_s = time.monotonic(), self._waits.see(event)
         if self._heard_s is None:
             self._updates.put(Workers(True))
         elif event.kind == "group":
             self._updates.put(Workers(True, now - self._heard_s))
+        elif waited_s:
+            self._updates.put(Workers(True, waited_s))
         self._heard_s = now
 
     def _release_workers(self) -> None:

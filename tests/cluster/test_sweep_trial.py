@@ -146,3 +146,34 @@ def test_a_trial_says_when_it_has_workers_and_what_they_were_missing(tmp_path, s
     trial = Run(tmp_path, store_url, str(tmp_path / "runs")).trial()
     results = results_until(trial, "done")[:-1]
     assert [(one["has_workers"], one["idle_s"]) for one in results] == [(True, 0.0), (True, 20.0), (False, 5.0)]
+
+
+def test_time_in_which_workers_wait_for_a_store_does_not_count(tmp_path, store_url, monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=time.sleep)
+    monkeypatch.setattr(trial_module, "time", clock)
+    away, back = Event("warning", 0, text="waiting for the store: no connection"), "s3://b is back after 500 s"
+
+    def train(spec, tell, *, sweep):
+        for now, event in (
+            (100, Event("group", 0)),
+            (110, away),
+            (310, Event("warning", 0, text=back)),
+            (320, Event("resumed", 0)),  # 200 s of these
+            (330, Event("steps", 10)),
+            (340, Event("steps", 20)),
+            (341, away),
+            (350, Event("steps", 30)),  # from memory
+            (860, Event("warning", 0, text=back)),
+            (865, Event("steps", 40)),  # 505 s longer than the others
+            (866, Event("warning", 0, text=f"checkpoints wait on the local disk: {back}")),
+            (875, Event("steps", 50)),
+        ):
+            clock.now = float(now)
+            sweep.see(event)
+        return SimpleNamespace(stopped_by=0)
+
+    monkeypatch.setattr(trial_module, "train", train)
+    trial = Run(tmp_path, store_url, str(tmp_path / "runs")).trial()
+    results = results_until(trial, "done")[:-1]
+    told = [(one["has_workers"], one["idle_s"]) for one in results]
+    assert told == [(True, 0.0), (True, 200.0), (True, 505.0), (False, 0.0)]
