@@ -14,7 +14,7 @@ from jobs.interface.color import paint
 from jobs.interface.json_output import json_output
 from jobs.interface.parser import Parser
 from jobs.interface.settings import RECIPES, add_recipe, add_settings, flag_layer, settings
-from jobs.start import end_with, interrupted
+from jobs.start import end_with, ended_at_once, interrupted
 from metasr.errors import ConfigError, MetaSRError
 from metasr.extras import missing_extra
 
@@ -158,7 +158,8 @@ def _dispatch(arguments: Sequence[str]) -> int | None:
 
         lists = "`metasr --help` lists the verbs"
         raise ConfigError(f"unknown verb {verb}", nearest(verb, VERBS, ""), lists)
-    job = importlib.import_module(f"jobs.{verb.replace('-', '_')}")
+    with ended_at_once():
+        job = importlib.import_module(f"jobs.{verb.replace('-', '_')}")
     code: int | None = job.main(rest)
     return code
 

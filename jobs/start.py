@@ -1,6 +1,7 @@
 """The start and the end of a command: where it has nothing to put in order, a signal ends it at once."""
 
 import atexit
+import importlib
 import os
 import signal
 import threading
@@ -18,8 +19,9 @@ Handler = Callable[[int, FrameType | None], object]
 def main() -> NoReturn:
     """Run `metasr VERB ...`."""
     with ended_at_once():
-        from jobs import cli
+        cli = importlib.import_module("jobs.cli")  # which itself takes from here what it does with signals
     cli.main()
+    raise SystemExit
 
 
 @contextmanager
