@@ -72,26 +72,20 @@ def resolve(model: type[Config], layers: Sequence[Layer]) -> Resolved[Config]:
         raise _as_config_error(error, origins) from None
 
 
-def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield the dotted name and the field of every setting of a config type."""
+def leaves(model: type[BaseModel], *, without: object = None, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the dotted name and the field of every setting of a config type, except those marked `without`."""
     for name, field in model.model_fields.items():
+        if without in field.metadata:
+            continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from leaves(field.annotation, f"{prefix}{name}.")
+            yield from leaves(field.annotation, without=without, prefix=f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
     """Return every setting as a JSON value, by dotted name."""
-
-    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for name, value in values.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", value
-
-    return dict(walk(config.model_dump(mode="json"), ""))
+    return dict(_dotted(config.model_dump(mode="json")))
 
 
 def recipe_layer(recipe: str, folder: Path, kind: str = "recipe") -> Layer:

@@ -26,4 +26,13 @@ def without_secrets(text: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the first line of an error, without secrets; its type where it says nothing."""
-    return without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])[:_LONGEST_LINE]
+    return _line(error, 0)
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error, which says why after a traceback; otherwise as `one_line`."""
+    return _line(error, -1)
+
+
+def _line(error: BaseException, number: int) -> str:
+    return without_secrets((str(error).strip() or type(error).__name__).splitlines()[number])[:_LONGEST_LINE]

@@ -66,19 +66,12 @@ class Run:
 
     Args:
         config: Where MLflow is.
-        run_id: Of a run that `start` made.
+        run_id: Of a run that `find_or_make` made.
     """
 
     def __init__(self, config: TrackingConfig, run_id: str) -> None:
         self.run_id = run_id
         self._client = connect(config)
-
-    @classmethod
-    def start(cls, config: TrackingConfig, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> "Run":
-        """Find the run of this name or make it, and say that it is running."""
-        run = cls.find_or_make(config, name, params, now_ms())
-        run.resume(tags)
-        return run
 
     @classmethod
     def find_or_make(cls, config: TrackingConfig, name: str, params: Mapping[str, Any], time_ms: int) -> "Run":
@@ -112,15 +105,13 @@ class Run:
         store.update_run_info(self.run_id, RunStatus.RUNNING, 0, None)
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def log(self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, bytes] | None = None) -> None:
-        """Record metrics and PNG pictures of a step. A server that fails is reported in the log, never raised."""
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record metrics of a step. A server that fails is reported in the log, never raised."""
         from mlflow.exceptions import MlflowException
 
         now = now_ms()
         try:
-            self.points([(name, value, now, step) for name, value in metrics.items() if name != "step"])
-            for name, png in (pictures or {}).items():
-                self.picture(step, name, png, now)
+            self.points([(name, value, now, step) for name, value in metrics.items()])
         except (MlflowException, OSError) as error:
             log.warning("MLflow did not take step %d: %s", step, one_line(error))
 

@@ -21,7 +21,6 @@ from cluster.checkpoints.ledger import (
     superseded,
 )
 from cluster.store import (
-    AlreadyThereError,
     ChangedError,
     DamagedError,
     NotThereError,
@@ -245,11 +244,8 @@ class RunCheckpoints:
             ledger, version = self._read()
             changed = change(ledger).model_copy(update={"revision": ledger.revision + 1})
             content = (changed.model_dump_json(indent=1) + "\n").encode()
-            with suppress(AlreadyThereError, ChangedError):  # by another, in the meantime
-                if version is None:
-                    self._store.put_new(self._ledger_key, content)
-                else:
-                    self._store.replace(self._ledger_key, content, version)
+            with suppress(ChangedError):  # by another, in the meantime
+                self._store.swap(self._ledger_key, content, version)
                 return changed
 
     def _read(self) -> tuple[Ledger, Version | None]:

@@ -1,7 +1,6 @@
 """Snapshots on the local disk, which wait there for the store."""
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.store.folder import sync
 from metasr.errors import CheckpointError
 from metasr.formats import FORMAT, require_known_format
 from metasr.manifest import unseal
@@ -61,12 +61,13 @@ class Spool:
             part.checkpoint.mkdir(parents=True)
             save(part.checkpoint)
             (part.folder / _ABOUT).write_text(json.dumps({"format": FORMAT, "step": step, "score": score}))
-            _sync(part.folder)
+            for path in (*part.folder.rglob("*"), part.folder):
+                sync(path)
             whole = part.folder.rename(self.folder / name)
         except BaseException:
             shutil.rmtree(part.folder, ignore_errors=True)
             raise
-        _sync_one(self.folder)
+        sync(self.folder)
         return Snapshot(whole, step, score)
 
     def adopt(self, tell: Callable[[str], None]) -> list[Snapshot]:
@@ -117,17 +118,3 @@ def _read(folder: Path) -> Snapshot:
     if (bundle := snapshot.checkpoint / "bundle").exists():  # not where nobody looked how good it is
         unseal(bundle, "bundle")
     return snapshot
-
-
-def _sync(folder: Path) -> None:
-    """Wait until all that is in a folder is safe on the disk."""
-    for path in (*folder.rglob("*"), folder):
-        _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -61,7 +61,8 @@ def measure(
     works = [(step, share) for step in steps for share in parts if not share.number]
     total = len(parts) + len(works)
     with in_order(workers, len(parts), setup.needs, _min_for_ray(setup, parts, steps)) as map_in_order:
-        for done, (share, found) in enumerate(_all(map_in_order, partial(score, setup), parts, _subject), start=1):
+        scored = _all(map_in_order, partial(score, setup), parts, lambda share: share.subject)
+        for done, (share, found) in enumerate(scored, start=1):
             _add(result, found.result)
             devices[found.device] = None
             progress(f"{share.subject}: slices scored, {share.number + 1} of {share.of}", done / total)
@@ -80,10 +81,6 @@ def _all(
         if isinstance(found, Lost):
             raise DataError(f"subject {subject(thing)}", str(found), "Give tasks more memory, or fewer --workers")
         yield thing, found
-
-
-def _subject(share: Share) -> str:
-    return share.subject
 
 
 def _add(result: Evaluation, part: Evaluation) -> None:

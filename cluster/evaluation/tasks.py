@@ -9,6 +9,7 @@ from typing import NamedTuple
 import safetensors.torch
 import torch
 
+from cluster.redaction import one_line
 from cluster.runtime.ordered_map import Needs
 from cluster.shards import Index, Shard
 from cluster.store import Store, open_store
@@ -168,9 +169,7 @@ def _task(setup: Setup, subject: str) -> Iterator[torch.device]:
             raise
         raise type(error)(f"subject {subject}: {error.what}", error.why, error.fix) from error
     except (RuntimeError, ValueError, MemoryError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"subject {subject} cannot be evaluated", reason, "--workers 1 --debug shows where"
-        ) from error
+        fix = "--workers 1 --debug shows where"
+        raise DataError(f"subject {subject} cannot be evaluated", one_line(error), fix) from error
     finally:
         torch.set_num_threads(before)

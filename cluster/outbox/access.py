@@ -1,13 +1,12 @@
 """Before a training: whether MLflow will take what it is going to be told."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
 
 from cluster.config import TrackingConfig
 from cluster.redaction import without_password
 from cluster.registry import Registry
+from cluster.runtime.threads import in_daemon_thread
 from cluster.tracking import explained, require_experiment
 from metasr.errors import ConfigError, StoreError
 
@@ -30,7 +29,7 @@ def require_access(config: TrackingConfig, tell: Callable[[str], None], *, deadl
         ConfigError: It refuses the name of the model.
     """
     deadline_s = deadline_s or (SERVER_S if config.uri.startswith(("http://", "https://")) else DATABASE_S)
-    asked = _in_thread(lambda: _ask(config))
+    asked = in_daemon_thread(lambda: _ask(config), "mlflow access")
     try:
         asked.result(deadline_s)
         return
@@ -57,18 +56,3 @@ def _ask(config: TrackingConfig) -> None:
                 f"tracking.model {config.model}", error.message, "Choose a name without / and :"
             ) from error
         require_experiment(registry.client, config)
-
-
-def _in_thread(ask: Callable[[], None]) -> "Future[None]":
-    """Ask in a thread that the process does not wait for at its end."""
-    asked: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            ask()
-            asked.set_result(None)
-        except BaseException as error:
-            asked.set_exception(error)
-
-    threading.Thread(target=run, name="mlflow access", daemon=True).start()
-    return asked

@@ -23,8 +23,8 @@ MAX_READ = 500
 log = logging.getLogger(__name__)
 
 
-class BusyError(Exception):
-    """Another process sends the records of this run."""
+class SendingError(Exception):
+    """Another process is sending the records of this run."""
 
 
 class Outbox:
@@ -38,11 +38,10 @@ class Outbox:
 
     Attributes:
         dropped: Number of records that neither the disk nor the memory had room for.
-        refused: Number of records that this process has set aside in `refused.jsonl`.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.dropped, self.refused = folder, 0, 0
+        self.folder, self.dropped = folder, 0
         self._lock = threading.Lock()
         self._memory: deque[Record] = deque()
         self._is_full = False
@@ -109,7 +108,6 @@ class Outbox:
 
     def refuse(self, record: Record, reason: str) -> None:
         """Set a record aside that MLflow will never take, so that it does not hold up those behind it."""
-        self.refused += 1
         log.warning("MLflow refuses a record of kind %s, set aside in %s: %s", record.kind, self.folder, reason)
         with suppress(OSError), (self.folder / REFUSED).open("ab") as file:
             file.write(json.dumps({"reason": reason}).encode()[:-1] + b", " + record.to_line()[1:])
@@ -125,7 +123,7 @@ class Outbox:
         """Be the one process that sends this run's records.
 
         Raises:
-            BusyError: Another is.
+            SendingError: Another is.
         """
         try:
             lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -136,7 +134,7 @@ class Outbox:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError:
-            raise BusyError("another process is sending them") from None
+            raise SendingError("another process is sending them") from None
         finally:
             os.close(lock)
 
@@ -145,7 +143,7 @@ class Outbox:
         with self._lock:
             if self._log is None:
                 return
-            with suppress(OSError, BusyError):
+            with suppress(OSError, SendingError):
                 self._log.compact()
                 with self.sending():  # a request of ours may still be under way
                     if not self._memory:

@@ -101,16 +101,6 @@ class RunLog:
         return self._outbox.refusals()
 
     @property
-    def dropped(self) -> int:
-        """Number of records that a full disk lost."""
-        return self._outbox.dropped
-
-    @property
-    def refused(self) -> int:
-        """Number of records that MLflow will never take."""
-        return self._outbox.refused
-
-    @property
     def last_error(self) -> str:
         """Why MLflow does not take records; empty if it does."""
         return self._sender.last_error

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from cluster.config import TrackingConfig, expand
 from cluster.outbox.delivery import MlflowDelivery, deliver_to
 from cluster.outbox.head import HEAD, Head
-from cluster.outbox.outbox import BusyError, Outbox
+from cluster.outbox.outbox import Outbox, SendingError
 from cluster.outbox.record_log import REFUSED, REMOVED
 from cluster.outbox.run_log import folder_of
 from cluster.outbox.sender import send_all
@@ -44,7 +44,7 @@ def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool
         with Outbox(folder) as outbox:
             try:
                 said = _sync_run(config, outbox, uri_is_given, tell)
-            except BusyError as error:
+            except SendingError as error:
                 num_skipped += 1
                 said = f"skipped, {error}"
             except Exception as error:
@@ -59,7 +59,7 @@ def _sync_run(config: TrackingConfig, outbox: Outbox, uri_is_given: bool, tell: 
     """Send the records of one run; return what there is to say about it, empty if nothing.
 
     Raises:
-        BusyError: Another process sends them.
+        SendingError: Another process sends them.
         Exception: MLflow does not take them, or they cannot be read.
     """
     said = []
@@ -70,7 +70,7 @@ def _sync_run(config: TrackingConfig, outbox: Outbox, uri_is_given: bool, tell: 
             with outbox.sending():
                 delivery = deliver_to(head.config(config, uri_is_given), outbox.folder, head)
                 sent, is_abandoned = send_all(outbox, delivery), _end_abandoned(delivery, head.name, storage, tell)
-        except BusyError:
+        except SendingError:
             if has_records:
                 raise
             return ""

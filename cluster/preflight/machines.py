@@ -174,13 +174,7 @@ def nodes_without_bfloat16(config: JobConfig) -> list[str]:
     nodes = [node for node in ray.nodes() if node["Alive"] and workers_on(config, node["Resources"])]
     if not nodes:
         raise ConfigError("train.precision auto", "no node that a worker fits on is there to be asked", fix)
-    ask = ray.remote(num_cpus=0, max_retries=0)(computes_bfloat16)
-    asked = [
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            config.resources.gpu
-        )
-        for node in nodes
-    ]
+    asked = _ask(nodes, computes_bfloat16, lambda node: (config.resources.gpu,))
     try:
         answers = ray.get(asked, timeout=NODES_ANSWER_S)
     except RayError as error:
@@ -234,25 +228,28 @@ def _answers(
 ) -> list[tuple[dict[str, Any], "ray.ObjectRef[NodeFacts]"]]:
     """Query nodes, wait for their answers until the deadline, and return both."""
     marker = f"doctor/{uuid.uuid4().hex}" if storage else ""
-    ask = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
     if storage:
         storage.put(marker, b"here")
     try:
-        asked = [
-            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                portable(config),
-                node["NodeManagerAddress"],
-                data.index.digest() if data else "",
-                marker,
-                cards,
-            )
-            for node in nodes
-        ]
+        what, digest = portable(config), data.index.digest() if data else ""
+        asked = _ask(nodes, inspect_node, lambda node: (what, node["NodeManagerAddress"], digest, marker, cards))
         ray.wait(asked, num_returns=len(asked), timeout=deadline_s)
     finally:
         if storage:
             storage.delete(marker)
     return list(zip(nodes, asked, strict=True))
+
+
+def _ask(
+    nodes: list[dict[str, Any]], function: Callable[..., Any], arguments: Callable[[dict[str, Any]], tuple[Any, ...]]
+) -> list["ray.ObjectRef[Any]"]:
+    """Call a function on each node, without resources and without retries; return the pending results."""
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    return [
+        remote.options(scheduling_strategy=place).remote(*arguments(node))
+        for place, node in zip(there, nodes, strict=True)
+    ]
 
 
 def _facts(config: JobConfig, node: dict[str, Any], answer: "ray.ObjectRef[NodeFacts]") -> NodeFacts:

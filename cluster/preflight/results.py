@@ -1,12 +1,12 @@
 """Checks: a probe that may fail or hang, a judgement of what it found, and the result."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from cluster.redaction import one_line, without_secrets
+from cluster.runtime.threads import in_daemon_thread
 from cluster.store import UnavailableError
 from metasr.errors import MetaSRError
 
@@ -89,16 +89,7 @@ class Checks:
         """
         if self._skips(name, needs):
             return
-        outcome: Future[Any] = Future()
-
-        def work() -> None:
-            try:
-                outcome.set_result(look(*(self._facts[need] for need in needs)))
-            except BaseException as error:
-                outcome.set_exception(error)
-
-        # A daemon thread: a probe that hangs must not keep the process from exiting.
-        threading.Thread(target=work, name=f"check {name}", daemon=True).start()
+        outcome = in_daemon_thread(lambda: look(*(self._facts[need] for need in needs)), f"check {name}")
         if not wait([outcome], deadline_s).done:
             fix = "Check the address, the network and the server"
             self.unanswered.add(name)

@@ -13,11 +13,11 @@ from urllib.parse import unquote, urlsplit
 
 from cluster.config import JobConfig, TrackingConfig, expand
 from cluster.preflight.results import Judgement, ok, warning
-from cluster.shards import Index
+from cluster.shards import Index, data_store
 from cluster.store import AlreadyThereError, ChangedError, RetryPolicy, Store, open_store
 from cluster.stream import read_index
 from cluster.tracking import connect
-from metasr.errors import ConfigError, StoreError
+from metasr.errors import StoreError
 
 # Shorter than in a run: a check reports the present state.
 PATIENCE = RetryPolicy(attempts=4, connect_s=3.0, stall_s=5.0, deadline_s=10.0)
@@ -42,11 +42,7 @@ def inspect_data(config: JobConfig) -> Data:
     Raises:
         MetaSRError: It cannot be used.
     """
-    if not config.data.url:
-        raise ConfigError(
-            "data.url is not set", "there is nothing to train on", "Give --data.url, see `metasr prepare`"
-        )
-    store = open_store(config.data.url, PATIENCE)
+    store = data_store(config.data.url, PATIENCE)
     return Data(store, read_index(store))
 
 

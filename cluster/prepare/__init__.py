@@ -1,4 +1,4 @@
-"""From a folder of volumes or photographs to shards in a store."""
+"""Prepare a data set: from a folder of volumes or photographs to shards in a store."""
 
 from cluster.prepare.build import Report, prepare
 from cluster.prepare.cut import MAX_UNIT

@@ -1,4 +1,4 @@
-"""Preparing: subjects are read by many, and written into shards by one, in the order of the plan."""
+"""Prepares a data set: tasks read subjects in parallel, one process writes the shards in the order of the plan."""
 
 import platform
 from collections.abc import Callable, Sequence
@@ -24,21 +24,21 @@ from metasr.data.split import digest_of_names
 from metasr.data.subjects import Found, Subject
 from metasr.errors import DataError, MetaSRError, UnreachableError
 
-PAUSES_S = (1.0, 5.0)  # before a file that could not be reached is tried again
-REPLACED = "It could not be used before, and others were chosen in its place"
+PAUSES_S = (1.0, 5.0)  # before another try of a file that could not be reached
+REPLACED = "It could not be used earlier, and other subjects were chosen instead"
 Tell = Callable[[str], None]
 
 
 @dataclass
 class Report:
-    """What `prepare` did: the index it wrote, the subjects that could not be used and why, and what it found."""
+    """The result of `prepare`: the index, the subjects left out and why, and the files that were found."""
 
     index: Index
     refused: dict[str, str]
     found: Found
 
     def summary(self) -> str:
-        """Return in one line how many files were used, and how many not for which reason."""
+        """Return one line: how many files were used, and how many were left out for which reason."""
         return self.found.summary(self.refused)
 
 
@@ -51,28 +51,27 @@ def prepare(
     workers: int | None = 1,
     progress: Tell | None = None,
 ) -> Report:
-    """Write the slices of all subjects of a folder, or its photographs, into shards, and the index last.
+    """Write the slices of a folder's volumes, or its photographs, into shards, and then the index.
 
-    Training slices are cut to the crop with the most brain, training photographs into tiles; those that validate
-    are whole. A file that cannot be used is reported, and the others go on. What is written follows from the folder
-    and the options alone. Run again after it was killed, it goes on after the last finished shard.
+    Training slices are cropped to the window with the most brain, and training photographs are cut into tiles; those
+    for validation stay whole. A file that cannot be used is left out and reported. The same folder and options give
+    the same bytes. After a kill, the same call continues after the last finished shard.
 
     Args:
-        folder: With a NIfTI volume per subject, or with photographs; all nodes must reach it.
-        store: Where the shards go.
+        folder: A NIfTI volume per subject, or photographs; all nodes must reach it.
+        store: Store for the shards.
         options: See `PrepareConfig`.
-        tell: Called with a line for each subject that is left out, and what is to be known before the work.
-        workers: Subjects in hand at a time, see `in_order`.
-        progress: Called with a line for each subject that is taken; by default `tell`.
+        tell: Called with warnings, and with a line for each subject that is left out.
+        workers: Number of subjects read in parallel, see `in_order`.
+        progress: Called with a line for each subject that is written; by default `tell`.
 
     Raises:
-        ConfigError: Pseudonyms are asked for without a key.
-        UnreachableError: A file cannot be reached from a node, though it is there: it is not left out for that.
-        DataError: There is nothing to prepare or nothing that can be used, or another preparation into the same
-            store was done first.
+        ConfigError: Pseudonyms are requested without a key.
+        UnreachableError: A file exists but cannot be reached from a node; it is not left out for that.
+        DataError: Nothing can be prepared, or another preparation into the same store has finished first.
         StoreError: The store cannot be written to.
     """
-    folder = folder.absolute()  # the processes that read have working directories of their own
+    folder = folder.absolute()  # tasks have other working directories
     found = find(folder, options)
     subjects = found.subjects
     names = stored_names(options.pseudonymise, subjects=subjects)
@@ -80,7 +79,7 @@ def prepare(
     said = said_options(options, names)
     recipe = recipe_sha256(said)
     inputs = input_sha256(recipe, subjects, names)
-    journal = Journal(store, inputs)  # which is not waited for: what does not work from the start is said at once
+    journal = Journal(store, inputs)  # without waiting: a store that does not work at the start is an error
     journal.check()
     waiting = WaitingStore(store, tell)
     target = _Target(waiting, Journal(waiting, inputs), Publication(waiting))
@@ -90,7 +89,7 @@ def prepare(
     building = _Building(target, options, names, tell, progress or tell)
     building.resume(finished)
     with in_order(workers, len(subjects)) as map_in_order:
-        # Those who validate come first: where none of them can be used, others are chosen from those who wait.
+        # Validation comes first: if none of its subjects can be used, others are chosen from the training subjects.
         while not building.take(plan, "val", folder, map_in_order):
             if options.val_subjects or len(plan.train) < 2:
                 raise _too_few(folder)
@@ -110,7 +109,7 @@ def _too_few(folder: Path) -> DataError:
 
 @dataclass(frozen=True)
 class _Target:
-    """Where the data set goes: its shards, the journal of those that are finished, and the index."""
+    """The destination of the data set: its shards, the journal of finished shards, and the index."""
 
     store: Store
     journal: Journal
@@ -118,7 +117,7 @@ class _Target:
 
 
 class _Building:
-    """The data set so far: shards and what the index will say of them, and who had to be left out."""
+    """The data set so far: its shards, the facts for the index, and the subjects left out."""
 
     def __init__(self, target: _Target, options: PrepareConfig, names: Names, tell: Tell, progress: Tell) -> None:
         self.refused: dict[str, str] = {}
@@ -130,19 +129,19 @@ class _Building:
         self._spacing_mm: Spacing | None = None
 
     def resume(self, entries: Sequence[FinishedShard]) -> None:
-        """Take over the shards that were finished before."""
+        """Take over the shards that an earlier run has finished."""
         for entry in entries:
             self._shards[entry.shard.split].append(entry.shard)
             self._subjects[entry.shard.split] += entry.shard.subjects
             self._statistics, self._spacing_mm = entry.statistics, entry.spacing_mm
         if entries:
             done = sum(map(len, self._subjects.values()))
-            self._tell(f"{len(entries)} shards with {done} subjects are finished: going on after them")
+            self._tell(f"{len(entries)} shards with {done} subjects are finished: continuing after them")
 
     def take(self, plan: SplitPlan, split: Split, folder: Path, map_in_order: InOrder) -> bool:
-        """Take the subjects of a split, as far as they can be used, and return whether any could.
+        """Write the subjects of a split that can be used, and return whether there was one.
 
-        Where finished shards are those of others, who were chosen because nobody here could be used, nobody is taken.
+        Writes none if the finished shards hold other subjects, chosen because none of these could be used.
         """
         names = {self._names(subject.name) for subject in plan.subjects(split)}
         replaced = bool(self._subjects[split]) and names.isdisjoint(self._subjects[split])
@@ -181,10 +180,10 @@ class _Building:
             self._shards[shard.split].append(shard)
 
     def index(self, options: dict[str, Any], recipe_sha256: str, subjects: Sequence[Subject]) -> Index:
-        """Return the index of all shards, which hold these subjects, as far as they could be used.
+        """Return the index of all shards.
 
         Raises:
-            DataError: All training crops show one value.
+            DataError: All values of the training crops are the same.
         """
         if not self._statistics.std:
             raise DataError("the training crops", "all their values are the same", "Give images that show something")
@@ -204,7 +203,7 @@ class _Building:
         ).sealed()
 
     def _about(self, subjects: Sequence[Subject]) -> dict[str, dict[str, str]]:
-        """Return contrasts and patients of those who were used, where there is something to say of them."""
+        """Return the contrasts and patients of the written subjects, for the entries that the index needs."""
         used = {name for names in self._subjects.values() for name in names}
         stored = {name: one for one in subjects if (name := self._names(one.name)) in used}
         about = {"contrasts": {name: one.contrast for name, one in stored.items() if one.contrast}}
@@ -214,10 +213,10 @@ class _Building:
 
 
 def _read(folder: Path, options: PrepareConfig, split: Split, subject: Subject) -> Cut | str:
-    """Return the images of a subject, or why it cannot be used. This runs on any node.
+    """Return the images of a subject, or why it cannot be used. Runs on any node.
 
     Raises:
-        UnreachableError: Its file is not to be reached from this node, which says nothing about the subject.
+        UnreachableError: This node cannot reach the file, which says nothing about the subject.
     """
     try:
         return _cut(subject, options, split)
@@ -225,10 +224,10 @@ def _read(folder: Path, options: PrepareConfig, split: Split, subject: Subject) 
         raise UnreachableError(
             f"{error.what}, which was there at the start",
             f"{platform.node()} cannot reach it ({error.why})",
-            f"See that all nodes reach {folder}, or give --workers 1; the same command then goes on",
+            f"See that all nodes reach {folder}, or give --workers 1; the same command then continues",
         ) from error
     except (MetaSRError, MemoryError) as error:
-        return shown(str(error) if isinstance(error, MetaSRError) else f"{subject.file}: memory does not hold it")
+        return shown(str(error) if isinstance(error, MetaSRError) else f"{subject.file}: it does not fit in memory")
 
 
 def _cut(subject: Subject, options: PrepareConfig, split: Split) -> Cut:

@@ -1,4 +1,4 @@
-"""One subject: its file becomes the images that go into shards."""
+"""Cut the file of one subject into the images for the shards."""
 
 import math
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from metasr.data.volume import Volume, load_volume
 from metasr.errors import DataError
 
 MAX_UNIT = 10.0
-MAX_INTENSITY = 1e30  # far beyond any scanner, and far from what float32 can hold
+MAX_INTENSITY = 1e30  # far above any scanner's values, and far below the limit of float32
 Spacing = tuple[float, float]
 
 
 class Statistics(Section):
-    """What mean and standard deviation of images follow from."""
+    """Sums for the mean and the standard deviation of images."""
 
     count: int = 0
     total: float = 0.0
@@ -31,12 +31,12 @@ class Statistics(Section):
 
     @classmethod
     def of(cls, image: NDArray[np.floating]) -> "Statistics":
-        """Return those of an image."""
+        """Return the sums of an image."""
         values = image.astype(np.float64)
         return cls(count=values.size, total=float(values.sum()), squares=float((values**2).sum()))
 
     def __add__(self, other: "Statistics") -> "Statistics":
-        """Return those of both together."""
+        """Return the sums of both together."""
         return Statistics(
             count=self.count + other.count, total=self.total + other.total, squares=self.squares + other.squares
         )
@@ -58,8 +58,8 @@ class Cut:
 
     Attributes:
         images: Number of the slice or tile, and the image, float16 `[H, W]`.
-        statistics: Of all images together.
-        spacing_mm: Smallest and largest distance of neighbouring pixels; None for photographs.
+        statistics: Statistics of all images together.
+        spacing_mm: Smallest and largest pixel spacing; None for photographs.
     """
 
     images: list[tuple[int, NDArray[np.float16]]]
@@ -71,9 +71,9 @@ def cut(subject: Subject, options: PrepareConfig, *, crop: bool) -> Cut:
     """Return the slices of a volume, or the tiles of a photograph.
 
     Args:
-        subject: Whose.
+        subject: The subject.
         options: See `PrepareConfig`.
-        crop: Cut slices to the window with the most brain, and photographs into tiles; otherwise they are whole.
+        crop: Crop slices to the window with the most brain, and cut photographs into tiles; False keeps them whole.
 
     Raises:
         DataError: The file cannot be used.
@@ -91,19 +91,19 @@ def cut(subject: Subject, options: PrepareConfig, *, crop: bool) -> Cut:
 
 
 def widest(one: Spacing | None, other: Spacing | None) -> Spacing | None:
-    """Return the range of spacings that holds two."""
+    """Return the smallest range that contains two ranges of spacings."""
     if one is None or other is None:
         return one or other
     return min(one[0], other[0]), max(one[1], other[1])
 
 
 def _slices(volume: Volume, options: PrepareConfig, *, crop: bool) -> Iterator[tuple[int, NDArray[np.float16]]]:
-    """Yield the slices that show enough brain, from feet to head."""
+    """Yield the slices with enough brain, from feet to head."""
     file = str(volume.source)
     if np.abs(volume.data).max() > MAX_INTENSITY:
-        raise DataError(file, f"its intensities go beyond {MAX_INTENSITY:g}", "Repair or leave it out")
+        raise DataError(file, f"its intensities exceed {MAX_INTENSITY:g}", "Repair or leave it out")
     if reason := label_reason(volume.data, int(volume.header["intent_code"])):
-        raise DataError(file, reason, "Leave it out, or give --modality, which takes images alone")
+        raise DataError(file, reason, "Leave it out, or give --modality, which selects images")
     intensities = IntensityScale.fit(volume.data)
     if intensities is None:
         raise DataError(file, "all its voxels are the same", "Leave it out")
@@ -113,12 +113,12 @@ def _slices(volume: Volume, options: PrepareConfig, *, crop: bool) -> Iterator[t
         raise DataError(file, f"no slice has {options.min_brain:.0%} of brain", "Lower --min-brain")
     for number in numbers:
         image = informational_crop(axial[number], options.crop_px) if crop else axial[number]
-        # Beyond is no tissue but a defect of the image, which must not decide the mean or end in infinity.
+        # Values beyond the limit are defects, not tissue: they must not dominate the mean or become infinite.
         yield int(number), np.ascontiguousarray(image.clip(-MAX_UNIT, MAX_UNIT), dtype=np.float16)
 
 
 def _tiles(subject: Subject, options: PrepareConfig, *, crop: bool) -> Iterator[tuple[int, NDArray[np.float16]]]:
-    """Yield the tiles of a photograph, row by row, or the whole."""
+    """Yield the tiles of a photograph, row by row, or the whole photograph."""
     image = load_luminance(subject.file)
     if min(image.shape) < options.crop_px:
         size = " x ".join(map(str, image.shape[::-1]))

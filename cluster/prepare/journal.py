@@ -1,4 +1,4 @@
-"""Which shards are finished, so that a preparation that was killed goes on after them."""
+"""The journal of finished shards, by which a preparation continues after a kill."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +15,13 @@ from metasr.config import Section
 from metasr.formats import FORMAT, require_known_format
 
 FOLDER = "prepare"
-ORDER: tuple[Split, Split] = ("val", "train")  # in which shards are written
+ORDER: tuple[Split, Split] = ("val", "train")  # in which the splits are written
 THREADS = 8
-AT_A_TIME = 4 * THREADS  # entries that are looked at together, and then told of
+AT_A_TIME = 4 * THREADS  # entries that are checked together, then reported
 
 
 class FinishedShard(Section):
-    """A finished shard, and what the index will say of it and of all before it."""
+    """A finished shard, and the facts for the index about it and all shards before it."""
 
     format: Literal[1] = FORMAT
     shard: Shard
@@ -32,37 +32,37 @@ class FinishedShard(Section):
 class Journal:
     """An object `prepare/<inputs>/<split>-<number>.json` for every finished shard, written after the shard.
 
-    Nobody reads it but `prepare`; when the index is written it may be removed.
+    Only `prepare` reads it; once the index is written it may be deleted.
 
     Args:
-        store: That of the shards.
-        inputs: What identifies inputs and options: another preparation has another journal.
+        store: Store of the shards.
+        inputs: Digest of inputs and options: another preparation has another journal.
     """
 
     def __init__(self, store: Store, inputs: str) -> None:
         self._store, self._folder = store, f"{FOLDER}/{inputs}"
 
     def check(self) -> None:
-        """Raise StoreError if the store takes nothing: that is said before subjects are read, which takes time."""
+        """Raise StoreError if the store cannot be written to: before subjects are read, which takes time."""
         key = f"{self._folder}/check"
         self._store.put(key, b"")
         self._store.delete(key)
 
     def read(self, tell: Callable[[str], None], progress: Callable[[str], None]) -> list[FinishedShard]:
-        """Return the entries of shards that are in the store as they were written, up to the first that is not.
+        """Return the entries of finished shards, up to the first shard that is missing or damaged.
 
         Args:
-            tell: Told before shards are looked at, if there are any: a folder reads them all again.
-            progress: Told how many were looked at, now and then.
+            tell: Called before shards are verified, if there are any: in a folder each is read again.
+            progress: Called now and then with the number of verified shards.
         """
         if not any(self._entry(split, 0) for split in ORDER):
             return []
-        tell("looking whether the shards that are finished are whole")
+        tell("verifying the finished shards")
         with ThreadPoolExecutor(THREADS) as pool:
             return [entry for split in ORDER for entry in self._read(split, pool, progress)]
 
     def write(self, entry: FinishedShard, number: int) -> None:
-        """Note that a shard, the one of this number in its split, is in the store."""
+        """Record that a shard, the one of this number in its split, is in the store."""
         self._store.put(self._key(entry.shard.split, number), entry.model_dump_json().encode())
 
     def _read(
@@ -73,10 +73,10 @@ class Journal:
                 if entry is None:
                     return
                 yield entry
-            progress(f"{split}: {start + AT_A_TIME} finished shards are whole")
+            progress(f"{split}: {start + AT_A_TIME} finished shards verified")
 
     def _whole(self, split: Split, number: int) -> FinishedShard | None:
-        """Return an entry whose shard is in the store as it was written."""
+        """Return an entry if its shard is in the store and undamaged."""
         entry = self._entry(split, number)
         if entry and self._store.holds(entry.shard.name, entry.shard.sha256, entry.shard.num_bytes):
             return entry

@@ -1,4 +1,4 @@
-"""What preparing would do, from names and headers alone."""
+"""The dry run of `prepare`: what it would do, from names and headers alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ from metasr.data.subjects import Subject
 from metasr.data.volume import slices_shape
 from metasr.errors import DataError, UnreachableError
 
-BOUNDS = "These are upper bounds: what has too little brain, or cannot be read, is found when voxels are read."
+BOUNDS = "These are upper bounds: slices with too little brain and unreadable files are found when voxels are read."
 
 
 @dataclass(frozen=True)
 class _Estimate:
-    """What a subject gives at most."""
+    """Upper bounds for one subject."""
 
     images: int
     num_bytes: int
 
 
 def outline(folder: Path, options: PrepareConfig) -> list[str]:
-    """Return what preparing a folder would do: who is in which split, and how much they give at most.
+    """Return lines on what `prepare` would do: the subjects of each split, and an upper bound of their size.
 
-    Of each file the header is read, and no voxel: a subject whose header is refused has a line of its own.
+    Only the header of each file is read. A subject whose header cannot be used has its own line.
 
     Raises:
-        ConfigError: Pseudonyms are asked for without a key.
+        ConfigError: Pseudonyms are requested without a key.
         UnreachableError: A file cannot be reached.
         DataError: See `find` and `make_plan`.
     """
@@ -76,7 +76,7 @@ def _estimate(subject: Subject, options: PrepareConfig, *, crop: bool) -> _Estim
 
 
 def _shards(estimates: Sequence[_Estimate], limit: Limit) -> list[int]:
-    """Return the bytes of the shards that the subjects fill, as `ShardWriter` does it."""
+    """Return the size in bytes of each shard, filled as `ShardWriter` does it."""
     shards: list[int] = []
     num_bytes = num_subjects = 0
     for estimate in estimates:

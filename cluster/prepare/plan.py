@@ -1,4 +1,4 @@
-"""Before anything is read: which subjects there are, who trains and who validates, and what identifies all that."""
+"""The plan of a preparation: its subjects, their split, and the digests that identify it."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ from metasr.data.subjects import Found, Subject, some
 from metasr.errors import ConfigError, DataError
 
 MIN_SHARDS = 4
-GIVEN = "given"  # in an index: by a table or an expression that is not kept, as it may hold names
+GIVEN = "given"  # in an index, instead of a table's path or an expression, which may contain names
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """Who validates and who trains, in the order in which they go into shards."""
+    """The subjects of each split, in the order of the shards."""
 
     val: tuple[Subject, ...]
     train: tuple[Subject, ...]
@@ -34,16 +34,16 @@ class SplitPlan:
         return self.val if split == "val" else self.train
 
     def shard_limit(self, split: Split, options: PrepareConfig) -> Limit:
-        """Return when a shard is full: workers can share out a split that has several shards."""
+        """Return when a shard is full. Each split gets several shards, so that workers can share them."""
         return Limit(options.shard_mb * 1e6, max(1, len(self.subjects(split)) // MIN_SHARDS))
 
 
 def find(folder: Path, options: PrepareConfig) -> Found:
-    """Return the subjects of a folder, and what is left out.
+    """Return the subjects of a folder, and the files that are left out.
 
     Raises:
-        ConfigError: Patients are given in two ways, or by what is no regular expression.
-        DataError: There are none, or it is not clear which files are meant, or who a patient is.
+        ConfigError: Patients are given in two ways, or the regular expression is invalid.
+        DataError: There are no subjects, or it is ambiguous which files to use or who a patient is.
     """
     if options.kind == "photos":
         return find_photos(folder)
@@ -52,30 +52,30 @@ def find(folder: Path, options: PrepareConfig) -> Found:
 
 def _given_patients(options: PrepareConfig) -> GivenPatients | None:
     if options.patient_regex and options.patients:
-        raise ConfigError("patient-regex and patients", "both say who is who", "Give one of them")
+        raise ConfigError("patient-regex and patients", "both name the patients", "Give one of them")
     if options.patients:
         return patients_by_table(Path(options.patients).expanduser())
     return patients_by_regex(options.patient_regex) if options.patient_regex else None
 
 
 def doubts(plan: SplitPlan) -> list[str]:
-    """Return a warning if somebody who trains and somebody who validates may be one person."""
-    pairs = [f"{one} trains and {other} validates" for one, other in doubtful_pairs(plan.train, plan.val)]
+    """Return a warning if a training and a validation subject may be the same person."""
+    pairs = [f"{one} (training) and {other} (validation)" for one, other in doubtful_pairs(plan.train, plan.val)]
     if not pairs:
         return []
     return [
-        f"warning: these may be one person, and then validation shows more than there is: {some(pairs)}. "
-        "Say who is who with --patient-regex or --patients"
+        f"warning: these may be the same person, and then validation looks better than it is: {some(pairs)}. "
+        "Name the patients with --patient-regex or --patients"
     ]
 
 
 def make_plan(subjects: Sequence[Subject], options: PrepareConfig, stored: Names = str) -> SplitPlan:
-    """Divide subjects into those who validate and those who train. It follows from the arguments alone.
+    """Split the subjects into training and validation, deterministically.
 
-    Each split is in the order of the names that are stored: in that of others, pseudonyms could be told by counting.
+    Each split is sorted by the stored names: any other order would reveal who is behind a pseudonym.
 
     Raises:
-        DataError: A subject that should validate is not there, a patient would be in both, or there are too few.
+        DataError: A chosen subject is missing, a patient would be in both splits, or there are too few subjects.
     """
     names = [subject.name for subject in subjects]
     asked = set(options.val_subjects)
@@ -90,12 +90,12 @@ def make_plan(subjects: Sequence[Subject], options: PrepareConfig, stored: Names
     train = tuple(subject for subject in ordered if subject.name not in chosen)
     if both := {subject.patient for subject in val} & {subject.patient for subject in train}:
         reason = "it is in training and in validation"
-        raise DataError(f"subject {min(both)}", reason, "Let all of a patient's visits validate, or none")
+        raise DataError(f"subject {min(both)}", reason, "Choose all visits of a patient for validation, or none")
     return SplitPlan(val, train)
 
 
 def said_options(options: PrepareConfig, names: Names) -> dict[str, Any]:
-    """Return the options as the index says them: without the path of a table, and names that were to be secret."""
+    """Return the options for the index: without the path of a table, and without names that must stay secret."""
     val_subjects = [names(name) for name in options.val_subjects]
     if options.pseudonymise:
         val_subjects.sort()
@@ -106,12 +106,12 @@ def said_options(options: PrepareConfig, names: Names) -> dict[str, Any]:
 
 
 def recipe_sha256(options: dict[str, Any], tool_version: str = __version__) -> str:
-    """Return what identifies how data is prepared."""
+    """Return the digest of how data is prepared."""
     return _digest({"tool_version": tool_version, "options": options})
 
 
 def input_sha256(recipe: str, subjects: Sequence[Subject], names: Names) -> str:
-    """Return what identifies how data is prepared and from which files, by their sizes and times."""
+    """Return the digest of how data is prepared, and from which files, by their sizes and modification times."""
     files = [
         (names(subject.name), status.st_size, status.st_mtime_ns)
         for subject in subjects

@@ -1,4 +1,4 @@
-"""What subjects are called in a store: their names, or keyed hashes of them."""
+"""The names of subjects in a store: their own, or keyed hashes (pseudonyms)."""
 
 import hashlib
 import hmac
@@ -13,26 +13,26 @@ KEY_VARIABLE = "METASR_PSEUDONYM_KEY"
 NUM_DIGITS = 16
 
 Names = Callable[[str], str]
-"""From a subject's name to the one that is stored."""
+"""Maps the name of a subject to the stored name."""
 
 
 def stored_names(
     pseudonymise: bool, environment: Mapping[str, str] = os.environ, subjects: Iterable[Subject] = ()
 ) -> Names:
-    """Return how subjects are called in the store.
+    """Return the function from names to stored names.
 
     A pseudonym is `<hash of the patient>`, or `<hash of the patient>-<hash of the subject>` where the patient has
-    visits: HMAC-SHA256, 16 hexadecimal digits. Without the key nobody can compute it, or try names against it; with
-    the same key a patient has the same pseudonym in every data set. Who knows the names of all can tell who
-    validates, by the seed in the index, but within a split nothing of the order.
+    visits: HMAC-SHA256, 16 hexadecimal digits. Without the key nobody can compute it, or test names against it; with
+    the same key a patient has the same pseudonym in every data set. Whoever knows all names can find out who is in
+    which split, by the seed in the index; the order within a split reveals nothing.
 
     Args:
-        pseudonymise: Whether names are not to be stored.
-        environment: Has the key.
-        subjects: Those whose patients are known; of others the name says it.
+        pseudonymise: Store pseudonyms instead of names.
+        environment: Environment variables, with the key.
+        subjects: Subjects with known patients; for others the name tells the patient.
 
     Raises:
-        ConfigError: There is no key.
+        ConfigError: The key is missing.
     """
     if not pseudonymise:
         return str

@@ -1,19 +1,19 @@
-"""The index goes into the store last, and only in place of the one that was there at the start."""
+"""Publishes the index: last, and only if nobody else has published one since the start."""
 
 from cluster.shards import INDEX, Index, index_key
-from cluster.store import AlreadyThereError, ChangedError, Store
+from cluster.store import ChangedError, Store
 from metasr.errors import DataError
 
 
 class Publication:
-    """The right to write the index of a store: of several preparations at a time, one has it in the end."""
+    """The publication of an index by compare-and-set: of several preparations at a time, one succeeds."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._before = store.stat(INDEX)
 
     def check(self) -> None:
-        """Raise DataError if another preparation has written an index since: ours could not be written."""
+        """Raise DataError if another preparation has published its index since the start."""
         if self._store.stat(INDEX) != self._before:
             raise self._too_late()
 
@@ -21,16 +21,13 @@ class Publication:
         """Write the index, first under its digest, where it stays.
 
         Raises:
-            DataError: Another preparation wrote another one since.
+            DataError: Another preparation has published a different index since the start.
         """
         content = index.to_bytes()
         self._store.put(index_key(index.digest()), content)
         try:
-            if self._before is None:
-                self._store.put_new(INDEX, content)
-            else:
-                self._store.replace(INDEX, content, self._before.version)
-        except (AlreadyThereError, ChangedError):
+            self._store.swap(INDEX, content, self._before and self._before.version)
+        except ChangedError:
             if self._store.get(INDEX) != content:
                 raise self._too_late() from None
 
@@ -38,5 +35,5 @@ class Publication:
         return DataError(
             f"store {self._store.url}",
             "another preparation has written its index in the meantime",
-            "Run the same command again to take its place, or prepare into a store of your own",
+            "Run the same command again to replace it, or prepare into another store",
         )

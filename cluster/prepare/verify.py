@@ -1,4 +1,4 @@
-"""Reading a data set again, all of it, as it was promised."""
+"""Verifies a whole data set against its index."""
 
 import math
 from collections.abc import Callable, Mapping, Set
@@ -11,21 +11,21 @@ from metasr.errors import DataError
 
 
 def verify(store: Store, tell: Callable[[str], None]) -> Index:
-    """Read every shard of a store and check all that its index says of it; return the index.
+    """Read every shard of a store, check everything that its index states, and return the index.
 
-    Of each shard its length, checksums, number and form of the samples, whose they are and where they lie; no patient
-    in both splits and no subject without samples; the mean and standard deviation of the training images. What
-    images do not show, such as their spacing, the index's own SHA-256 covers.
+    For each shard: length, checksums, number and format of the samples, their subjects and offsets. For all: no
+    patient is in both splits, no subject is without samples, mean and standard deviation of the training images.
+    What images do not show, such as their spacing, is covered by the index's own SHA-256.
 
     Args:
-        store: Where the data set is.
-        tell: Called with a line for each shard, and when the store is waited for.
+        store: Store of the data set.
+        tell: Called with a line for each shard, and when the store is away.
 
     Raises:
-        StoreError: The store, or a shard, is not there.
-        DataError: A shard is not what the index says, or the index is wrong.
+        StoreError: The store, or a shard, is missing.
+        DataError: A shard differs from the index, or the index is wrong.
     """
-    from cluster.stream import read_index  # here, because it brings torch, for which who prepares need not wait
+    from cluster.stream import read_index  # here: it imports torch, which `prepare` need not wait for
     from cluster.stream.verified import samples_of
 
     index, waiting = read_index(store), WaitingStore(store, tell)
@@ -45,7 +45,7 @@ def verify(store: Store, tell: Callable[[str], None]) -> Index:
 
 
 def _compare(stated: Shard, found: Shard) -> None:
-    """Raise DataError if the index says something else of a shard than there is; an older one says less."""
+    """Raise DataError if a shard differs from what the index states; older indexes state less."""
     for name in sorted(stated.model_fields_set - {"name"}):
         if getattr(stated, name) != getattr(found, name):
             reason = f"its {name} is not what the index says"
@@ -53,7 +53,7 @@ def _compare(stated: Shard, found: Shard) -> None:
 
 
 def _check_rest(index: Index, subjects: Mapping[Split, Set[str]], statistics: Statistics, what: str) -> None:
-    """Raise DataError if what the index says of all shards together is not so."""
+    """Raise DataError if the index is wrong about all shards together."""
     wrong = [
         f"its {name} is {stated:.6g}, that of the training images is {found:.6g}"
         for name, stated, found in (("mean", index.mean, statistics.mean), ("std", index.std, statistics.std))

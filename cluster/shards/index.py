@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cluster.config import Kind
-from cluster.store import Store, open_store
+from cluster.store import RetryPolicy, Store, open_store
 from metasr.config import Section
 from metasr.data.patients import patient_of
 from metasr.data.split import digest_of_names
@@ -178,13 +178,13 @@ def shard_name(split: Split, number: int, sha256: str) -> str:
     return f"{split}-{number:06d}-{sha256[:NAME_DIGITS]}.tar"
 
 
-def data_store(url: str) -> Store:
+def data_store(url: str, policy: RetryPolicy | None = None) -> Store:
     """Return the store that `data.url` names; raise ConfigError where it names none."""
     if not url:
         raise ConfigError(
             "data.url is not set", "there is nothing to train on", "Give --data.url, see `metasr prepare`"
         )
-    return open_store(url)
+    return open_store(url, policy)
 
 
 def require_index(store: Store) -> None:

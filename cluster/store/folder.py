@@ -189,7 +189,7 @@ class FolderStore(Store):
                 sha256 = sha256 or hashlib.file_digest(file, "sha256").hexdigest()
             yield part, Version(sha256)
             with suppress(OSError):  # some file systems cannot; then the new name is safe a little later
-                _sync_folder(path.parent)
+                sync(path.parent)
         finally:
             part.unlink(missing_ok=True)
 
@@ -230,8 +230,9 @@ def _remove_old_parts(folder: Path) -> None:
                 part.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are safe on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

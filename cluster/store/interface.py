@@ -76,6 +76,17 @@ class Store(ABC):
             except ConditionFailedError:
                 raise ChangedError(what, "it was changed or deleted by another", "Read it again first") from None
 
+    def swap(self, key: str, data: bytes | Path, version: Version | None) -> Version:
+        """Write an object by compare-and-set: as `replace`, or as `put_new` where `version` is None.
+
+        Raises:
+            ChangedError: The object is not as it was read, or there is one by now.
+        """
+        try:
+            return self.put_new(key, data) if version is None else self.replace(key, data, version)
+        except AlreadyThereError as error:
+            raise ChangedError(error.what, error.why, error.fix) from None
+
     def get(self, key: str, *, sha256: str = "", num_bytes: int | None = None) -> bytes:
         """Return the bytes of an object, verified.
 

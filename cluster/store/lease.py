@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import ValidationError
 
-from cluster.store import AlreadyThereError, ChangedError, NotThereError, Store, Version
+from cluster.store import ChangedError, NotThereError, Store, Version
 from metasr.config import Section
 from metasr.errors import MetaSRError, StoreError
 from metasr.formats import FORMAT, require_known_format
@@ -113,9 +113,9 @@ class Lease:
             if found is None or found.holder is None or found.holder.is_gone() or watch.is_silent(found):
                 held = Held(fence=found.fence + 1 if found else 1, beat=0, holder=Holder.me())
                 try:
-                    version = _write(store, key, held, version)
+                    version = store.swap(key, held.to_bytes(), version)
                     return cls(store, key, held, version, renew_every_s)
-                except (AlreadyThereError, ChangedError):
+                except ChangedError:
                     continue  # somebody was faster: look who
             time.sleep(patience_s / POLLS)
 
@@ -230,10 +230,6 @@ def _read(store: Store, key: str) -> tuple[Held | None, Version | None]:
         return None, None
     except ValidationError:
         raise StoreError(what, "it is not one", "Delete it if no driver runs") from None
-
-
-def _write(store: Store, key: str, held: Held, version: Version | None) -> Version:
-    return store.put_new(key, held.to_bytes()) if version is None else store.replace(key, held.to_bytes(), version)
 
 
 def _who(held: Held) -> str:

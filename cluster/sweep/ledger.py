@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from cluster.checkpoints import SupersededError
-from cluster.store import AlreadyThereError, ChangedError, NotThereError, Store, Version
+from cluster.store import ChangedError, NotThereError, Store, Version
 from cluster.sweep.record import SweepRecord, Trial, from_document, to_document
 from metasr.config import Section
 
@@ -58,17 +58,10 @@ class TrialLedger:
                 trials = sorted((*others, trial), key=lambda one: one.number)
                 record = record.model_copy(update={"trials": tuple(trials)})
             new = StoredTrials(revision=stored.revision + 1 if stored else 1, fence=self._fence, record=record)
-            with suppress(AlreadyThereError, ChangedError):  # by another, or by us and the answer was lost
-                self._write(new, version)
+            with suppress(ChangedError):  # by another, or by us and the answer was lost
+                self._store.swap(self._key, to_document(new).encode(), version)
                 self.record = record
                 return
-
-    def _write(self, trials: StoredTrials, version: Version | None) -> None:
-        content = to_document(trials).encode()
-        if version is None:
-            self._store.put_new(self._key, content)
-        else:
-            self._store.replace(self._key, content, version)
 
 
 def read_ledger(store: Store, key: str) -> tuple[StoredTrials | None, Version | None]:

@@ -3,7 +3,6 @@
 import logging
 import os
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -13,10 +12,12 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune import CheckpointConfig, FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
+from ray.tune import CheckpointConfig, FailureConfig, PlacementGroupFactory, ResultGrid, RunConfig, TuneConfig, Tuner
 
 from cluster.checkpoints import SupersededError
+from cluster.redaction import last_line
 from cluster.runtime.connection import connected
+from cluster.runtime.threads import in_daemon_thread
 from cluster.store import open_store
 from cluster.store.lease import Lease
 from cluster.sweep.budget import Limits, at_once, cpus_wanted, fitting, forecast
@@ -81,7 +82,9 @@ class Session:
             box = stack.enter_context(mail(lambda event: None))
             stack.enter_context(self._stop.forwarded_to(box.request))
             storage = stack.enter_context(tempfile.TemporaryDirectory())
-            fitted = _in_thread(self._tuner(identity, box, at_once(self._config, fit), storage).fit)
+            tuner = self._tuner(identity, box, at_once(self._config, fit), storage)
+            # In the main thread Tune would handle Ctrl-C itself, and kill the trials.
+            fitted = in_daemon_thread(tuner.fit, "tune")
             self._wait(fitted, box, limits, began, tell)
 
     def _tuner(self, identity: RunIdentity, box: Mail, concurrent: int, storage: str) -> Tuner:
@@ -130,7 +133,7 @@ class Session:
         )
 
     def _wait(
-        self, fitted: Future[object], box: Mail, limits: Limits, began: float, tell: Callable[[str], None]
+        self, fitted: Future[ResultGrid], box: Mail, limits: Limits, began: float, tell: Callable[[str], None]
     ) -> None:
         watcher, failure = self._watcher, ""
         while not wait([fitted], LOOK_AGAIN_S).done:
@@ -148,21 +151,7 @@ class Session:
         except MetaSRError:
             raise
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise TrainingError("the sweep failed", reason, "Run the same command again to continue") from error
+            fix = "Run the same command again to continue"
+            raise TrainingError("the sweep failed", last_line(error), fix) from error
         if why := failure or watcher.common_failure:
             raise TrainingError("the sweep has stopped", why, "Fix that, and run the same command again")
-
-
-def _in_thread(fit: Callable[[], object]) -> "Future[object]":
-    """Run Tune in its own thread: in the main thread it would handle Ctrl-C itself, and kill the trials."""
-    outcome: Future[object] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(fit())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="tune", daemon=True).start()
-    return outcome

@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from cluster.checkpoints import RunCheckpoints
 from cluster.config import JobConfig
 from cluster.recipes import Resolved
+from cluster.redaction import one_line
 from cluster.store import Store, UnavailableError, open_store
 from cluster.store.lease import RunTakenError
 from cluster.sweep.objective import Objective
@@ -288,5 +289,4 @@ def reason_of(error: BaseException) -> str:
     """Return in one line why a trial failed."""
     if isinstance(error, MetaSRError):
         return f"{error.what}: {error.why}" if error.why else error.what
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {text}"[:300]
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -1,1 +1,1 @@
-"""A training run: its driver, the group of workers, one worker, and what they tell each other."""
+"""A training run: the driver, the group of workers, one worker, and the messages between them."""

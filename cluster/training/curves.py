@@ -1,4 +1,4 @@
-"""The numbers of a run as MLflow shows them: few at the top, the others in groups that fold."""
+"""Names of a run's metrics in MLflow: a few at the top level, the others in groups."""
 
 from collections.abc import Mapping
 from statistics import fmean
@@ -9,15 +9,15 @@ GAIN_DB, GAIN_SSIM, STEPS = "gain_psnr_db", "gain_ssim", "steps"
 
 
 def curves(kind: str, step: int, values: Mapping[str, float]) -> dict[str, float]:
-    """Return the numbers of an event under the names that they have in MLflow.
+    """Return the values of an event under their names in MLflow.
 
-    MLflow puts `loss/pixel` in a group `loss`. Without a group are the few that compare runs: `gain_psnr_db` and
-    `gain_ssim`, the mean gain over bicubic at the scales of the validation, `steps`, and the objective of a sweep.
+    MLflow shows `loss/pixel` in a group `loss`. The few metrics that compare runs have no group: `gain_psnr_db` and
+    `gain_ssim`, the mean gain over bicubic at the validated scales, `steps`, and the objective of a sweep.
 
     Args:
-        kind: Of the event.
-        step: Steps done.
-        values: Of the event, by name.
+        kind: Kind of the event.
+        step: Number of steps done.
+        values: Values of the event, by name.
     """
     found = {_grouped(name): value for name, value in values.items()}
     if kind == "validated":

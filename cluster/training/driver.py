@@ -1,4 +1,4 @@
-"""A training run from its driver: one at a time, watched, and registered at the end."""
+"""A training run, driven: one driver at a time, the workers observed, the best generator registered."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ from metasr.errors import Interrupted
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
         run_name: Its name.
-        step: Steps done.
-        stopped_by: Number of the signal that stopped it before its end; 0 if it is finished.
-        already_done: It was finished before.
-        sent: What MLflow has got of it.
+        step: Number of steps done.
+        stopped_by: Number of the signal that stopped it; 0 if it is finished.
+        already_done: Whether it was finished before.
+        sent: What has reached MLflow.
     """
 
     run_name: str
@@ -41,12 +41,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class InSweep:
-    """What is different for a run that is a trial of a sweep: the best of all trials alone is registered.
+    """The sweep that a run is a trial of. The run itself is not registered: the sweep registers its best trial.
 
     Attributes:
         name: Of the sweep, and of its run in MLflow.
-        see: Called with each event, from another thread; returns numbers to record with those of the event.
-        stop: How the sweep stops the run.
+        see: Called with each event, in another thread; returns values to record with those of the event.
+        stop: By which the sweep stops the run.
     """
 
     name: str
@@ -55,20 +55,20 @@ class InSweep:
 
 
 def train(spec: RunSpec, tell: Tell, *, terminal: TextIO | None = None, sweep: InSweep | None = None) -> Trained:
-    """Train what is asked for, or go on with it, and register the best generator.
+    """Train a run, or resume it, and register the best generator.
 
-    The same settings on the same data are the same run: it continues from its newest checkpoint. A finished run is
-    left as it is, or registered under another name where that has changed.
+    The same settings on the same data are the same run: it resumes from its newest checkpoint. A finished run is not
+    trained again; it is registered once more if `tracking.model` has changed.
 
     Args:
         spec: What to train.
         tell: Called with lines of progress.
-        terminal: Where a bar may be drawn.
-        sweep: That it is a trial of.
+        terminal: Terminal for a progress bar, if there is one.
+        sweep: The sweep, if the run is a trial of one.
 
     Raises:
         MetaSRError: The settings, the data or the machines cannot be used, or training failed.
-        Interrupted: By a signal before there were workers, after they had ended, or by a second one.
+        Interrupted: A signal came while there were no workers, or a second signal came.
     """
     if sweep is not None:
         return _train(spec, tell, terminal, sweep, sweep.stop)
@@ -85,7 +85,7 @@ def _train(spec: RunSpec, tell: Tell, terminal: TextIO | None, sweep: InSweep | 
     storage = open_store(run.config.storage.url)
     acquire = partial(Lease.acquire, storage, run.name, tell)
     with wait_for_store(storage, acquire, tell) if waits else acquire() as lease:
-        storage = open_store(run.config.storage.url, has_begun=True)  # it holds the lease
+        storage = open_store(run.config.storage.url, has_begun=True)  # it has the lease already
         checkpoints = RunCheckpoints(storage, run.name)
         if sweep is None:
             require_access(run.config.tracking, tell)
@@ -94,11 +94,11 @@ def _train(spec: RunSpec, tell: Tell, terminal: TextIO | None, sweep: InSweep | 
             if sweep is None:
                 sent = registered_before(run.config, run.identity, lease, done.get(REGISTERED, ""), tell)
             return Trained(run.name, int(done["step"]), already_done=True, sent=sent)
-        checkpoints = checkpoints.claim(lease.fence, tell)  # which locks out the workers of an earlier driver
+        checkpoints = checkpoints.claim(lease.fence, tell)  # workers of an earlier driver can write no more
         if (fork := spec.fork) is not None:
             wait_for_store(storage, lambda: branch_off(storage, fork, checkpoints, run.config), tell)
         with ExitStack() as stack:
-            with stop.deferred():  # or MLflow would hear of a start without an end
+            with stop.deferred():  # or MLflow could show a start without an end
                 log = stack.enter_context(run_log(run.config, run.identity, sweep.name if sweep else ""))
                 log.text("recipe.yaml", spec.resolved.text() + "\n")
                 see = sweep.see if sweep else None
@@ -107,12 +107,12 @@ def _train(spec: RunSpec, tell: Tell, terminal: TextIO | None, sweep: InSweep | 
             _train_on_nodes(run, lease, observers, stop)
             if stop.signal and sweep is None:
                 _require_answer(checkpoints, stop)
-            checkpoints = checkpoints.claim(lease.fence, observers.tell)  # or another driver has the run by now
+            checkpoints = checkpoints.claim(lease.fence, observers.tell)  # fails if another driver has taken over
             return _conclude(run, checkpoints, observers, stop, is_trial=sweep is not None)
 
 
 def _train_on_nodes(run: Prepared, lease: Lease, observers: Observers, stop: Stop) -> None:
-    """Train on the nodes of the cluster, after a look at them."""
+    """Check the nodes of the cluster, and train on them."""
     with connected(run.config.resources.cpus, observers.tell):
         observers.mark("connected")
         require_nodes(run.config, run.data, observers.tell)
@@ -130,7 +130,7 @@ def _require_answer(checkpoints: RunCheckpoints, stop: Stop) -> None:
 def _conclude(
     run: Prepared, checkpoints: RunCheckpoints, observers: Observers, stop: Stop, *, is_trial: bool
 ) -> Trained:
-    """Say how training has ended, and register the best generator if it has come to its last step."""
+    """Record how training ended; register the best generator if the last step is done."""
     config, tell = run.config, observers.tell
     storage = open_store(config.storage.url, has_begun=True)
     keep = partial(storage.put, f"{run.name}/{REPORT}")
@@ -144,7 +144,7 @@ def _conclude(
     noted = {"step": str(step), REGISTERED: "" if is_trial else config.tracking.model}
     try:
         observers.finish("FINISHED", "finished", keep)
-    finally:  # also if a signal ends the wait for MLflow: all is in the outbox
+    finally:  # also if a signal ends the wait for MLflow: the outbox has everything
         wait_for_store(storage, lambda: checkpoints.finish(noted), tell)
     log = observers.records
     sent = Sent(log.remaining) if is_trial else sent_by(log, config.tracking, run.name)

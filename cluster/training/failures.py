@@ -1,4 +1,4 @@
-"""How often workers have failed since training last came further, and when there have been enough."""
+"""Counts failures of workers since the last progress, and decides when to give up."""
 
 import re
 from collections import Counter
@@ -12,16 +12,16 @@ LOGS = "The logs of the workers, in Ray's dashboard or its session's folder, hav
 
 
 class RegroupError(Exception):
-    """Ends a group of workers that has kept all it did, so that Ray makes a new one."""
+    """Ends a group of workers that has saved a checkpoint, so that Ray Train starts a new group."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a group of workers has ended.
+    """Why a group of workers failed.
 
     Attributes:
-        reason: What the worker says that failed for a reason of its own, on one line.
-        is_bug: It raised an error of unknown kind, and no process of the group was lost.
+        reason: The error of the worker that failed first, on one line.
+        is_bug: Whether it is an unexpected error, and no process of the group was lost.
     """
 
     reason: str
@@ -29,10 +29,10 @@ class Failure:
 
 
 class Failures:
-    """Counts failures since training came further, and says when there are enough.
+    """Counts failures since the newest checkpoint, and decides when to give up.
 
     Args:
-        at_most: So many may follow each other without a newer checkpoint between.
+        at_most: Number of failures in a row, without a newer checkpoint in between, that are retried.
     """
 
     def __init__(self, at_most: int) -> None:
@@ -40,19 +40,21 @@ class Failures:
         self._number, self._bugs = 0, Counter[str]()
 
     def kept(self, step: int) -> None:
-        """Note a checkpoint. One that is newer than all before is progress."""
+        """Record a checkpoint; one that is newer than all before is progress."""
         if step > self._kept_step:
             self._kept_step, self._number = step, 0
             self._bugs.clear()
 
     def count(self, failure: Failure) -> TrainingError | None:
-        """Note a failure; return the error to end with, if there is no use in another try."""
+        """Record a failure; return the error to end the run with, if another try would not help."""
         self._number += 1
-        same = NUMBER.sub("#", failure.reason)  # how much memory was free, and who had it, is never the same
+        same = NUMBER.sub("#", failure.reason)  # amounts of memory, addresses and pids differ each time
         self._bugs[same] += failure.is_bug
         if self._bugs[same] == SAME_BUGS:
             return TrainingError(f"training failed {SAME_BUGS} times in the same way", failure.reason, LOGS)
         if self._number <= self._at_most:
             return None
         often = f" {self._number} times without a newer checkpoint" if self._number > 1 else ""
-        return TrainingError(f"training failed{often}", failure.reason, f"{LOGS}. The same command again goes on")
+        return TrainingError(
+            f"training failed{often}", failure.reason, f"{LOGS}. Run the same command again to continue"
+        )

@@ -1,8 +1,7 @@
-"""Ray Train around `cluster.training.worker`: a group of workers that comes back from faults, until training ends."""
+"""Ray Train around `cluster.training.worker`: a group of workers, restarted after failures until training ends."""
 
 import math
 import tempfile
-import threading
 import time
 from concurrent.futures import Future, wait
 from typing import Any, Protocol
@@ -17,7 +16,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.checkpoints import SupersededError
 from cluster.config import JobConfig, ResourcesConfig, portable
+from cluster.redaction import last_line
 from cluster.runtime.connection import connected
+from cluster.runtime.threads import in_daemon_thread
 from cluster.store.lease import Lease
 from cluster.training.identify import Prepared
 from cluster.training.listener import Listener
@@ -30,50 +31,51 @@ from metasr.events import Event
 
 LOOK_AGAIN_S = 0.5
 NO_WORKERS_S = 10.0  # workers poll for requests every half second: without for so long, there are none
-RELEASE_S = 30.0  # for Ray Train to give back its place in the cluster, for which other trials of a sweep wait
-ROOM_S = 25.0  # for so long there must be room for more workers: Ray looks at its nodes every 20 s
+RELEASE_S = 30.0  # for Ray Train to free its resources, which other trials of a sweep wait for
+ROOM_S = 25.0  # room for more workers must last this long: Ray checks its nodes every 20 s
 
 
 class Observer(Protocol):
-    """Who learns what workers tell, and what the driver has come to."""
+    """Receives the events of workers, and the milestones of the driver."""
 
     def see(self, event: Event, /) -> None:
-        """Take an event, in another thread than `mark`."""
+        """Handle an event; called in another thread than `mark`."""
 
     def mark(self, name: str, /) -> None:
-        """Note that the driver has come to something."""
+        """Record that the driver has reached a milestone."""
 
 
 def train_on_ray(run: Prepared, lease: Lease, observer: Observer, stop: Stop) -> None:
-    """Train until all steps are done or `stop` was asked for; workers that die are started again.
+    """Train until all steps are done or a stop is requested; failed workers are restarted.
 
     Args:
         run: The run.
-        lease: Of the run: who loses it stops.
-        observer: Told of events.
-        stop: Hears signals.
+        lease: Lease of the run; training stops if it is lost.
+        observer: Receives events and milestones.
+        stop: Receives signals, and forwards them to the workers as requests.
 
     Raises:
-        MetaSRError: Training failed, and more tries would not help.
+        MetaSRError: Training failed, and another try would not help.
     """
     resources = run.config.resources
     with connected(resources.cpus), mail(observer.see, resources.max_failures) as box:
         observer.mark("connected")
         weights = ray.put(run.initial.generator.state_dict() if run.initial else None)
         job = Job(portable(run.config), run.identity, lease.fence, box.actor, weights)
-        # Ray Train wants a place for checkpoints; it is given none to keep there.
+        # Ray Train wants a folder for checkpoints. Ours go elsewhere, see `RayContext`.
         forwarded = stop.forwarded_to(box.request, lambda: box.silent_s < NO_WORKERS_S)
         with forwarded, tempfile.TemporaryDirectory() as unused:
-            outcome = _fit_in_thread(_trainer(run.config, job, unused))
+            # In the main thread Ray Train would handle signals itself, and fail.
+            outcome = in_daemon_thread(_trainer(run.config, job, unused).fit, "fit")
             observer.mark("fit")
             _wait(outcome, box, lease, stop, _Room(resources))
 
 
 class _Trainer(TorchTrainer):
-    """Torch on Ray Train without Ray Data, which costs a process more and an import in each worker at each start."""
+    """TorchTrainer without Ray Data, which would cost a process, and an import in each worker, at each start."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # of the second version alone
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # only in Ray Train V2
         return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
 
 
@@ -85,17 +87,17 @@ def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
     return _Trainer(
         train_worker,
         train_loop_config={"job": job},
-        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # mypy sees that of Ray Train's first version
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # mypy sees the one of Ray Train V1
             num_workers=number,  # type: ignore[arg-type]  # the same
             use_gpu=resources.gpu,
             resources_per_worker=_per_worker(resources),
             placement_strategy=resources.placement.upper(),
-            elastic_resize_monitor_interval_s=math.inf,  # Ray would throw away what a group has done, see `_Room`
+            elastic_resize_monitor_interval_s=math.inf,  # Ray would discard steps that no checkpoint has, see `_Room`
         ),
         run_config=RunConfig(
             name=job.identity.run_name,
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=-1),  # the mailbox counts
+            failure_config=FailureConfig(max_failures=-1),  # the mailbox counts failures
             callbacks=[Listener(job.mailbox)],  # type: ignore[list-item]  # the same
         ),
     )
@@ -106,56 +108,42 @@ def _per_worker(resources: ResourcesConfig) -> dict[str, float]:
     return {"CPU": resources.cpus_per_worker} | gpu
 
 
-def _fit_in_thread(trainer: TorchTrainer) -> Future[Result]:
-    """Fit in a thread of its own: in the main thread Ray Train takes signals for itself, and ends as failed."""
-    outcome: Future[Result] = Future()
-
-    def fit() -> None:
-        try:
-            outcome.set_result(trainer.fit())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=fit, daemon=True).start()
-    return outcome
-
-
 class _Room:
-    """Looks whether the cluster has room for more workers than there are.
+    """Checks whether the cluster has room for more workers than there are.
 
     Args:
-        resources: What a worker needs, and how many there should be.
+        resources: Resources of a worker, and the number of workers.
     """
 
     def __init__(self, resources: ResourcesConfig) -> None:
         self._resources, self._since = resources, math.inf
         self._num_workers, self._wait_s = 0, ROOM_S
 
-    def has_come(self, num_workers: int) -> bool:
-        """Return whether there has been room for more than `num_workers` for long enough, once each time."""
+    def is_there(self, num_workers: int) -> bool:
+        """Return whether there has been room for more than `num_workers` for long enough; True once each time."""
         now = time.monotonic()
         if num_workers != self._num_workers:
             self._num_workers, self._wait_s = num_workers, ROOM_S
         may_grow = self._resources.min_workers and 0 < num_workers < self._resources.num_workers
-        if not may_grow or not self._is_there():
+        if not may_grow or not self._is_free():
             self._since = math.inf
             return False
         self._since = min(self._since, now)
         if now - self._since < self._wait_s:
             return False
-        self._since, self._wait_s = math.inf, 2 * self._wait_s  # pieces of several nodes may be no room for a worker
+        self._since, self._wait_s = math.inf, 2 * self._wait_s  # free resources on different nodes may fit no worker
         return True
 
-    def _is_there(self) -> bool:
+    def _is_free(self) -> bool:
         try:
             free: dict[str, float] = ray.available_resources()
         except RayError:
-            return False  # nobody can say
+            return False  # unknown
         return all(free.get(name, 0.0) >= amount for name, amount in _per_worker(self._resources).items())
 
 
 def _wait(outcome: Future[Result], box: Mail, lease: Lease, stop: Stop, room: _Room) -> None:
-    """Wait for the end of training, or for what makes waiting useless, such as a request to stop without workers."""
+    """Wait until training ends, the lease is lost, it has failed for good, or a stop is requested without workers."""
     while not wait([outcome], LOOK_AGAIN_S).done:
         if lease.lost.is_set():
             raise SupersededError("training has stopped here", "another driver has taken the run over")
@@ -164,7 +152,7 @@ def _wait(outcome: Future[Result], box: Mail, lease: Lease, stop: Stop, room: _R
             raise box.failure
         if stop.signal and box.silent_s > NO_WORKERS_S:
             return
-        if box.silent_s < NO_WORKERS_S and room.has_come(box.num_workers):
+        if box.silent_s < NO_WORKERS_S and room.is_there(box.num_workers):
             box.grow()
     try:
         outcome.result()
@@ -175,7 +163,7 @@ def _wait(outcome: Future[Result], box: Mail, lease: Lease, stop: Stop, room: _R
 
 
 def _cause(error: TrainingFailedError) -> MetaSRError:
-    """Return why training ended: what `Listener` raised, or the error of the worker that failed first."""
+    """Return the cause of a failure: what `Listener` raised, or the error of the worker with the lowest rank."""
     final = getattr(error, "controller_failure", None)
     if isinstance(final, MetaSRError):
         return final
@@ -188,7 +176,5 @@ def _cause(error: TrainingFailedError) -> MetaSRError:
 
 
 def _failed(error: BaseException) -> TrainingError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-    return TrainingError(
-        "training failed", reason, "Run the same command again to continue; --debug shows the traceback"
-    )
+    fix = "Run the same command again to continue; --debug shows the traceback"
+    return TrainingError("training failed", last_line(error), fix)

@@ -1,4 +1,4 @@
-"""What a run is made from, looked up once: its settings, data, name and first weights."""
+"""What a run is made from, determined once: settings, data, name and initial weights."""
 
 import tempfile
 from collections.abc import Callable
@@ -30,14 +30,14 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What to train, as it is asked for.
+    """What to train, as requested.
 
     Attributes:
-        resolved: The settings, and where their values came from.
+        resolved: The settings, and where each value came from.
         recipe: Name of the recipe, the first part of the run's name.
-        init_from: Bundle whose weights to start from, as `Registry.locate` takes it; empty for random weights.
-        fork: Checkpoint of another run in the same storage to go on from, instead.
-        data_digest: SHA-256 of the data's index, where there may be a newer one by now; empty for the newest.
+        init_from: Bundle with the initial weights, see `Registry.locate`; empty for random weights.
+        fork: Checkpoint of another run in the same storage to start from instead.
+        data_digest: SHA-256 of the data's index, to use that version; empty for the newest.
     """
 
     resolved: Resolved[JobConfig]
@@ -54,13 +54,13 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that can begin.
+    """A run that is ready to start.
 
     Attributes:
-        spec: What was asked for.
+        spec: What was requested.
         identity: What it is made from.
         data: Its data set.
-        initial: Bundle whose weights to start from; None for random ones, or a fork.
+        initial: Bundle with the initial weights; None for random ones, or a fork.
     """
 
     spec: RunSpec
@@ -80,7 +80,7 @@ class Prepared:
 
 
 def prepare(spec: RunSpec, tell: Tell, *, waits: bool = True) -> Prepared:
-    """Look at what a run is made from and at the stores that it needs, and say what it is.
+    """Determine what a run is made from, check the stores that it needs, and tell.
 
     Args:
         spec: What to train.
@@ -106,7 +106,7 @@ def prepare(spec: RunSpec, tell: Tell, *, waits: bool = True) -> Prepared:
 
 
 def load_initial(spec: RunSpec) -> Bundle | None:
-    """Return the bundle to start from, whose network must be the one to train; None if there is none."""
+    """Return the bundle with the initial weights, after a check that its network fits; None without one."""
     if not spec.init_from:
         return None
     with tempfile.TemporaryDirectory() as download:
@@ -118,17 +118,17 @@ def load_initial(spec: RunSpec) -> Bundle | None:
 
 
 def identify(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda line: None) -> RunIdentity:
-    """Return what the run is made from, after a look at what would stop its workers.
+    """Return what the run is made from, after a check of what would stop its workers.
 
     Args:
         spec: The run.
-        initial: Bundle that it starts from.
-        tell: Told that the run goes on under its former name.
+        initial: Bundle with the initial weights.
+        tell: Called with a line if the run continues under its former name.
 
     Raises:
         MetaSRError: The settings, the data or the storage cannot be used.
     """
-    config, digest = spec.config, _look_at_data(spec, tell)
+    config, digest = spec.config, _check_data(spec, tell)
     bundle, branch = initial.digest if initial else "", str(spec.fork) if spec.fork else ""
     storage = open_store(config.storage.url)
     name = wait_while_busy(
@@ -138,41 +138,41 @@ def identify(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda l
 
 
 def settled(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda line: None) -> RunSpec:
-    """Return the run with the precision that `train.precision: auto` stands for: its name follows from that.
+    """Return the run with `train.precision: auto` resolved, which its name depends on.
 
     Args:
         spec: The run.
-        initial: Bundle that it starts from.
-        tell: Told what was chosen.
+        initial: Bundle with the initial weights.
+        tell: Called with a line on the choice.
 
     Raises:
         MetaSRError: The settings, the data, the storage or the cluster cannot be used.
     """
     if spec.config.train.precision != "auto":
         return spec
-    digest, storage = _look_at_data(spec, tell), open_store(spec.config.storage.url)
+    digest, storage = _check_data(spec, tell), open_store(spec.config.storage.url)
     start = initial.digest if initial else str(spec.fork or "")
 
-    def begun(precision: Precision) -> bool:
+    def exists(precision: Precision) -> bool:
         name = stored_run_name(with_precision(spec.resolved, precision).config, spec.recipe, digest, start)
         return storage.exists(f"{name}/{LEDGER}")
 
-    def begun_with(precision: Precision) -> bool:
-        return wait_while_busy(storage, lambda: begun(precision), tell)
+    def is_started(precision: Precision) -> bool:
+        return wait_while_busy(storage, lambda: exists(precision), tell)
 
-    precision = choose_precision(spec.config, begun_with, tell)
+    precision = choose_precision(spec.config, is_started, tell)
     return replace(spec, resolved=with_precision(spec.resolved, precision))
 
 
 def with_precision(resolved: Resolved[JobConfig], precision: Precision) -> Resolved[JobConfig]:
-    """Return settings with a precision in place of auto."""
+    """Return the settings with a precision instead of auto."""
     train = resolved.config.train.model_copy(update={"precision": precision})
     origins = resolved.origins | {"train.precision": f"auto ({resolved.origins['train.precision']})"}
     return Resolved(resolved.config.model_copy(update={"train": train}), origins)
 
 
-def _look_at_data(spec: RunSpec, tell: Tell) -> str:
-    """Return the SHA-256 of the data's index, after a look at what would stop the workers."""
+def _check_data(spec: RunSpec, tell: Tell) -> str:
+    """Return the SHA-256 of the data's index, after a check of what would stop the workers."""
     check_workers(spec.config)
     data = data_store(spec.config.data.url)
     check_perceptual(spec.config.loss)

@@ -1,4 +1,4 @@
-"""What Ray Train says of workers that fail: whether a new group may fare better."""
+"""Classifies the failures of workers that Ray Train reports: whether a restart may help."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,30 +17,30 @@ from metasr.errors import MetaSRError
 
 
 class Listener(UserCallback):
-    """Tells the mailbox of groups that have failed, and ends Ray Train after the last. It runs beside that."""
+    """Callback in Ray Train's controller: reports failed groups to the mailbox, and ends training after the last."""
 
     def __init__(self, mailbox: ActorHandle[Any]) -> None:
         self._mailbox = mailbox
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        """Tell, and raise what ends the run: Ray Train then gives back its place in the cluster."""
+        """Report the failure; raise the error that ends the run, upon which Ray Train frees its resources."""
         if failure := failure_of(worker_exceptions):
             self._mailbox.failed.remote(failure)
         final: MetaSRError | None = None
-        with suppress(RayError):  # the driver has gone, which ends all
+        with suppress(RayError):  # the driver is gone, and everything ends
             final = cast(MetaSRError | None, ray.get(self._mailbox.final.remote()))
         if final is not None:
             raise final
 
 
 def failure_of(errors: Mapping[int, BaseException]) -> Failure | None:
-    """Return why a group has ended; None if that was meant to be, or because its machine was taken away.
+    """Return why a group failed; None if it ended on purpose, or because its node was taken away.
 
-    Who waits for a worker that is gone hears it from the network before Ray does, and fails too. That says nothing
-    about the program.
+    When a worker dies, the network tells its peers before Ray knows, and they fail too. Such errors say nothing about
+    the program.
 
     Args:
-        errors: By the rank of the worker, as Ray Train reports them.
+        errors: Errors by rank, as Ray Train reports them.
     """
     if any(isinstance(error, RegroupError) or _is_taken_away(error) for error in errors.values()):
         return None
@@ -53,7 +53,7 @@ def failure_of(errors: Mapping[int, BaseException]) -> Failure | None:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Return whether an error is Ray's own: a process or a node has died, or does not answer."""
+    """Return whether Ray raised an error: a process or a node died, or does not answer."""
     return type(error).__module__.partition(".")[0] == "ray"
 
 
@@ -62,7 +62,7 @@ def _is_taken_away(error: BaseException) -> bool:
 
 
 def _is_of_network(error: BaseException) -> bool:
-    """Return whether workers lost each other: NCCL has a class for that, gloo has none."""
+    """Return whether the connection to another worker broke: NCCL has a class for that, gloo has none."""
     return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""What lies between the driver and its workers: events and errors one way, requests the other."""
+"""The mailbox between driver and workers: events and errors one way, requests the other way."""
 
 import math
 import threading
@@ -21,7 +21,7 @@ POLL_S = 0.5
 
 
 class Mailbox:
-    """An actor beside the driver. No worker waits for it, and a restarted worker finds it again.
+    """An actor on the driver's node. No worker waits for it, and it survives the restart of workers.
 
     Args:
         max_failures: See `Failures`.
@@ -35,7 +35,7 @@ class Mailbox:
         self._polled_at = self._progress_at = -math.inf
 
     def put(self, event: Event) -> None:
-        """Leave an event for the driver."""
+        """Store an event for the driver."""
         self._events.append(event)
         if event.kind == "kept":
             self._failures.kept(event.step)
@@ -43,29 +43,29 @@ class Mailbox:
             self._is_growing = False
 
     def fail(self, error: MetaSRError) -> None:
-        """Leave an error that no restart of the workers can mend."""
+        """Store an error that a restart of the workers cannot fix."""
         self._failure = self._failure or error
 
     def failed(self, failure: Failure) -> None:
-        """Leave word that a group of workers has failed, which ends the run when that comes again and again."""
+        """Record that a group of workers failed; too many failures end the run."""
         if error := self._failures.count(failure):
             self.fail(error)
 
     def final(self) -> MetaSRError | None:
-        """Return the error that no restart of the workers can mend, if there is one."""
+        """Return the error that a restart of the workers cannot fix, if there is one."""
         return self._failure
 
     def take(self) -> "Taken":
-        """Return what there is for the driver."""
+        """Return the messages for the driver."""
         events, self._events = self._events, []
         return Taken(events, self._failure, time.monotonic() - self._polled_at)
 
     def request(self, request: Request) -> None:
-        """Leave a request for the workers."""
+        """Store a request for the workers."""
         self._request = request
 
     def grow(self) -> None:
-        """Have the group of workers keep what it has done and end, for a larger one."""
+        """Request that the group saves a checkpoint and ends, so that a larger one can start."""
         self._is_growing = True
 
     def requested(self) -> Request:
@@ -74,44 +74,44 @@ class Mailbox:
         return Request.STOP if self._is_growing else self._request
 
     def stalled_s(self, has_progressed: bool) -> float:
-        """Take from a worker whether it has made progress; return for how many seconds no worker has."""
+        """Record whether a worker has made progress; return the seconds since any worker has."""
         if has_progressed:
             self._progress_at = time.monotonic()
         return time.monotonic() - self._progress_at
 
     def regroups(self) -> bool:
-        """Return whether a group that has stopped makes way for another: nobody has requested an end."""
+        """Return whether another group follows one that has stopped: nobody has requested the end of the run."""
         return self._request != Request.STOP
 
 
 class Taken(NamedTuple):
-    """What the driver finds in the mailbox."""
+    """Messages for the driver."""
 
     events: list[Event]
-    """Those since the last time."""
+    """Events since the last call."""
     failure: MetaSRError | None
-    """The first error so far that no restart of the workers can mend."""
+    """The first error that a restart of the workers cannot fix."""
     silent_s: float
-    """How long no worker has polled for requests; infinite if none ever has."""
+    """Seconds since a worker polled for requests; infinite if none ever has."""
 
 
 class Mail:
-    """The driver's end: has events delivered in a thread of its own until it is closed.
+    """The driver's end of the mailbox: delivers events in its own thread until it is closed.
 
     Args:
         see: Called with each event.
         max_failures: See `Failures`.
 
     Attributes:
-        actor: For the workers.
-        failure: The first error that no restart of the workers can mend.
-        silent_s: How long no worker has polled for requests.
-        num_workers: In the newest group; 0 before the first.
+        actor: The mailbox, for the workers.
+        failure: The first error that a restart of the workers cannot fix.
+        silent_s: Seconds since a worker polled for requests.
+        num_workers: Workers of the newest group; 0 before the first.
     """
 
     def __init__(self, see: Callable[[Event], None], max_failures: int = 0) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        remote = cast(Any, ray.remote(Mailbox))  # Ray's annotations do not tell a class from its actor
+        remote = cast(Any, ray.remote(Mailbox))  # Ray's annotations lack actor classes
         self.actor: ActorHandle[Any] = remote.options(num_cpus=0, scheduling_strategy=here).remote(max_failures)
         self.failure: MetaSRError | None = None
         self.silent_s, self.num_workers = math.inf, 0
@@ -120,22 +120,22 @@ class Mail:
         self._thread.start()
 
     def request(self, request: Request) -> None:
-        """Request something of the workers."""
+        """Send a request to the workers."""
         self.actor.request.remote(request)
 
     def grow(self) -> None:
-        """Have a larger group made, see `Mailbox.grow`."""
+        """Request a larger group, see `Mailbox.grow`."""
         self.actor.grow.remote()
 
     def close(self) -> None:
-        """Deliver what is left, and remove the actor."""
+        """Deliver the remaining events, and remove the actor."""
         self._closed.set()
         self._thread.join()
         try:
             self._deliver()
             ray.kill(self.actor)
         except RayError:
-            pass  # the cluster has gone, and the actor with it
+            pass  # the cluster is gone, and the actor with it
 
     def _poll(self) -> None:
         while not self._closed.wait(POLL_S):
@@ -155,7 +155,7 @@ class Mail:
 
 @contextmanager
 def mail(see: Callable[[Event], None], max_failures: int = 0) -> Iterator[Mail]:
-    """Have events delivered until the block ends, see `Mail`."""
+    """Deliver events until the block ends, see `Mail`."""
     opened = Mail(see, max_failures)
     try:
         yield opened

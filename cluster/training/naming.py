@@ -1,23 +1,22 @@
-"""The name of a run: it follows from what decides the weights, and from nothing else.
+"""The name of a run: it depends on what determines the weights, and on nothing else.
 
-The same command is the same run, on any machine and after an upgrade. So a setting enters the name only where it
-differs from the value that it is left out at: a new setting whose default means "as before" renames no run.
+The same command is the same run, on any machine and after an upgrade. So a setting enters the name only if it differs
+from its first default: a new setting whose default means "as before" renames no run.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from cluster.checkpoints.run import LEDGER
 from cluster.config import JobConfig
-from cluster.recipes import flatten
+from cluster.recipes import flatten, leaves
 from cluster.store import Store, open_store
 from metasr.config import SAME_RUN, FirstDefault, LossConfig
 from metasr.vgg_weights import SHA256, find_weights
@@ -35,26 +34,26 @@ SETTINGS_0_1: Mapping[str, str] = MappingProxyType(
         "eval": "scales validation_slices slices_per_subject",
     }
 )
-"""What version 0.1.0 made names of. It is never changed: runs of that version are found by it."""
+"""The settings in the names of version 0.1.0. Never changed: its runs are found by these names."""
 
 
 def run_name(config: JobConfig, recipe: str, data_digest: str, start: str = "") -> str:
-    """Return a name that is the same for the same experiment on the same data, on any machine, and for no other.
+    """Return a name that is the same on any machine for the same experiment on the same data, and for no other.
 
     Args:
         config: The settings.
         recipe: First part of the name.
         data_digest: SHA-256 of the data's index.
-        start: What training starts from, if not from random weights: SHA-256 of a bundle, or RUN@STEP of another run.
+        start: What training starts from: SHA-256 of a bundle, or RUN@STEP of another run; empty for random weights.
 
     Raises:
-        ConfigError: The weights of the perceptual loss are not there.
+        ConfigError: The weights of the perceptual loss are missing.
     """
     return _named(recipe, [deciding(config), data_digest, start, _vgg_digest(config.loss)])
 
 
 def former_run_name(config: JobConfig, recipe: str, data_digest: str, start: str = "") -> str:
-    """Return the name that version 0.1.0 gave such a run; arguments as for `run_name`."""
+    """Return the name that version 0.1.0 gave the run; arguments as for `run_name`."""
     values = config.model_dump(mode="json")
     known = ((section, names.split()) for section, names in SETTINGS_0_1.items())
     settings = {section: {name: values[section][name] for name in names} for section, names in known}
@@ -64,17 +63,17 @@ def former_run_name(config: JobConfig, recipe: str, data_digest: str, start: str
 def stored_run_name(
     config: JobConfig, recipe: str, data_digest: str, start: str = "", tell: Tell = lambda line: None
 ) -> str:
-    """Return the name of a run, or its former one where `storage.url` has it under that alone.
+    """Return the name of a run; its former name if `storage.url` has only that.
 
     Args:
         config: The settings.
         recipe: First part of the name.
         data_digest: See `run_name`.
         start: See `run_name`.
-        tell: Told that a run goes on under its former name.
+        tell: Called with a line if the run continues under its former name.
 
     Raises:
-        ConfigError: The weights of the perceptual loss are not there.
+        ConfigError: The weights of the perceptual loss are missing.
         StoreError: The store is away or refuses.
     """
     what = config, recipe, data_digest, start
@@ -83,44 +82,34 @@ def stored_run_name(
 
 
 def stored_name(storage: Store, name: str, former: str, key: str, tell: Tell = lambda line: None) -> str:
-    """Return `former` where `storage` has `key`, with a name in place of `{}`, under that name alone.
+    """Return the name of a run or a sweep; its former name if `storage` has only that.
 
     Args:
-        storage: Where runs and sweeps are.
-        name: What it is called.
-        former: What version 0.1.0 called it.
-        key: Such as `{}/checkpoints.json`.
-        tell: Told that it goes on under its former name.
+        storage: Store of runs and sweeps.
+        name: Its name.
+        former: Its name in version 0.1.0.
+        key: Key whose existence decides, with `{}` for the name, such as `{}/checkpoints.json`.
+        tell: Called with a line if it continues under its former name.
     """
     if storage.exists(key.format(name)) or not storage.exists(key.format(former)):
         return name
-    tell(f"{former} was begun by version 0.1.0 and goes on under that name; a new one would be {name}")
+    tell(f"{former} was started by version 0.1.0 and keeps that name; a new run would be called {name}")
     return former
 
 
 def deciding(config: BaseModel) -> dict[str, Any]:
-    """Return the settings that decide the weights and differ from what they are left out at, by dotted name."""
-    values, left_out = flatten(config), left_out_values(type(config))
-    return {name: values[name] for name in left_out if values[name] != left_out[name]}
+    """Return the settings that determine the weights and differ from their first defaults, by dotted name."""
+    values, defaults = flatten(config), first_defaults(type(config))
+    return {name: values[name] for name in defaults if values[name] != defaults[name]}
 
 
-def left_out_values(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the value at which each setting that decides the weights enters no name, by dotted name, as JSON."""
+def first_defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the first default of each setting that determines the weights, by dotted name, as JSON values."""
     defaults = flatten(model())
     return {
         name: next((mark.value for mark in field.metadata if isinstance(mark, FirstDefault)), defaults[name])
-        for name, field in _that_decide(model)
+        for name, field in leaves(model, without=SAME_RUN)
     }
-
-
-def _that_decide(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        if SAME_RUN in field.metadata:
-            continue
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _that_decide(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
 
 
 def _named(recipe: str, what: list[Any]) -> str:
@@ -129,7 +118,7 @@ def _named(recipe: str, what: list[Any]) -> str:
 
 
 def _vgg_digest(loss: LossConfig) -> str:
-    """Return the SHA-256 of the weights of the perceptual loss; empty for those that torchvision publishes."""
+    """Return the SHA-256 of the weights of the perceptual loss; empty for torchvision's own."""
     if not loss.perceptual or loss.vgg_weights is None:
         return ""
     file = find_weights(loss.vgg_network, loss.vgg_weights)
@@ -140,6 +129,6 @@ def _vgg_digest(loss: LossConfig) -> str:
 
 @lru_cache
 def _digest(file: Path, num_bytes: int, changed_ns: int) -> str:
-    """Return the SHA-256 of a file, read once until it changes: it has half a gigabyte, and a sweep many trials."""
+    """Return the SHA-256 of a file. It is cached: the file has half a gigabyte, and a sweep has many trials."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Who learns of a run's events: MLflow, the report, a sweep, and the person who waits."""
+"""The observers of a run's events: MLflow, the report, a sweep, and the terminal."""
 
 import json
 import logging
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 
 class Observers:
-    """Hands every event to each of them. One that fails, such as a terminal that was closed, stops no other.
+    """Passes every event to each observer. One that fails, such as a closed terminal, does not affect the others.
 
     Args:
         records: See below.
-        num_steps: Steps of the run.
+        num_steps: Total number of steps.
         tell: Prints a line.
-        terminal: Where a bar may be drawn.
-        see_in_sweep: A sweep's; returns numbers to record with those of the event.
+        terminal: Terminal for a progress bar, if there is one.
+        see_in_sweep: The observer of a sweep; returns values to record with those of the event.
 
     Attributes:
-        records: What MLflow gets.
+        records: The log of the run, for MLflow.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class Observers:
         self._has_ended = False
 
     def tell(self, line: str) -> None:
-        """Print a line, where there is still somebody to read it."""
+        """Print a line, if the terminal is still open."""
         self._isolated("terminal", lambda: self._tell_person(line))
 
     def mark(self, name: str) -> None:
-        """Note that the driver has come to something."""
+        """Record that the driver has reached a milestone."""
         self._report.mark(name)
 
     def see(self, event: Event) -> None:
-        """Take an event: first what is kept of it, then what is shown."""
+        """Handle an event: first record it, then show it."""
         more = self._isolated("sweep", lambda: self._see_in_sweep(event)) or {}
         self._isolated("MLflow log", lambda: self._record(event, more))
         self._isolated("report", lambda: self._report.see(event))
@@ -76,18 +76,18 @@ class Observers:
             self.records.tag(CHANGED, event.text)
 
     def _isolated(self, who: str, act: Callable[[], T]) -> T | None:
-        """Do something for one observer; that it fails is said once for each kind of error."""
+        """Call one observer; log its failure, once for each type of error."""
         try:
             return act()
         except Exception as error:
             if (who, type(error)) not in self._failures:
                 self._failures.add((who, type(error)))
-                log.warning("the %s fails, and training goes on without it: %s", who, one_line(error))
+                log.warning("the %s fails, and training continues without it: %s", who, one_line(error))
             return None
 
     @contextmanager
     def failures(self, lease: Lease) -> Iterator[None]:
-        """Report a run that ends by an error or a second Ctrl-C, unless it is another driver's by now."""
+        """Record the end of a run by an error or a second Ctrl-C, unless another driver has taken it over."""
         try:
             yield
         except BaseException as error:
@@ -100,12 +100,12 @@ class Observers:
             raise
 
     def finish(self, status: str, outcome: str, keep: Callable[[bytes], object] | None = None) -> int:
-        """Say how the run ended, with a report; return how many records MLflow has not got.
+        """Record how the run ended, with a report; return the number of records not sent to MLflow.
 
         Args:
-            status: For MLflow.
-            outcome: For a person.
-            keep: Stores the report beside the checkpoints too.
+            status: Status of the run in MLflow.
+            outcome: How it ended, as text.
+            keep: Stores the report beside the checkpoints.
         """
         self._isolated("terminal", self._watch.close)
         content = self._report.finish(outcome, records_not_sent=self.records.remaining)
@@ -121,7 +121,7 @@ class Observers:
         self._has_ended = True
         try:
             self.records.drain(LAST_RECORDS_S)
-        finally:  # a signal ends the wait alone
+        finally:  # also if a signal ends the wait
             not_sent = self.records.remaining
             self._report.finish(outcome, records_not_sent=not_sent)
             for line in self._report.lines():

@@ -1,4 +1,4 @@
-"""What `train.precision: auto` stands for: chosen once, for all workers of a run or trials of a sweep, and kept."""
+"""The choice behind `train.precision: auto`: made once for all workers of a run or trials of a sweep, and kept."""
 
 import os
 from collections.abc import Callable
@@ -16,21 +16,21 @@ PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
 
 
 def choose_precision(config: JobConfig, begun: Callable[[Precision], bool], tell: Callable[[str], None]) -> Precision:
-    """Return the precision that was begun with, or else bfloat16 if all that compute do so natively.
+    """Return the precision that the run was started with; else bfloat16 if all machines compute it natively.
 
-    With RAY_ADDRESS set, or connected to Ray, that are all nodes that workers fit on; otherwise it is this machine.
+    With RAY_ADDRESS set, or if connected to Ray, these are the nodes that workers fit on; otherwise this machine.
 
     Args:
         config: The settings.
-        begun: Returns whether there is a run, or a sweep, with these settings and a precision.
-        tell: Told what was chosen, and why.
+        begun: Returns whether a run, or a sweep, with these settings and a precision exists.
+        tell: Called with a line on the choice, and why.
 
     Raises:
-        ConfigError: A node does not answer, or there is none yet that a worker fits on.
+        ConfigError: A node does not answer, or a worker fits on none.
     """
     found = [precision for precision in PRECISIONS if begun(precision)]
     if len(found) == 1:
-        tell(f"precision: {found[0]}, which it was begun with")
+        tell(f"precision: {found[0]}, which it was started with")
         return found[0]
     if lacking := _who_lacks_bfloat16(config):
         tell(f"precision: float32 ({lacking} no bfloat16)")
@@ -40,7 +40,7 @@ def choose_precision(config: JobConfig, begun: Callable[[Precision], bool], tell
 
 
 def _who_lacks_bfloat16(config: JobConfig) -> str:
-    """Return whose bfloat16 would be slow, with a verb; empty if nobody's."""
+    """Return who lacks native bfloat16, with a verb; empty if nobody does."""
     if not (ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
         what = "GPU" if config.resources.gpu else "processor"
         return "" if computes_bfloat16(config.resources.gpu) else f"this {what} has"

@@ -1,4 +1,4 @@
-"""What a worker has to do with the mailbox besides events: progress, requests and warnings."""
+"""A worker's messages besides events: it reports progress, polls requests, and forwards warnings."""
 
 import logging
 import threading
@@ -22,17 +22,17 @@ LAST_STEP_S = 60.0  # for a step, once the run is to end
 
 
 class Progress:
-    """Whether the workers of a group make progress: a step, or another try at a store that is away.
+    """Whether the workers of a group make progress: a step, or a retry of a store that is away.
 
-    They wait for each other: where one hangs none makes progress, where one waits for a store none is to be ended.
+    Workers wait for each other: if one hangs, none makes progress; if one waits for a store, none must be killed.
 
     Args:
-        mailbox: Actor beside the driver, which hears of the progress of all.
+        mailbox: Collects the progress of all workers.
 
     Attributes:
-        stores: Whose tries count.
-        steps: Done by this worker.
-        may_take_long: Whether this worker is at something that takes as long as it takes, such as a validation.
+        stores: Stores whose retries count as progress.
+        steps: Steps done by this worker.
+        may_take_long: Whether this worker does something of unknown length, such as a validation.
     """
 
     def __init__(self, mailbox: ActorHandle[Any]) -> None:
@@ -48,7 +48,7 @@ class Progress:
         try:
             stalled_s = cast(float, ray.get(self._mailbox.stalled_s.remote(has_progressed), timeout=ANSWER_S))
         except RayError:
-            return True  # nobody can say: without a driver, Ray ends its workers
+            return True  # unknown; if the driver is gone, Ray ends its workers
         if stalled_s < (HANG_S if self.steps else START_HANG_S):
             return True
         if not self._has_warned:
@@ -58,7 +58,7 @@ class Progress:
 
 
 class Requests:
-    """Polls the driver's requests in a thread, so that no step waits for the answer.
+    """Polls the driver's requests in a thread, so that no step waits for them.
 
     A worker that cannot end as it is asked to, because it waits for a store, stops polling. The driver, which then
     hears of no worker, ends without it.
@@ -68,7 +68,7 @@ class Requests:
         progress: Of this worker.
 
     Attributes:
-        newest: What was requested last.
+        newest: The last request.
     """
 
     def __init__(self, mailbox: ActorHandle[Any], progress: Progress) -> None:
@@ -88,12 +88,12 @@ class Requests:
 
 
 class ToDriver(logging.Handler):
-    """Has the driver tell the warnings of this worker."""
+    """Logging handler that sends the warnings of this worker to the driver."""
 
     def __init__(self, mailbox: ActorHandle[Any], rank: int) -> None:
         super().__init__(logging.WARNING)
         self._mailbox, self._rank = mailbox, rank
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a warning, without waiting."""
+        """Send a warning without waiting."""
         self._mailbox.put.remote(Event("warning", 0, text=record.getMessage(), rank=self._rank))

@@ -29,24 +29,24 @@ from metasr.identity import RunIdentity
 
 log = logging.getLogger(__name__)
 
-COLLECTIVE_WAIT = timedelta(days=7)  # one worker may wait for a store, however long, and the others for it
-HANGS_AFTER_S = 20  # before Ray finds a worker that hangs, and ends those that wait for it
-PREEMPTION_EVERY_S = 5.0  # as often as Ray itself looks; each time all workers wait for each other, for some ms
-LAST_UPLOAD_S = 15.0  # for the store to take what waits, once the run is to end
-LEAVE_BEFORE_S = 15.0  # before a node is taken away: for a last checkpoint, with three looks at its notice
-OF_EACH = ("retries", "substituted")  # what every worker tells of itself
+COLLECTIVE_WAIT = timedelta(days=7)  # a worker may wait long for a store, and the others wait for that worker
+HANGS_AFTER_S = 20  # less than Ray's limit: the stacks are logged before Ray ends a worker that hangs
+PREEMPTION_EVERY_S = 5.0  # as often as Ray itself looks; all workers wait for each other, for a few ms
+LAST_UPLOAD_S = 15.0  # for the last uploads, once the run is to end
+LEAVE_BEFORE_S = 15.0  # before a node is taken away: time for a last checkpoint
+OF_EACH = ("retries", "substituted")  # kinds that every worker reports
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the driver sends to every worker.
+    """The job that the driver sends to every worker.
 
     Attributes:
         config: The settings.
         identity: What the run is made from.
-        fence: Number of the driver's lease.
-        mailbox: Actor beside the driver.
-        initial_weights: In Ray's object store; None for random ones.
+        fence: Fence of the driver's lease.
+        mailbox: The mailbox.
+        initial_weights: Initial weights in Ray's object store; None for random ones.
     """
 
     config: JobConfig
@@ -59,13 +59,13 @@ class Job:
 class RayContext:
     """`metasr.context.WorkerContext` on a Ray Train worker.
 
-    The first worker speaks for all: it keeps checkpoints and tells the driver. All tell of their trouble with data.
+    The first worker saves checkpoints and reports events; all workers report retries and replaced shards.
 
     Args:
-        job: What this worker was sent.
-        data: Whose retries are reported.
-        crops: Whose stand-ins for corrupt shards are reported.
-        progress: Told of steps.
+        job: The job.
+        data: Store of the data; its retries are reported.
+        crops: Training crops; replaced shards are reported.
+        progress: Counts steps.
     """
 
     def __init__(self, job: Job, data: Store, crops: ShardCrops, progress: Progress) -> None:
@@ -86,7 +86,7 @@ class RayContext:
 
     @property
     def device(self) -> torch.device:
-        """The device Ray gave this worker."""
+        """The device that Ray assigned to this worker."""
         return ray.train.torch.get_device()
 
     def prepare(self, module: nn.Module, *, share_buffers: bool) -> nn.Module:
@@ -110,7 +110,7 @@ class RayContext:
         return found
 
     def resume(self, load: Callable[[Path], None]) -> str:
-        """Have the first worker find the newest good checkpoint, and load it on all."""
+        """Find the newest good checkpoint on the first worker, and load it on all."""
         step, bad = -1, list[str]()
         if self.rank == 0:
             self._take_over()
@@ -122,7 +122,7 @@ class RayContext:
         return ", ".join(bad)
 
     def keep(self, step: int, score: float | None, save: Callable[[Path], None]) -> None:
-        """Have the first worker write the checkpoint to its disk; it goes up from there while training goes on."""
+        """Write the checkpoint to the first worker's disk, from where it is uploaded while training continues."""
         if self._uploader is None:
             return
         began = time.perf_counter()
@@ -130,7 +130,7 @@ class RayContext:
         self.log(Event("kept", step, {"seconds": time.perf_counter() - began}))
 
     def log(self, event: Event) -> None:
-        """Send an event to the driver, without waiting for it; of what concerns all, that of the first worker."""
+        """Send an event to the driver without waiting; most kinds are sent by the first worker only."""
         if self.rank == 0 or event.kind in OF_EACH:
             self._job.mailbox.put.remote(replace(event, rank=self.rank))
         if event.kind == "steps":
@@ -142,15 +142,15 @@ class RayContext:
             self._progress.may_take_long = False
 
     def requested(self) -> Request:
-        """Return what the driver requests, or a checkpoint where a node is about to be taken away."""
-        faulthandler.dump_traceback_later(HANGS_AFTER_S)  # unless the next step comes first
+        """Return the driver's request, or a checkpoint if a node is about to be taken away."""
+        faulthandler.dump_traceback_later(HANGS_AFTER_S)  # if the next step takes longer
         self._step += 1
         self._progress.steps += 1
         request, is_due = Request.NONE, False
         if self._requests is not None:
             request = Request.STOP if time.time() >= self._leave_at else self._requests.newest
             is_due = time.monotonic() - self._looked_at >= PREEMPTION_EVERY_S
-        if self.num_workers > 1:  # all learn what the first worker knows
+        if self.num_workers > 1:  # all workers get the request of the first one
             sent = self.gather(torch.tensor([int(request), int(is_due)], device=self.device))[0].tolist()
             request, is_due = Request(sent[0]), bool(sent[1])
         train = self._job.config.train
@@ -161,7 +161,7 @@ class RayContext:
         return request
 
     def _is_another_node_leaving(self) -> bool:
-        """Ask Ray whether one more node is about to be taken away. All workers have to ask equally often."""
+        """Return whether one more node is about to be taken away. All workers must call this equally often."""
         self._looked_at = time.monotonic()
         info = ray.train.get_preemption_info()
         if info is None:
@@ -174,14 +174,14 @@ class RayContext:
         return True
 
     def finish(self) -> None:
-        """Wait until all checkpoints are in the store; once the run is to end, not long for a store that is away."""
+        """Wait until all checkpoints are uploaded; if the run is to end, only briefly for a store that is away."""
         faulthandler.cancel_dump_traceback_later()
         self._progress.may_take_long = True
         if self._uploader is not None:
             self._drain(self._uploader)
             self._uploader.close()
             self._log_data_trouble()
-        self.gather(torch.zeros((), device=self.device))  # a worker that ended early would take its group with it
+        self.gather(torch.zeros((), device=self.device))  # a worker that ends early would end its group
 
     def _drain(self, uploader: Uploader) -> None:
         end = math.inf
@@ -194,7 +194,7 @@ class RayContext:
                 return
 
     def _take_over(self) -> None:
-        """Claim the run's checkpoints, and send up those that a worker before left on this disk."""
+        """Claim the run's checkpoints, and upload those that an earlier worker left on this disk."""
         self._checkpoints = self._checkpoints.claim(self._job.fence, log.warning)
         storage, keep = self._job.config.storage, self._job.config.train.keep_checkpoints
         spool = Path(storage.spool).expanduser() / self._job.identity.run_name

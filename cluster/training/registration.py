@@ -1,4 +1,4 @@
-"""A run's best generator on its way into the registry, and what MLflow has got of the run."""
+"""Registers a run's best generator, and says what has reached MLflow."""
 
 import tempfile
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from metasr.errors import CheckpointError, MetaSRError, RegistryError, StoreErro
 from metasr.identity import RunIdentity
 
 REGISTERED = "registered"
-"""Under which a finished run's checkpoints note the model that it was registered as."""
+"""Key in a finished run's ledger for the model that the run was registered as."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What MLflow has got of a run.
+    """What has reached MLflow.
 
     Attributes:
-        num_waiting: Records that it has not got.
-        model_waits: The best generator is among them.
-        version: Of the model that the generator has become; empty if none is known.
-        why: Why there is none, or why records wait.
+        num_waiting: Number of records not sent yet.
+        model_waits: Whether the best generator is among them.
+        version: Model version of the generator; empty if there is none, or it is unknown.
+        why: Why there is no version, or why records wait.
     """
 
     num_waiting: int = 0
@@ -40,7 +40,7 @@ class Sent:
 
 
 def sent_by(log: RunLog, tracking: TrackingConfig, run_name: str) -> Sent:
-    """Return what MLflow has got of a run that is finished, with the version that it has become."""
+    """Return what has reached MLflow of a finished run, with its model version."""
     if log.remaining:
         return Sent(log.remaining, log.holds_model, why=log.last_error)
     return _version(tracking, run_name, "; ".join(log.refusals))
@@ -54,13 +54,13 @@ def _version(tracking: TrackingConfig, run_name: str, refusal: str) -> Sent:
 
 
 def registered_before(config: JobConfig, identity: RunIdentity, lease: Lease, noted: str, tell: Tell) -> Sent:
-    """Register a finished run where it was not yet, or under another name, or where its records were lost.
+    """Register a finished run, unless it is registered under this name already.
 
     Args:
-        config: Of the run.
-        identity: Of the run.
-        lease: Of the run.
-        noted: The model that its checkpoints say it was registered as.
+        config: Settings of the run.
+        identity: Identity of the run.
+        lease: Lease of the run.
+        noted: The model that the run was registered as, by its ledger.
         tell: Called with lines of progress.
     """
     tracking, run_name = config.tracking, identity.run_name
@@ -73,12 +73,12 @@ def registered_before(config: JobConfig, identity: RunIdentity, lease: Lease, no
         except StoreError as error:
             return Sent(why=str(error))
         except RegistryError:
-            pass  # the disk that its records waited on has gone, or MLflow has refused them
+            pass  # the outbox was lost with its disk, or MLflow refused its records
     return register(config, identity, lease, "", tell)
 
 
 def register_trial(spec: RunSpec, sweep: str, tell: Tell) -> Sent:
-    """Register the best generator of a trial; return what MLflow has got of its run.
+    """Register the best generator of a trial; return what has reached MLflow.
 
     Args:
         spec: The trial.
@@ -86,7 +86,7 @@ def register_trial(spec: RunSpec, sweep: str, tell: Tell) -> Sent:
         tell: Called with lines of progress.
 
     Raises:
-        MetaSRError: Another driver is at work on the run, or it has no good checkpoint.
+        MetaSRError: Another driver has the run, or there is no good checkpoint.
     """
     identity = identify(spec)
     with Lease.acquire(open_store(spec.config.storage.url), identity.run_name, tell) as lease:
@@ -107,7 +107,7 @@ def register(config: JobConfig, identity: RunIdentity, lease: Lease, sweep: str,
 
 
 def run_log(config: JobConfig, identity: RunIdentity, sweep: str) -> RunLog:
-    """Return what tells MLflow of a run, below that of its sweep if it has one."""
+    """Return the log of a run for MLflow, as a child of its sweep's run if it has one."""
     tags = {
         "mlflow.source.git.commit": identity.code_version.removesuffix("+changes"),
         "metasr.code_version": identity.code_version,
@@ -121,7 +121,7 @@ def run_log(config: JobConfig, identity: RunIdentity, sweep: str) -> RunLog:
 
 
 def register_best(checkpoints: RunCheckpoints, log: RunLog, tell: Tell) -> None:
-    """Register the generator of the checkpoint with the highest score that is not damaged."""
+    """Register the generator of the best checkpoint that is not damaged."""
     scored = [(kept.score, kept) for kept in checkpoints.entries() if kept.score is not None]
     for _, kept in sorted(scored, key=lambda pair: pair[0], reverse=True):
         with tempfile.TemporaryDirectory() as folder:

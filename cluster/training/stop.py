@@ -1,4 +1,4 @@
-"""How a run is asked to end: by SIGTERM and Ctrl-C, or by a sweep."""
+"""Stop requests: SIGTERM, Ctrl-C, or a sweep."""
 
 import os
 import signal
@@ -13,19 +13,19 @@ from metasr.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_S = 30.0
-"""What a checkpoint, its upload and the last records may take after a signal."""
+"""Time for a checkpoint, its upload and the last records after a signal."""
 
 
 class Stop:
-    """A request to end, after a checkpoint where there are workers to save one; a second signal ends at once.
+    """A stop request: if there are workers they save a checkpoint first. A second signal ends the run at once.
 
     Args:
-        tell: Told what was requested.
+        tell: Called with a line on the request.
 
     Attributes:
-        signal: The first signal, 0 if there was none; SIGTERM stands for a sweep.
+        signal: The first signal; 0 without one. SIGTERM stands for a sweep.
         name: Who requested it, such as SIGTERM.
-        status: What the run is to be called then, in MLflow: KILLED, or FAILED.
+        status: Status of the run in MLflow then: KILLED or FAILED.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -36,7 +36,7 @@ class Stop:
         self._has_workers: Callable[[], bool] = lambda: True
 
     def request(self, name: str, number: int = signal.SIGTERM, *, status: str = "KILLED") -> None:
-        """Request a checkpoint and an end, in the name of somebody. A second request changes nothing."""
+        """Request a checkpoint and the end of the run. A second request changes nothing."""
         if not self.signal:
             self.signal, self.name, self.status = number, name, status
             if self._forward is not None:
@@ -44,10 +44,10 @@ class Stop:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Take signals until the block ends; only the main thread of a process can.
+        """Handle signals until the block ends; does nothing outside the main thread.
 
-        One that comes while Python forks or finalizes cannot interrupt that: the request counts all the same, and
-        Python's report of it is left out.
+        A signal that comes while Python forks or finalizes cannot raise: it counts as a request, and Python's report
+        of the ignored exception is suppressed.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -64,14 +64,14 @@ class Stop:
                 signal.signal(number, handler)
 
     def hear(self) -> None:
-        """Take signals back, in a block of `heard`, from Ray, which takes them when it starts and ends."""
+        """Install the handlers again in a block of `heard`: Ray replaces them when it starts and ends."""
         if self._is_heard and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._on_signal)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let a first signal wait for the end of the block, before there is anybody to forward to."""
+        """Delay the first signal until the block ends."""
         self._is_deferred = True
         try:
             yield
@@ -87,13 +87,13 @@ class Stop:
         """Forward requests, and signals as requests, until the block ends.
 
         Args:
-            forward: Takes them.
-            has_workers: Whether there are workers to save a checkpoint.
+            forward: Receives the requests.
+            has_workers: Returns whether there are workers to save a checkpoint.
         """
         with self.heard():
             self._forward, self._has_workers = forward, has_workers
             try:
-                if self.signal:  # requested before there was anybody to forward to
+                if self.signal:  # requested before the block
                     forward(Request.STOP)
                 yield
             finally:
@@ -108,13 +108,13 @@ class Stop:
             self.request(signal.Signals(number).name, number)
             raise Interrupted(number)
         self.request(signal.Signals(number).name, number)
-        now = "keeping a checkpoint after this step" if self._has_workers() else "no workers, ending"
-        with suppress(Exception):  # a terminal that was closed
+        now = "saving a checkpoint after this step" if self._has_workers() else "no workers, ending"
+        with suppress(Exception):  # the terminal was closed
             self._tell(f"{self.name}: {now}; once more ends at once")
 
 
 def short_grace() -> str:
-    """Return a warning if Ray kills a submitted job too soon after `ray job stop`; empty if not."""
+    """Return a warning if Ray kills a submitted job too soon after `ray job stop`; empty if it does not."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return ""
     try:

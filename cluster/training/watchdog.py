@@ -1,6 +1,6 @@
-"""Ends a worker that is frozen or hangs. Ray asks a process to end itself: one that has stopped never hears of it.
+"""Kills a worker that is frozen or hangs. Ray asks a process to end itself, which a frozen process cannot.
 
-Run as a program, it is the watchdog: a small process that reads heartbeats from its standard input, and kills the
+Run as a program, this is the watchdog: a small process that reads heartbeats from its standard input, and kills the
 process that it watches when none comes for too long.
 """
 
@@ -13,15 +13,15 @@ import threading
 from collections.abc import Callable
 
 HEARTBEATS = 10
-"""Heartbeats in the time after which a process counts as frozen."""
+"""Number of heartbeats in the time after which a process counts as frozen."""
 
 
 def watch_over_me(patience_s: float, continues: Callable[[], bool] = lambda: True) -> None:
-    """Have this process killed when it was frozen, all threads of it, for `patience_s` seconds.
+    """Start a watchdog that kills this process when no heartbeat comes for `patience_s` seconds.
 
     Args:
-        patience_s: Seconds.
-        continues: Called for each heartbeat, in a thread of its own; False holds it back.
+        patience_s: Time limit in seconds.
+        continues: Called before each heartbeat, in its own thread; False suppresses the heartbeat.
     """
     command = [sys.executable, __file__, str(os.getpid()), str(patience_s)]
     dog = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -37,13 +37,13 @@ def _send_heartbeats(dog: "subprocess.Popen[bytes]", every_s: float, continues: 
                 dog.stdin.flush()
             threading.Event().wait(every_s)
     except BrokenPipeError:
-        pass  # the watchdog has gone: training goes on without
+        pass  # the watchdog is gone: training continues without it
 
 
 def _watch(pid: int, patience_s: float) -> None:
     while select.select([sys.stdin], [], [], patience_s)[0]:
         if not os.read(sys.stdin.fileno(), 4096):
-            return  # it has ended
+            return  # the process has ended
     print(f"no heartbeat of process {pid} for {patience_s:g} s; killing it", file=sys.stderr, flush=True)
     os.kill(pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""What runs inside a training worker: data, `metasr.training.fit`, and what is told to the driver."""
+"""The training function of a worker: opens the data, calls `metasr.training.fit`, reports to the driver."""
 
 import logging
 import os
@@ -32,10 +32,10 @@ def train_worker(arguments: Mapping[str, Job]) -> None:
     """Train on one worker.
 
     Args:
-        arguments: `job`, what the driver sends.
+        arguments: `job`, from the driver.
 
     Raises:
-        MetaSRError: Training cannot go on. The driver was told, unless a new group of workers may fare better.
+        MetaSRError: Training cannot continue. The driver was told, unless a restart of the workers may help.
     """
     job = arguments["job"]
     progress = Progress(job.mailbox)
@@ -53,7 +53,7 @@ def _train(job: Job, progress: Progress) -> None:
     began = time.perf_counter()
     config = job.config
     if config.resources.gpu:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, by the first product of matrices
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, by the first matrix product
     else:
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     logging.getLogger("cluster").addHandler(ToDriver(job.mailbox, ray.train.get_context().get_world_rank()))
@@ -76,5 +76,5 @@ def _train(job: Job, progress: Progress) -> None:
     context.finish()
     has_stopped = context.rank == 0 and state.step < config.train.steps
     if has_stopped and ray.get(job.mailbox.regroups.remote()):
-        context.log(Event("stopping", state.step, text="training goes on with other workers"))
+        context.log(Event("stopping", state.step, text="training continues with other workers"))
         raise RegroupError

@@ -1,7 +1,7 @@
 """The starts of a run's worker groups: the time to the first step, and the cost of each restart."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from metasr.events import Event
@@ -70,12 +70,7 @@ class Starts:
     def restarts(self) -> list[dict[str, Any]]:
         """Return the facts of each restart."""
         return [
-            {
-                "num_workers": restart.num_workers,
-                "lost_at_step": restart.lost_at_step,
-                "resumed_step": restart.resumed_step,
-                "rto_s": restart.rto_s,
-            }
+            {name: value for name, value in asdict(restart).items() if name != "last_sign"}
             for restart in self._restarts
         ]
 

@@ -11,7 +11,7 @@ from cluster.recipes import Layer, leaves, recipe_layer, resolve
 from cluster.sweep.space import SweepPlan
 from cluster.sweep.sweep import sweep_name
 from cluster.training import naming
-from cluster.training.naming import deciding, former_run_name, left_out_values, run_name, stored_run_name
+from cluster.training.naming import deciding, first_defaults, former_run_name, run_name, stored_run_name
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
 from metasr.config import FirstDefault, OptimConfig, TrainConfig
@@ -103,15 +103,15 @@ def otherwise(name):
 
 
 def test_settings_are_left_out_of_names_at_the_same_values_for_ever():
-    assert left_out_values(SweepConfig) == LEFT_OUT, RENAMES
+    assert first_defaults(SweepConfig) == LEFT_OUT, RENAMES
 
 
-@pytest.mark.parametrize("name", sorted(left_out_values(JobConfig)))
+@pytest.mark.parametrize("name", sorted(first_defaults(JobConfig)))
 def test_each_setting_that_decides_the_weights_makes_another_run(name):
     assert run_name(otherwise(name), "smoke", DATA) != run_name(JobConfig(), "smoke", DATA)
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS.keys() - left_out_values(JobConfig).keys() - {"loss.vgg_weights"}))
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - first_defaults(JobConfig).keys() - {"loss.vgg_weights"}))
 def test_no_other_setting_makes_another_run(name):
     assert run_name(otherwise(name), "smoke", DATA) == run_name(JobConfig(), "smoke", DATA)
 
@@ -227,7 +227,7 @@ def test_a_run_of_version_0_1_0_goes_on_under_its_name_and_says_so(store):
     RunCheckpoints(store, former).claim(1)
     assert said == []
     assert stored_run_name(config, "smoke", DATA, tell=said.append) == former
-    assert said == [f"{former} was begun by version 0.1.0 and goes on under that name; a new one would be {name}"]
+    assert said == [f"{former} was started by version 0.1.0 and keeps that name; a new run would be called {name}"]
     RunCheckpoints(store, name).claim(1)
     assert stored_run_name(config, "smoke", DATA, tell=said.append) == name
     assert len(said) == 1

@@ -58,7 +58,7 @@ def test_a_terminal_that_was_closed_takes_nothing_from_mlflow(closed_terminal, t
     assert losses == {2: 0.5, 4: 0.25}
     assert (run.info.status, run.data.tags[OUTCOME], report["steps"]["to"]) == ("FINISHED", "finished", 4)
     assert [record.getMessage() for record in caplog.records if "terminal" in record.getMessage()] == [
-        "the terminal fails, and training goes on without it: [Errno 32] Broken pipe"
+        "the terminal fails, and training continues without it: [Errno 32] Broken pipe"
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.outbox.outbox import BusyError, Outbox
+from cluster.outbox.outbox import Outbox, SendingError
 from cluster.redaction import without_password
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def test_no_record_is_lost_to_a_folder_that_another_removes_at_that_moment(tmp_p
 
     def send():
         while not ended.is_set():
-            with suppress(BusyError), Outbox(folder) as outbox, outbox.sending():
+            with suppress(SendingError), Outbox(folder) as outbox, outbox.sending():
                 if records := outbox.pending():
                     sent.extend(record.payload["number"] for record in records)
                     outbox.mark_sent(records)
@@ -154,7 +154,7 @@ def test_a_picture_is_kept_until_it_is_sent(tmp_path):
 def test_one_process_sends_at_a_time_while_others_may_add(tmp_path):
     first, second = Outbox(tmp_path), Outbox(tmp_path)
     with first.sending():
-        with pytest.raises(BusyError), second.sending():
+        with pytest.raises(SendingError), second.sending():
             pass
         second.add("tag", {})
         assert first.remaining() == 1

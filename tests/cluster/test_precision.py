@@ -23,7 +23,7 @@ from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
 from metasr.errors import ConfigError
 from metasr.training.arithmetic import has_bfloat16
-from tests.cluster.conftest import RAY
+from tests.cluster.ray_nodes import ray_node
 from tests.patience import PATIENCE_S
 
 SAYS = "import torch; from metasr.training.arithmetic import has_bfloat16; print(has_bfloat16(torch.device('cpu')))"
@@ -71,7 +71,7 @@ def test_a_run_keeps_the_precision_that_it_began_with_on_another_machine_and_say
     machine(False)
     told = []
     assert identify(settled(spec("auto"), tell=told.append)).run_name == identify(begun).run_name
-    assert told == ["precision: bfloat16, which it was begun with"]
+    assert told == ["precision: bfloat16, which it was started with"]
 
 
 @pytest.mark.parametrize("value", ["float32", "bfloat16"])
@@ -98,7 +98,7 @@ def test_a_sweep_is_named_by_what_auto_was_and_keeps_it_for_all_trials(job, mach
     folder = f"sweeps/{lines('bfloat16')[0].split()[1].rstrip(',')}"
     begun = SweepRecord(name="sweep", recipe="default", objective="", scales=(), space={})
     TrialLedger(open_store(job.storage.url), folder, 1, begun)
-    assert lines("auto")[0] == "precision: bfloat16, which it was begun with"
+    assert lines("auto")[0] == "precision: bfloat16, which it was started with"
 
 
 def test_auto_in_a_space_is_refused(tmp_path):
@@ -131,12 +131,7 @@ def test_of_a_cluster_all_nodes_that_workers_fit_on_are_asked(cluster):
         return subprocess.check_output(command, env=environment, text=True, timeout=PATIENCE_S).splitlines()[-1]
 
     assert (said(1) == "precision: bfloat16") == has_bfloat16(torch.device("cpu"))
-    command = [RAY, "start", "--block", f"--address={environment['RAY_ADDRESS']}", "--num-cpus=2"]
-    command += ["--disable-usage-stats", "--dashboard-agent-listen-port=0"]
     limited = environment | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    node = subprocess.Popen(command, env=limited, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    options = [f"--address={environment['RAY_ADDRESS']}", "--num-cpus=2", "--dashboard-agent-listen-port=0"]
+    with ray_node(limited, *options):
         assert re.fullmatch(r"precision: float32 \([0-9., ]+ ha(s|ve) no bfloat16\)", said(2))
-    finally:
-        node.terminate()
-        node.wait(timeout=PATIENCE_S)

@@ -113,7 +113,7 @@ def test_names_that_may_be_of_one_person_on_both_sides_are_warned_of(tmp_path):
     prepare(folder, open_store(str(tmp_path / "store")), chosen, told.append, progress=lambda line: None)
     (warning,) = told
     assert warning.startswith("warning: ")
-    assert "case7a trains and case7b validates" in warning
+    assert "case7a (training) and case7b (validation)" in warning
     assert "--patient-regex" in warning
     assert outline(folder, chosen)[-1] == warning
 

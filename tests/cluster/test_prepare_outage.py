@@ -69,7 +69,7 @@ def test_going_on_in_a_bucket_fetches_no_shard_that_is_finished(prepare_through,
     report, told, seen = prepare_through(lambda *_: None)
     assert report.index.to_bytes() == (original / "index.json").read_bytes()
     assert told == [
-        "looking whether the shards that are finished are whole",
-        f"4 shards with {len(SUBJECTS)} subjects are finished: going on after them",
+        "verifying the finished shards",
+        f"4 shards with {len(SUBJECTS)} subjects are finished: continuing after them",
     ]
     assert {method for method, path in seen if ".tar" in path} == {"HEAD"}

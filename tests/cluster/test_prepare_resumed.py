@@ -198,7 +198,7 @@ def test_of_many_finished_shards_those_count_that_come_before_the_first_that_is_
         store.put(shard.name, data)
         journal.write(entries[-1], number)
     assert journal.read(told.append, progress.append) == entries
-    assert told == ["looking whether the shards that are finished are whole"]
-    assert progress == [f"train: {number} finished shards are whole" for number in (32, 64)]
+    assert told == ["verifying the finished shards"]
+    assert progress == [f"train: {number} finished shards verified" for number in (32, 64)]
     store.put("train-50.tar", b"shard 05")
     assert journal.read(told.append, progress.append) == entries[:50]

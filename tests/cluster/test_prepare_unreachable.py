@@ -38,7 +38,7 @@ def test_a_volume_that_has_gone_stops_all_and_the_same_command_goes_on_when_it_i
 ):
     folder, go, bring_back = away
     store, told, taken = open_store(str(tmp_path / "store")), [], []
-    with pytest.raises(UnreachableError, match=rf"{SUBJECTS[3]}.*no such file.*the same command then goes on"):
+    with pytest.raises(UnreachableError, match=rf"{SUBJECTS[3]}.*no such file.*the same command then continues"):
         prepare(folder, store, SMALL, told.append, progress=go)
     assert told == []
     assert not store.exists(INDEX)

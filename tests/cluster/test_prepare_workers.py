@@ -93,11 +93,11 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(cluster, folder, alone, t
     until(process, "train, 3 of 8")
     process.send_signal(number)
     _, err, returned = finish(process)
-    assert returned == code
+    assert returned == code, err
     assert "Traceback" not in err
     assert "index.json" not in contents(tmp_path / "store")
     written, said = prepared(folder, tmp_path / "store", cluster[1], *TWO)
-    finished = re.search(r"\n(\d+) shards with (\d+) subjects are finished: going on after them\n", said)
+    finished = re.search(r"\n(\d+) shards with (\d+) subjects are finished: continuing after them\n", said)
     assert int(finished[1]) >= 3  # it may have finished another before it was told
     assert int(finished[2]) >= 4
     assert written == alone[0]

@@ -86,7 +86,7 @@ def test_a_signal_before_a_worker_is_ready_ends_the_run_with_a_report(tmp_path, 
     print(f"ended after {seconds:.1f} s\n{output}")
     assert process.returncode == 128 + number, output
     assert f"stopped by {signal.Signals(number).name}" in output
-    assert "keeping a checkpoint" not in output
+    assert "saving a checkpoint" not in output
     assert "run the same command again to continue" in output.splitlines()[-1]
     assert "Traceback" not in output
     client, run = only_run(tmp_path)

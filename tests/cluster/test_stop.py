@@ -35,7 +35,7 @@ def test_the_first_signal_is_forwarded_and_the_second_ends_the_program(stop, tol
             signal.raise_signal(signal.SIGTERM)
     assert caught.value.exit_code == 143
     assert stop.name == "SIGINT"
-    assert told == ["SIGINT: keeping a checkpoint after this step; once more ends at once"]
+    assert told == ["SIGINT: saving a checkpoint after this step; once more ends at once"]
 
 
 def test_a_signal_can_wait_for_what_must_not_be_half_done(stop):

@@ -77,6 +77,16 @@ def test_a_version_is_replaced_once(store):
     assert store.stat(KEY).version == second
 
 
+def test_a_swap_makes_an_object_or_replaces_the_version_that_was_read(store):
+    first = store.swap(KEY, b"1", None)
+    with pytest.raises(ChangedError, match="already there"):
+        store.swap(KEY, b"another", None)
+    second = store.swap(KEY, b"2", first)
+    with pytest.raises(ChangedError, match="changed or deleted"):
+        store.swap(KEY, b"another", first)
+    assert store.get_with_version(KEY) == (b"2", second)
+
+
 def test_what_is_gone_is_not_replaced(store):
     version = store.put_new(KEY, b"1")
     store.delete(KEY)

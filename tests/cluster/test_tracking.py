@@ -10,7 +10,7 @@ from PIL import Image
 
 from cluster.config import TrackingConfig
 from cluster.registry import Registry
-from cluster.tracking import Run, connect
+from cluster.tracking import Run, connect, now_ms
 from metasr.errors import StoreError
 from tests.cluster.tracked import artifact, start
 from tests.patience import is_quick
@@ -19,9 +19,9 @@ from tests.patience import is_quick
 
 
 def test_a_run_of_the_same_name_is_the_same_run(config, client):
-    first = Run.start(config, "run-1", {"train.seed": 1}, {"code": "old"})
+    first = start(config, "run-1", {"train.seed": 1}, {"code": "old"})
     first.finish("FAILED")
-    again = Run.start(config, "run-1", {"train.seed": 1}, {"code": "new"})
+    again = start(config, "run-1", {"train.seed": 1}, {"code": "new"})
     assert again.run_id == first.run_id
     found = client.get_run(again.run_id)
     assert (found.info.status, found.info.end_time or None) == ("RUNNING", None)
@@ -48,7 +48,7 @@ def test_an_experiment_is_one_of_model_training(config, client):
 
 def test_settings_and_tags_arrive(config, client):
     settings = {"train.seed": 0, "optim.generator_lr": 1e-05, "eval.scales": [1.5, 2.0], "loss.vgg_weights": None}
-    run = Run.start(config, "run-1", settings, {"metasr.code_version": "abc"})
+    run = start(config, "run-1", settings, {"metasr.code_version": "abc"})
     run.tag("metasr.version", "3")
     found = client.get_run(run.run_id)
     assert found.info.run_name == "run-1"
@@ -65,8 +65,8 @@ def test_settings_and_tags_arrive(config, client):
 
 def test_metrics_arrive_with_their_steps(config, client):
     run = start(config)
-    run.log(50, {"step": 50, "loss_total": 0.5, "lr": 1e-4})
-    run.log(100, {"step": 100, "loss_total": 0.25})
+    run.log(50, {"loss_total": 0.5, "lr": 1e-4})
+    run.log(100, {"loss_total": 0.25})
     history = client.get_metric_history(run.run_id, "loss_total")
     assert [(point.step, point.value) for point in history] == [(50, 0.5), (100, 0.25)]
     assert set(client.get_run(run.run_id).data.metrics) == {"loss_total", "lr"}
@@ -77,7 +77,7 @@ def test_pictures_and_texts_arrive_as_they_were(config, client, tmp_path):
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
     run = start(config)
-    run.log(7, {"val_psnr": 30.0}, {"val_comparison": png.getvalue()})
+    run.picture(7, "val_comparison", png.getvalue(), now_ms())
     run.text("recipe.yaml", "train:\n  seed: 0\n")
     found = [entry.path for entry in client.list_artifacts(run.run_id, "images") if entry.path.endswith(".png")]
     assert len(found) == 1

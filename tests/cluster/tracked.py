@@ -12,12 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster.config import TrackingConfig
-from cluster.tracking import Run
+from cluster.tracking import Run, now_ms
 from tests.patience import PATIENCE_S
 
 
-def start(config, name="run-1"):
-    return Run.start(config, name, {}, {})
+def start(config, name="run-1", params=None, tags=None):
+    run = Run.find_or_make(config, name, params or {}, now_ms())
+    run.resume(tags or {})
+    return run
 
 
 def artifact(client, run_id, path, folder):

@@ -70,10 +70,10 @@ def start_training(home, store_url, settings, **environment):
     )
 
 
-def train_to_end(home, store_url, settings, **environment):
+def train_to_end(home, store_url, settings, code=0, **environment):
     process = start_training(home, store_url, settings, **environment)
     output, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     return output
 
 
