@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from tests.chaos.killer import descendants, send, train_workers, until
 from tests.cluster.test_submit import RAY, free_port
+from tests.patience import PATIENCE_S
 
-START_TIMEOUT_S = 200
 TRIES = 3
 
 
@@ -85,7 +85,9 @@ class Machines:
         reason = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
         deadline = f"--deadline-remaining-seconds={within_s}"
         command = [RAY, "drain-node", f"--address={self._address}", f"--node-id={machine.node_id}", *reason, deadline]
-        subprocess.run(command, env=os.environ | self.environment, check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            command, env=os.environ | self.environment, check=True, capture_output=True, timeout=PATIENCE_S
+        )
 
     def workers(self):
         """Return the pids of the training workers on all machines."""
@@ -123,7 +125,7 @@ class Machines:
         self._started.append(machine)
         until(
             lambda: process.poll() is not None or "will now block" in log.read_text(),
-            START_TIMEOUT_S,
+            PATIENCE_S,
             "Ray",
             every_s=0.2,
         )

@@ -5,6 +5,7 @@ import subprocess
 from contextlib import contextmanager
 
 from tests.cluster.training import checkpoints_of, newest_digest, start_training
+from tests.patience import PATIENCE_S
 
 EVERY = 25
 SETTINGS = {
@@ -28,10 +29,10 @@ def running(home, store_url, settings, **environment):
         process.communicate()
 
 
-def ended(process, timeout_s=240):
+def ended(process):
     """Wait for the end of a run that goes well, and return the rest of its output."""
     try:
-        output, _ = process.communicate(timeout=timeout_s)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         process.kill()
         output, _ = process.communicate()

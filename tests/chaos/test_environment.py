@@ -36,6 +36,7 @@ from tests.cluster.training import (
     state_digest,
     train_locally,
 )
+from tests.patience import PATIENCE_S
 
 STEPS, EVERY = 600, 60
 SETTINGS = {
@@ -44,7 +45,6 @@ SETTINGS = {
     "train.pixel_only_steps": STEPS - 10,
     "resources.num_workers": 1,
 }
-DEADLINE_S = 240
 NOTHING_LEFT = Synced("", num_skipped=0)
 PREPARED = PrepareConfig(modality="t1ce", crop_px=40, shard_mb=0.01)
 
@@ -101,7 +101,7 @@ def listen(process, *texts):
 
 def ended(process, code=0):
     """Wait for the end of a training; return what it said since it was last listened to."""
-    output, _ = process.communicate(timeout=DEADLINE_S)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, output
     return output
 
@@ -266,7 +266,7 @@ def test_mlflow_may_be_killed_and_started_again_while_a_run_is_at_work(begin, ho
         server.kill()
         line_with(process, "checkpoint uploaded")
         server.start()
-        process.communicate(timeout=DEADLINE_S)
+        process.communicate(timeout=PATIENCE_S)
         assert process.returncode in (0, 3)
         tracking = TrackingConfig(uri=server.uri, spool=str(home / "records"))
         assert sync(tracking, print, uri_is_given=True) == NOTHING_LEFT  # where it took long to start

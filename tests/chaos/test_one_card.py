@@ -10,6 +10,7 @@ from tests.chaos.killer import send, train_workers
 from tests.chaos.runs import RESUMING, SETTINGS, UPLOADED, check_restarts, digest_of, ended, report_of, running
 from tests.cluster.sweeping import BETTER, IDLE, ledger_of, start_sweep
 from tests.cluster.training import line_with, train_to_end
+from tests.patience import PATIENCE_S
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
@@ -48,15 +49,15 @@ def test_a_population_of_four_shares_a_card(tmp_path, store_url):
     )
     most = 0
     try:
-        room = line_with(process, "room: ")
+        capacity = line_with(process, "capacity: ")
         while process.poll() is None and most < 4:
             most = max(most, len(train_workers(process.pid)))
             time.sleep(0.1)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
         process.wait()
-    assert "4 trials of 1 worker(s) with 1 CPU and 0.25 GPU each fit at once" in room, room + output
+    assert "4 trials of 1 worker(s) with 1 CPU and 0.25 GPU each fit at once" in capacity, capacity + output
     assert process.returncode == 0, output
     trials = ledger_of(tmp_path).trials
     assert most == 4

@@ -19,6 +19,7 @@ from tests.chaos.runs import (
     running,
 )
 from tests.cluster.training import ROOT, line_with, only_run
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,9 @@ def test_workers_killed_at_any_moment(machines, machine, home, store_url, uninte
     killer = Killer(7, machines.workers)
     with running(home, store_url, SETTINGS, **machines.environment) as process:
         line_with(process, STARTING)
-        killer.kill_all_at(lambda: uploading(home), 120, "an upload")
+        killer.kill_all_at(lambda: uploading(home), PATIENCE_S, "an upload")
         line_with(process, RESUMING)
-        killer.kill_all_at(lambda: spooling(home), 120, "a checkpoint being written")
+        killer.kill_all_at(lambda: spooling(home), PATIENCE_S, "a checkpoint being written")
         assert spooling(home)
         for _ in range(2):
             line_with(process, RESUMING)
@@ -66,7 +67,7 @@ def test_a_frozen_worker_is_found_and_harms_nothing_when_it_wakes_up(
         frozen = machines.workers()[:1]
         began = time.monotonic()
         send(signal.SIGSTOP, frozen)
-        until(lambda: not set(machines.workers()) - set(frozen), 90, "the end of the others", every_s=0.5)
+        until(lambda: not set(machines.workers()) - set(frozen), PATIENCE_S, "the end of the others", every_s=0.5)
         found_s = time.monotonic() - began
         line_with(process, RESUMING)
         send(signal.SIGCONT, frozen)
@@ -120,10 +121,9 @@ def running_with(home, store_url, what, times):
     return running(home, store_url, SETTINGS, PYTHONPATH=f"{home / 'step'}{os.pathsep}{ROOT}")
 
 
-@pytest.mark.timeout(600)  # five groups of workers, one after the other
 def test_the_second_worker_may_die_often_before_the_first_checkpoint(home, store_url, uninterrupted):
     with running_with(home, store_url, "os.kill(os.getpid(), 9)", times=4) as process:
-        ended(process, timeout_s=500)
+        ended(process)
     restarts = report_of(home)["restarts"]
     assert len(restarts) == 4
     assert not any(restart["resumed_step"] for restart in restarts)
@@ -141,7 +141,7 @@ def test_a_worker_whose_training_hangs_is_found(home, store_url, uninterrupted):
 
 def test_an_unknown_error_of_one_worker_that_comes_again_and_again_ends_the_run(home, store_url):
     with running_with(home, store_url, 'raise ZeroDivisionError("a bug")', times=100) as process:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1, output
     assert "Traceback" not in output, output
     assert "error: training failed 3 times in the same way: ZeroDivisionError: a bug (worker 1)" in output

@@ -4,12 +4,8 @@ import os
 import secrets
 import shutil
 import socket
-import subprocess
-import sysconfig
 import tempfile
-import time
 import uuid
-from pathlib import Path
 
 import pytest
 
@@ -18,11 +14,9 @@ from cluster.registry import CHAMPION, Registry
 from cluster.store import open_store
 from cluster.tracking import connect
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
+from tests.cluster.ray_nodes import ray_node
 from tests.cluster.registered import make_bundle, record, scores
 from tests.cluster.tracked import start
-from tests.patience import PATIENCE_S
-
-RAY = Path(sysconfig.get_path("scripts")) / "ray"
 
 
 @pytest.fixture(scope="session")
@@ -46,20 +40,11 @@ def cluster():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    command = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
-    command += ["--disable-usage-stats", "--include-dashboard=false", "--object-store-memory=100000000"]
-    with Path(folder, "head.log").open("wb") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    options = ["--head", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}", "--include-dashboard=false"]
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while "Ray runtime started" not in Path(folder, "head.log").read_text():
-            assert head.poll() is None, Path(folder, "head.log").read_text()
-            assert time.monotonic() < deadline, "the cluster did not start"
-            time.sleep(0.1)
-        yield head, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+        with ray_node(environment, *options, "--object-store-memory=100000000") as head:
+            yield head, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
     finally:
-        head.terminate()  # and with it all that it has started
-        head.wait(timeout=PATIENCE_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 

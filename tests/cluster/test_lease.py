@@ -23,6 +23,7 @@ from cluster.store import open_store
 from cluster.store.lease import Held, Holder, Lease, RunTakenError
 from cluster.training import driver as training_driver
 from cluster.training.identify import RunSpec
+from jobs.train import NOT_REGISTERED
 from metasr.errors import StoreError, TrainingError
 from tests.cluster.fault_proxy import FaultProxy, Refuse, Reset
 from tests.cluster.sealed import QUICK, make_sealed, open_at
@@ -46,7 +47,7 @@ try:
     with Lease.acquire(store, run, lambda line: None, renew_every_s=0.05, patience_s=patience_s) as lease:
         print("fence", lease.fence, flush=True)
         if sys.stdin.readline() == "until lost\\n":
-            print("lost", lease.lost.wait(30), flush=True)
+            print("lost", lease.lost.wait(), flush=True)
 except RunTakenError as error:
     print("taken", error.exit_code, error, flush=True)
 """
@@ -291,9 +292,10 @@ def test_a_frozen_driver_that_wakes_up_after_the_end_leaves_the_run_finished(tmp
     }
     first = start_training(tmp_path, store_url, settings)
     try:
-        line_with(first, "checkpoint uploaded")
+        line_with(first, "1 worker ready")  # which goes on without its driver
         first.send_signal(signal.SIGSTOP)
-        train_to_end(tmp_path, store_url, settings)
+        output = train_to_end(tmp_path, store_url, settings, code=NOT_REGISTERED)
+        assert "records and the model wait" in output  # for the frozen one, which is sending them
         first.send_signal(signal.SIGCONT)
         output, _ = first.communicate(timeout=PATIENCE_S)
     finally:
@@ -302,7 +304,7 @@ def test_a_frozen_driver_that_wakes_up_after_the_end_leaves_the_run_finished(tmp
     assert first.returncode == 1, output
     assert "has taken the run over" in output.splitlines()[-1]
     tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", spool=str(tmp_path / "records"))
-    assert sync(tracking, print, uri_is_given=False).failure == ""  # frozen, the first one kept the second's back
+    assert sync(tracking, print, uri_is_given=False).failure == ""
     client = MlflowClient(tracking.uri)
     assert_noted(client, tracking.experiment, tmp_path / "artifacts", "FINISHED", "finished")
 

@@ -132,7 +132,7 @@ def test_a_signal_during_a_validation_ends_the_run_after_it(tmp_path, store_url,
     line_with(process, "step 5/")  # the validation has begun
     output, _ = signalled(process, number, tmp_path, lambda process, home: True)
     assert process.returncode == 128 + number, output
-    told, _, after = output.partition("keeping a checkpoint after this step")
+    told, _, after = output.partition("saving a checkpoint after this step")
     assert signal.Signals(number).name in told
     assert "validation:" in after
     assert "run the same command again to continue" in output.splitlines()[-1]

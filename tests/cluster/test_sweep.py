@@ -120,8 +120,8 @@ def test_the_end_says_what_was_found_and_how_to_repeat_it(killed_and_continued):
     best = ledger_of(home).best
     assert f"its settings: --optim.generator-lr {best.settings['optim.generator_lr']}" in output
     *_, following, after = output.rstrip().splitlines()
-    assert following == f"next: metasr evaluate --tracking.uri sqlite:///{home}/mlflow.db"
-    assert after == f"then: metasr promote --tracking.uri sqlite:///{home}/mlflow.db"
+    assert following == f"next: metasr evaluate 1 --tracking.uri sqlite:///{home}/mlflow.db"
+    assert after == f"then: metasr promote --model 1 --tracking.uri sqlite:///{home}/mlflow.db"
     assert "Traceback" not in output
     assert SweepRecord.from_json((home / "page" / "sweep.json").read_text()).best.number == best.number
     assert (home / "page" / "index.html").is_file()

@@ -19,7 +19,7 @@ from tests.cluster.sweeping import ledger_of, start_sweep, sweep_to_end
 from tests.cluster.training import line_with, lines_with
 from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a sweep, with all that happens to it, is one fixture
+pytestmark = pytest.mark.slow
 EVERY, STEPS = 20, 400
 ENDLESS = 10**6
 FURTHER_S = 10
@@ -112,6 +112,7 @@ def faulty(tmp_path_factory, store_url):
     process = start_sweep(home, store_url, FAULTY_SPACE, FAULTY)
     try:
         seen = lines_with(process, f"trial {KILLED_WORKER}  step", f"trial {KILLED_ACTOR}  step")
+        line_of_new_step(process, home, KILLED_WORKER)  # the checkpoint of the step before it is kept
         workers = train_workers(process.pid)
         send(signal.SIGKILL, workers)
         line_of_new_step(process, home, KILLED_ACTOR)

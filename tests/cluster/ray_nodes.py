@@ -1,0 +1,28 @@
+"""Nodes of a Ray cluster on this machine."""
+
+import subprocess
+import sysconfig
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+RAY = Path(sysconfig.get_path("scripts")) / "ray"
+TRIES = 3
+
+
+@contextmanager
+def ray_node(environment, *arguments):
+    """Start a node, and end it with the block. On a busy machine Ray gives up after 30 s, and is asked again."""
+    command = [RAY, "start", "--block", "--disable-usage-stats", *arguments]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with ExitStack() as started:
+        for _ in range(TRIES):
+            node = subprocess.Popen(command, env=environment, start_new_session=True, **output)
+            started.enter_context(node)
+            started.callback(node.terminate)  # and with it all that it has started
+            said = []
+            for line in node.stdout:
+                said.append(line)
+                if "will now block" in line:
+                    yield node
+                    return
+        raise AssertionError("".join(said))
