@@ -49,6 +49,7 @@ GROUPS = {
     },
     "use": {
         "upscale": "super-resolve a NIfTI volume",
+        "view": "zoom into a volume on a local page, at any real scale",
         "demo": "all of the above on one healthy brain, in minutes",
         "completion": "print what makes a shell complete all this",
     },

@@ -6,7 +6,13 @@ CLUSTER = (
     *("boto3", "botocore", "jinja2", "matplotlib", "mlflow", "optuna"),
     *("ray", "scipy", "sklearn", "torchvision", "webdataset", "xxhash"),
 )
-EXTRA_OF = {**dict.fromkeys(CLUSTER, "cluster"), "nilearn": "demo", "pydicom": "dicom"}
+VIEWER = ("fastapi", "starlette", "uvicorn")
+EXTRA_OF = {
+    **dict.fromkeys(CLUSTER, "cluster"),
+    **dict.fromkeys(VIEWER, "viewer"),
+    "nilearn": "demo",
+    "pydicom": "dicom",
+}
 """Extra of pyproject.toml that each importable library comes with."""
 
 

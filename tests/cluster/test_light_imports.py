@@ -40,6 +40,8 @@ def test_the_mailbox_between_driver_and_workers_needs_neither_torch_nor_ray_trai
         ("evaluate --perceptual-weights missing", "VGG weights missing: there is no such file"),
         ("doctor --recipe missing", "recipe missing: there is no such recipe"),
         ("upscale -i missing.nii.gz -o out.nii.gz --scale 2", "missing.nii.gz: there is no such file"),
+        ("view missing.nii.gz", "missing.nii.gz: there is no such file"),
+        ("view in.nii.gz --port many", "'many' is no port"),
         ("prepare -i missing -o out", "missing: there is no such folder"),
     ],
 )
