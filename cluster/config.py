@@ -79,6 +79,8 @@ class TrackingConfig(Section):
     """Name of the registered model."""
     spool: str = "~/metasr/spool"
     """Folder on the driver's own disk for records not sent to MLflow yet; `metasr sync` sends them."""
+    pictures: bool = True
+    """Keep pictures of validation slices in MLflow and in reports; false: numbers alone."""
 
 
 class JobConfig(ExperimentConfig):

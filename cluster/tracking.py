@@ -70,7 +70,7 @@ class Run:
     """
 
     def __init__(self, config: TrackingConfig, run_id: str) -> None:
-        self.run_id = run_id
+        self.run_id, self._uri = run_id, expand(config.uri)
         self._client = connect(config)
 
     @classmethod
@@ -158,6 +158,22 @@ class Run:
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""
         self._client.set_tag(self.run_id, name, value)
+
+    def history(self, prefixes: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
+        """Return the values of the metrics whose names begin so, by step; of values of the same step the last.
+
+        Raises:
+            StoreError: MLflow cannot be reached.
+        """
+        with explained(self._uri):
+            names = sorted(
+                name for name in self._client.get_run(self.run_id).data.metrics if name.startswith(prefixes)
+            )
+            points = {name: self._client.get_metric_history(self.run_id, name) for name in names}
+        return {
+            name: sorted({one.step: one.value for one in sorted(found, key=lambda one: one.timestamp)}.items())
+            for name, found in points.items()
+        }
 
     def tags(self) -> dict[str, str]:
         """Return all tags."""

@@ -45,6 +45,7 @@ GROUPS = {
     },
     "judge": {
         "evaluate": "compare a model with interpolation and other models on the validation subjects",
+        "report": "write an evaluation or a sweep as one HTML page, to decide by",
         "promote": "make an evaluated model the champion",
     },
     "use": {

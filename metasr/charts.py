@@ -55,6 +55,7 @@ class Series:
         width: Of the line, in pixels.
         is_step: Whether the line goes up and along only, along first at the height of the next point.
         marker: Of each point, as matplotlib names it; empty for none.
+        marker_px: Size of each point.
         note: Text beside the last point.
         key: CSS class of all that is drawn of it.
         tip: Text that a browser shows where a pointer rests on it.
@@ -68,6 +69,7 @@ class Series:
     width: float = 1.3
     is_step: bool = False
     marker: str = ""
+    marker_px: float = 7
     note: str = ""
     key: str = ""
     tip: str = ""
@@ -200,7 +202,7 @@ def _draw(chart: Axes, x: Sequence[float], y: Sequence[float], series: Series, c
         linewidth=series.width,
         drawstyle="steps-pre" if series.is_step else "default",
         marker=series.marker or "none",
-        markersize=15 if series.marker == "*" else 7,
+        markersize=15 if series.marker == "*" else series.marker_px,
         markeredgecolor=series.colour if is_cross else PAPER,
         markeredgewidth=2 if is_cross else 0.8,
         clip_on=clip and bool(series.line),

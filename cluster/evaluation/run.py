@@ -7,28 +7,29 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from cluster.config import EvaluateConfig
 from cluster.evaluation.measure import EvaluationResults, Progress, measure
+from cluster.evaluation.models import load_model, load_rivals
+from cluster.evaluation.page import Judged, write_page
 from cluster.evaluation.tasks import Setup, Weights, shares
 from cluster.registry import Evidence, Located, Registry, record_evaluation
+from cluster.registry.records import Evaluated
 from cluster.runtime.code_version import code_version
 from cluster.runtime.ordered_map import Needs
 from cluster.shards import Index
 from cluster.store import open_store
 from cluster.stream import read_index
-from metasr.errors import ConfigError
 from metasr.evaluation import BICUBIC, LANCZOS, Method
 from metasr.evaluation.downstream import Step
 from metasr.evaluation.folder import OUTCOMES, write_paper, write_results
-from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
+from metasr.evaluation.methods import MODEL_NAME
 from metasr.evaluation.outcomes import outcomes_table, patients_table, to_csv
 from metasr.evaluation.regions import REGIONS
 from metasr.evaluation.report import Circumstances
 from metasr.evaluation.segmentation import Command
 from metasr.evaluation.tissue import Tissue
-from metasr.inference.bundle import Bundle, load_bundle
+from metasr.inference.bundle import Bundle
+from metasr.report import REPORT
 from metasr.scale import ALL_SCALES, REPORTED_SCALES, Scale
 
 Tell = Callable[[str], None]
@@ -74,8 +75,8 @@ def evaluate_model(request: EvaluationRequest, config: EvaluateConfig, tell: Tel
     """
     steps = _steps(request, config)
     registry = Registry(config.tracking, config.storage.url)
-    located, bundle = _load(registry, request.model)
-    rivals = _rivals(registry, located, request.against)
+    located, bundle = load_model(registry, request.model)
+    rivals = load_rivals(registry, located, request.against)
     store = open_store(config.data.url or bundle.about["data_url"])
     index = read_index(store)
     if index.digest() != bundle.about["data_digest"]:
@@ -93,24 +94,28 @@ def evaluate_model(request: EvaluationRequest, config: EvaluateConfig, tell: Tel
         perceptual_weights=request.perceptual_weights and request.perceptual_weights.absolute(),
         slice_mm=config.downstream.slice_mm,
         needs=Needs(config.tasks.cpus, config.tasks.gpus),
-        pictured=subjects[len(subjects) // 2],
+        pictured=subjects[len(subjects) // 2] if config.tracking.pictures else "",
     )
     measured = measure(setup, parts, steps, workers=request.workers, progress=progress)
     about = _circumstances(request, bundle, setup, measured)
+    evidence = _evidence(about, setup, request, steps)
     networks = [Method(name, rival.generator) for name, rival in rivals.items()]
     methods = [BICUBIC, LANCZOS, *networks, Method(MODEL_NAME, bundle.generator)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        tell(write_results(folder, measured.result, methods, about))
+        text = write_results(folder, measured.result, methods, about)
+        tell(text)
         _write_outcomes(folder, measured, steps, tell)
         if request.paper_table:
-            middle = measured.result.comparisons[0].slice
+            pictured = measured.result.comparisons
+            middle = pictured[0].slice if pictured else None
             tell("\n" + write_paper(folder, measured.result, methods, middle, bundle.degradation))
+        evaluated = Evaluated(evidence, "", measured.result.scores, measured.outcomes)
+        write_page(folder / REPORT, registry, Judged(located, bundle, rivals, about, evaluated, text, store.url))
         if request.output:
             shutil.copytree(folder, request.output, dirs_exist_ok=True)
-            tell(f"scores and pictures: {request.output}")
+            tell(f"scores and pictures: {request.output}, report: {request.output / REPORT}")
         if located.version:
-            evidence = _evidence(about, setup, request, steps)
             reference = f"models:/{located.model}/{located.version}"
             record_evaluation(registry, reference, bundle.about, evidence, folder)
     return located
@@ -121,30 +126,6 @@ def _steps(request: EvaluationRequest, config: EvaluateConfig) -> list[Step]:
     if request.command:
         steps.append(Command(request.command, config.downstream.timeout_s))
     return steps
-
-
-def _load(registry: Registry, reference: str) -> tuple[Located, Bundle]:
-    """Locate and load a model."""
-    with tempfile.TemporaryDirectory() as download:
-        located = registry.locate(reference, Path(download))
-        return located, load_bundle(located.folder, torch.device("cpu"))
-
-
-def _rivals(registry: Registry, located: Located, references: Sequence[str]) -> dict[str, Bundle]:
-    """Return the other models, keyed by the names of their methods."""
-    names = [reference.removeprefix("@") for reference in references]
-    if len({BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME, *names}) < 3 + len(names):
-        raise ConfigError(
-            f"--against {' --against '.join(references)}",
-            "two methods would have the same name",
-            "Give each model once; bicubic and lanczos are always compared",
-        )
-    found = {}
-    for reference, name in zip(references, names, strict=True):
-        own = f"models:/{located.model or registry.config.model}{reference}"
-        _, bundle = _load(registry, own if reference.startswith("@") else reference)
-        found[f"version {name}" if name.isdigit() else name] = bundle
-    return found
 
 
 def _scales(request: EvaluationRequest, bundle: Bundle) -> Sequence[Scale]:

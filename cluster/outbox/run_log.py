@@ -45,6 +45,7 @@ class RunLog:
         parent: str = "",
     ) -> None:
         shown = json.loads(without_password(json.dumps(dict(params))))
+        self._keeps_pictures = config.pictures
         own = (without_password(config.uri), config.experiment, config.artifacts, config.model)
         head = Head(run_name, shown, now_ms(), *own, parent)
         self._sync = command("sync", tracking=config)
@@ -57,10 +58,10 @@ class RunLog:
         self._sender = Sender(self._outbox, lambda: deliver_to(config, self._outbox.folder, head))
 
     def metrics(self, step: int, values: Mapping[str, float], pictures: Mapping[str, bytes] | None = None) -> None:
-        """Record numbers and PNG pictures of a step."""
+        """Record numbers and, unless `tracking.pictures` is false, PNG pictures of a step."""
         points = {name: float(value) for name, value in values.items() if name != "step"}
         self._outbox.add("metrics", {"step": step, "values": points})
-        for name, png in (pictures or {}).items():
+        for name, png in (pictures if pictures and self._keeps_pictures else {}).items():
             self._outbox.add_picture(step, name, png)
         self._sender.wake()
 

@@ -74,10 +74,6 @@ def record_evaluation(
 def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "") -> Evaluated:
     """Return the newest evaluation of a version, or an earlier one, verified.
 
-    The tag holds the SHA-256 of the manifest; the manifest holds that of every file and of the bundle. So changed
-    files and evaluations of other versions are detected. Whoever may write to MLflow and to its artifacts can forge
-    evidence: MLflow's permissions must prevent that.
-
     Args:
         registry: Registry of the version.
         version: The version.
@@ -87,31 +83,46 @@ def evaluation_of(registry: Registry, version: "ModelVersion", sha256: str = "")
         RegistryError: There is none, it belongs to another version, or it was changed.
         FormatError: A later version of the program recorded it.
     """
+    with tempfile.TemporaryDirectory() as temporary:
+        return fetch_evaluation(registry, version, Path(temporary), sha256)[0]
+
+
+def fetch_evaluation(
+    registry: Registry, version: "ModelVersion", to: Path, sha256: str = ""
+) -> tuple[Evaluated, Path]:
+    """Download an evaluation of a version and verify it; return it, and the folder of its files.
+
+    The tag holds the SHA-256 of the manifest; the manifest holds that of every file and of the bundle. So changed
+    files and evaluations of other versions are detected. Whoever may write to MLflow and to its artifacts can forge
+    evidence: MLflow's permissions must prevent that.
+
+    Raises:
+        RegistryError, FormatError: As for `evaluation_of`.
+    """
     what, again = f"the evaluation of version {version.version}", evaluate_again(registry, version)
     if EVALUATION not in version.tags:
         raise RegistryError(f"version {version.version}", "it has not been evaluated", again)
     tagged = _tag(version.tags[EVALUATION], what, again)
     digest, artifact = (sha256, _artifact(version, sha256)) if sha256 else tagged
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = _download(registry, str(version.run_id), artifact, Path(temporary), what, again)
-        try:
-            if manifest.digest(folder) != digest:
-                raise RegistryError(what, "its manifest is not the one that was recorded", again)
-            about = manifest.unseal(folder, KIND)
-        except CheckpointError as error:
-            raise RegistryError(what, error.why, again) from error
-        require_format(about, what)
-        try:
-            evidence = Evidence.model_validate(about)
-            scores = from_csv((folder / SCORES).read_text())
-            outcomes = outcomes_from_csv((folder / OUTCOMES).read_text()) if evidence.downstream else []
-        except (ValidationError, ValueError, KeyError, TypeError, OSError, csv.Error) as error:
-            raise RegistryError(what, "another version of the program made it", again) from error
+    folder = _download(registry, str(version.run_id), artifact, to, what, again)
+    try:
+        if manifest.digest(folder) != digest:
+            raise RegistryError(what, "its manifest is not the one that was recorded", again)
+        about = manifest.unseal(folder, KIND)
+    except CheckpointError as error:
+        raise RegistryError(what, error.why, again) from error
+    require_format(about, what)
+    try:
+        evidence = Evidence.model_validate(about)
+        scores = from_csv((folder / SCORES).read_text())
+        outcomes = outcomes_from_csv((folder / OUTCOMES).read_text()) if evidence.downstream else []
+    except (ValidationError, ValueError, KeyError, TypeError, OSError, csv.Error) as error:
+        raise RegistryError(what, "another version of the program made it", again) from error
     if evidence.bundle_sha256 != version.tags.get(BUNDLE_DIGEST):
         raise RegistryError(what, "it belongs to another bundle", again)
     if {str(score.scale) for score in scores} != set(evidence.scales):
         raise RegistryError(what, "its scores are not at the scales that its manifest names", again)
-    return Evaluated(evidence, digest, scores, outcomes)
+    return Evaluated(evidence, digest, scores, outcomes), folder
 
 
 def require_comparable(

@@ -7,7 +7,8 @@ from cluster.store import ChangedError, NotThereError, Store, Version
 from cluster.sweep.record import SweepRecord, Trial, from_document, to_document
 from metasr.config import Section
 
-LEDGER = "trials.json"
+FOLDER, LEDGER = "sweeps", "trials.json"
+"""Where sweeps are in the store, and the name of the ledger in the folder of each."""
 
 
 class StoredTrials(Section):

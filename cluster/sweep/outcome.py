@@ -19,7 +19,7 @@ from cluster.sweep.space import SweepPlan
 from cluster.training.identify import RunSpec
 from cluster.training.observers import OUTCOME
 from cluster.training.registration import Sent, register_trial
-from metasr.data.degrade import Degradation
+from metasr.config import ExperimentConfig
 from metasr.errors import ConfigError, MetaSRError, StoreError
 from metasr.evaluation import Conditions, evaluate
 from metasr.evaluation.pictures import comparison_panel, png_bytes
@@ -60,7 +60,7 @@ def conclude(
         spec = RunSpec(resolved, plan.recipe, fork=best.fork, data_digest=data_digest)
         sent = register_trial(spec, record.name, tell)
         log.tag("metasr.best_run", best.run_name)
-        pictures = _pictures(resolved.config, best, data_digest, tell)
+        pictures = best_pictures(resolved.config, best, tell)
     record = _with_ids(plan, record, tell)
     with tempfile.TemporaryDirectory() as folder:
         place = output or Path(folder)
@@ -99,22 +99,30 @@ def as_flags(trial: Trial) -> str:
     return shlex.join([*flags, "--fork", str(trial.fork)] if trial.fork else flags)
 
 
-def _pictures(config: JobConfig, trial: Trial, data_digest: str, tell: Tell) -> dict[str, bytes]:
-    """Return pictures of a validation slice at every scale, upscaled by the best generator, as PNG."""
-    data, storage = open_store(config.data.url), open_store(config.storage.url)
-    checkpoints = RunCheckpoints(storage, trial.run_name)
-    best = checkpoints.best()
+def best_pictures(config: JobConfig, trial: Trial, tell: Tell) -> dict[str, bytes]:
+    """Return pictures of a validation slice at every scale, upscaled by the best generator of a trial, as PNG.
+
+    Args:
+        config: Storage, and whether pictures are kept.
+        trial: With a checkpoint, whose bundle names data and scales.
+        tell: Called with why there are none.
+    """
+    if not config.tracking.pictures:
+        return {}
+    checkpoints = RunCheckpoints(open_store(config.storage.url), trial.run_name)
     try:
+        best = checkpoints.best()
         if best is None:
             return {}
-        index = read_index(data, data_digest)
-        cache = shard_cache(data, config.storage.cache, config.storage.cache_gb)
-        slices = validation_slices(data, index, 1, cache)
         with tempfile.TemporaryDirectory() as folder:
             checkpoints.fetch(best, Path(folder))
-            generator = load_bundle(Path(folder) / "bundle", torch.device("cpu")).generator
-        conditions = Conditions(Degradation(config.data.degradation, config.data.noise))
-        found = evaluate(generator, slices, config.eval.scales, conditions)
+            bundle = load_bundle(Path(folder) / "bundle", torch.device("cpu"))
+        data = open_store(bundle.about["data_url"])
+        index = read_index(data, bundle.about["data_digest"])
+        cache = shard_cache(data, config.storage.cache, config.storage.cache_gb)
+        slices = validation_slices(data, index, 1, cache)
+        scales = ExperimentConfig.model_validate(bundle.about["config"]).eval.scales
+        found = evaluate(bundle.generator, slices, scales, Conditions(bundle.degradation))
     except MetaSRError as error:
         tell(f"the page has no pictures: {error}")
         return {}

@@ -1,23 +1,19 @@
 """A sweep as one HTML page: the best settings, how certain that is, and pictures.
 
-The page is a Jinja template (MLflow brings Jinja along), because there text is escaped unless told otherwise:
-names, reasons and settings come from people and from errors. Nothing in it is loaded from elsewhere, and its own
-Content-Security-Policy allows neither that nor scripts.
+It shares its style and its rules with the report of an evaluation (`metasr/report`), and has no scripts.
 """
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from cluster.sweep import page_charts as charts
 from cluster.sweep import page_findings as findings
 from cluster.sweep.page_settings import Setting, settings_of, value_text
-from cluster.sweep.page_standings import NONE, Standing, duration_text, number_text, pareto_front, standings_of
+from cluster.sweep.page_standings import Standing, duration_text, pareto_front, standings_of
 from cluster.sweep.record import SweepRecord
 from metasr.charts import MINUS
+from metasr.report.template import NONE, png_url, render
 
 
 def write_page(folder: Path, record: SweepRecord, pictures: Mapping[str, bytes]) -> Path:
@@ -38,17 +34,13 @@ def write_page(folder: Path, record: SweepRecord, pictures: Mapping[str, bytes])
 
 
 def _render(record: SweepRecord, pictures: Mapping[str, bytes]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number_text, "duration": duration_text, "value": value_text}
     standings, settings = standings_of(record), settings_of(record)
     best = standings[0] if standings and standings[0].is_best else None
-    return environment.get_template("page.html").render(
+    return render(
+        Path(__file__).parent,
+        "page.html",
+        duration=duration_text,
+        value=value_text,
         record=record,
         standings=standings,
         best=best,
@@ -119,7 +111,7 @@ def _pictures(pictures: Mapping[str, bytes], best: Standing | None) -> list[dict
         {
             "name": name,
             "alt": f"Pictures of {whose}: {name}",
-            "url": f"data:image/png;base64,{b64encode(png).decode()}",
+            "url": png_url(png),
         }
         for name, png in pictures.items()
     ]

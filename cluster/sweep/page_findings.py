@@ -8,7 +8,8 @@ from statistics import median
 from scipy.stats import spearmanr
 
 from cluster.sweep.page_settings import Setting
-from cluster.sweep.page_standings import Standing, number_text
+from cluster.sweep.page_standings import Standing
+from metasr.report.template import number_text
 
 FEWEST_FOR_TREND = 6
 METHODS = "bicubic", "model"

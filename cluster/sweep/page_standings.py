@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import quantiles
 
 from cluster.sweep.record import Status, SweepRecord, Trial
-from metasr.charts import MINUS
+from metasr.report.template import number_text
 
 SYMBOLS: dict[Status, str] = {
     "finished": "●",
@@ -17,7 +17,6 @@ SYMBOLS: dict[Status, str] = {
     "waiting": "▲",
 }
 BEST_SYMBOL = "★"
-NONE = "\N{EN DASH}"
 FAINTEST = 0.4
 
 
@@ -101,11 +100,6 @@ def low_end(values: Sequence[float]) -> float:
         return min(values, default=0.0)
     lower, _, upper = quantiles(values, n=4)
     return min(value for value in values if value >= lower - 3 * (upper - lower))
-
-
-def number_text(value: float | None, digits: int = 4) -> str:
-    """Return a measured number with a true minus; a dash for None and NaN."""
-    return NONE if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def duration_text(seconds: float) -> str:

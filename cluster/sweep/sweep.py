@@ -20,7 +20,7 @@ from cluster.store import open_store, wait_for_store
 from cluster.store.lease import Lease
 from cluster.stream import read_index
 from cluster.sweep.budget import COST_UP, TIME_UP, Limits, fitting, forecast, this_machine
-from cluster.sweep.ledger import LEDGER, TrialLedger, read_ledger
+from cluster.sweep.ledger import FOLDER, LEDGER, TrialLedger, read_ledger
 from cluster.sweep.objective import Objective
 from cluster.sweep.outcome import conclude
 from cluster.sweep.record import SweepRecord, Trial
@@ -36,7 +36,6 @@ from cluster.training.stop import Stop
 from metasr.identity import RunIdentity
 
 Tell = Callable[[str], None]
-FOLDER = "sweeps"
 RECORDS_S = 20.0
 SEARCH_0_1 = "searcher scheduler seed metric floor asha_grace asha_reduction pbt_interval pbt_quantile"
 """What version 0.1.0 made names of. It is never changed: sweeps of that version are found by it."""

@@ -40,7 +40,7 @@ def scales_panel(comparisons: Sequence[Comparison]) -> Image.Image:
     """
     font = ImageFont.load_default(size=15)
     tiles = [
-        [(_zoom_caption(comparison, name, image), _to_image(image)) for name, image in comparison.images.items()]
+        [(_zoom_caption(comparison, name, image), to_image(image)) for name, image in comparison.images.items()]
         for comparison in comparisons
     ]
     widths = [
@@ -76,7 +76,7 @@ def _row(comparison: Comparison, tile_px: int) -> Image.Image:
         (f"|SR - HR| x {ERROR_GAIN:g}", (sr - hr).abs() * ERROR_GAIN),
     ]
     height = round(tile_px * hr.shape[2] / hr.shape[3])
-    rows, columns = _telling_window(bicubic, sr, hr)
+    rows, columns = telling_window(bicubic, sr, hr)
     place = f"rows {rows.start}-{rows.stop - 1}, columns {columns.start}-{columns.stop - 1}"
     band = height + CAPTION_PX
     row = Image.new("L", (len(tiles) * (tile_px + GAP_PX) - GAP_PX, 2 * band))
@@ -84,21 +84,22 @@ def _row(comparison: Comparison, tile_px: int) -> Image.Image:
     for number, (caption, image) in enumerate(tiles):
         left = number * (tile_px + GAP_PX)
         for top, shown in ((0, image), (band, image[..., rows, columns])):
-            tile = _to_image(shown).resize((tile_px, height), Image.Resampling.NEAREST)
+            tile = to_image(shown).resize((tile_px, height), Image.Resampling.NEAREST)
             row.paste(tile, (left, top + CAPTION_PX))
         draw.text((left + 4, 4), caption, fill=255, font=font)
     draw.text((4, band + 4), f"{place}, {ENLARGED} times enlarged", fill=255, font=font)
     return row
 
 
-def _telling_window(bicubic: Tensor, sr: Tensor, hr: Tensor) -> tuple[slice, slice]:
+def telling_window(bicubic: Tensor, sr: Tensor, hr: Tensor) -> tuple[slice, slice]:
     """Return the rows and the columns of the part in which the squared errors of bicubic and SR differ most.
 
     Its sides are a quarter of those of the images `[1, 1, H, W]`.
     """
     height, width = (max(1, length // ENLARGED) for length in hr.shape[-2:])
     differing = ((bicubic - hr) ** 2 - (sr - hr) ** 2).abs().nan_to_num()
-    means = functional.avg_pool2d(differing, (height, width), stride=WINDOW_STEP_PX)[0, 0]
+    along_columns = functional.avg_pool2d(differing, (height, 1), stride=(WINDOW_STEP_PX, 1))
+    means = functional.avg_pool2d(along_columns, (1, width), stride=(1, WINDOW_STEP_PX))[0, 0]
     top, left = (int(place) * WINDOW_STEP_PX for place in divmod(int(means.argmax()), means.shape[1]))
     return slice(top, top + height), slice(left, left + width)
 
@@ -109,6 +110,6 @@ def _zoom_caption(comparison: Comparison, method: str, image: Tensor) -> str:
     return f"{method} x{comparison.scale}  {psnr(*pair).item():.2f} / {ssim(*pair).item():.2f}"
 
 
-def _to_image(image: Tensor) -> Image.Image:
+def to_image(image: Tensor) -> Image.Image:
     """Convert `[1, 1, H, W]` in [0, 1] to 8 bits; values outside are clipped, never wrapped."""
     return Image.fromarray((image[0, 0].clamp(0, 1) * 255).round().byte().cpu().numpy())

@@ -144,7 +144,7 @@ def _head(result: Evaluation, about: Circumstances) -> str:
         lines[-1] += "; * p < 0.05 (Wilcoxon signed-rank, Holm over the scales)"
     if len(patients) > 1:
         lines.append("[ ] 95 % interval of the mean gain, bootstrap over patients")
-    beyond = [scale for scale in sorted({s.scale for s in result.scores}) if not _within(scale, low, high)]
+    beyond = [scale for scale in sorted({s.scale for s in result.scores}) if not is_within(scale, low, high)]
     if beyond:
         lines.append(f"outside the scales it was trained on ({low:g} to {high:g}): {', '.join(map(str, beyond))}")
     return "\n".join(lines)
@@ -159,7 +159,7 @@ def _cost(costs: Sequence[Cost], about: Circumstances) -> str:
     return f"{head}{elsewhere}:\n{tables.cost_table(shown)}"
 
 
-def _within(scale: Scale, low: float, high: float) -> bool:
+def is_within(scale: Scale, low: float, high: float) -> bool:
     """Return whether the scale of each enlarged axis was trained on."""
     return all(axis == 1 or low <= axis <= high for axis in (scale.rows, scale.columns))
 

@@ -28,6 +28,7 @@ SETTINGS = {
     "estimate": [name for name, _ in leaves(JobConfig)],
     "tune": [name for name, _ in leaves(SweepConfig)],
     "evaluate": ["data.url", "storage.url", *EVALUATION, *TRACKING],
+    "report": ["data.url", "storage.url", *TRACKING],
     "promote": [name for name, _ in leaves(PromotionConfig)],
     "sync": TRACKING,
     "verify-run": ["storage.url"],
