@@ -16,7 +16,7 @@ from metasr.scale import Scale
 
 UNITS: dict[Measure, tuple[str, int]] = {"psnr": ("PSNR gain, dB", 2), "ssim": ("SSIM gain", 4)}
 COLOURS = (BLUE, ORANGE, PINK)
-MAX_POINTS = 300
+MAX_POINTS, MAX_DOTS = 300, 60
 LOSS = "loss/"
 SIZE_PX = (520, 320)
 
@@ -31,23 +31,17 @@ def gains_chart(measure: Measure, gains: Sequence[Sequence[PairedDifference]]) -
     scales = sorted({gain.scale for of_rival in gains for gain in of_rival})
     axis, places = _scale_axis(scales)
     label, digits = UNITS[measure]
-    series, ends = [_zero(axis)], {}
+    series = [_zero(axis)]
     shift = 0.012 * ((axis.limits[1] - axis.limits[0]) if axis.limits else len(scales))
     for number, of_rival in enumerate(gains):
         colour = COLOURS[number % len(COLOURS)]
         dodge = shift * (number - (len(gains) - 1) / 2)
         for gain in of_rival:
-            at = places[gain.scale] + dodge
-            patients = list(gain.by_patient.values())
-            if len(patients) > 1:
-                series.append(Series([at] * len(patients), patients, colour, 0.25, marker="o", marker_px=5))
-            if gain.interval:
-                series.append(Series([at, at], gain.interval, colour, line="-", width=2.2, marker="_", marker_px=9))
+            series += _patients(places[gain.scale] + dodge, gain, colour)
         along = [places[gain.scale] + dodge for gain in of_rival]
         means = [gain.mean for gain in of_rival]
         key, tip = f"{measure}-gain-{number}", _tip(of_rival, digits)
         series.append(Series(along, means, colour, line="-", width=1.4, marker="o", key=key, tip=tip))
-        ends[of_rival[0].rival] = colour
     said = ". ".join(_tip(of_rival, digits) for of_rival in gains)
     return Markup(
         xy_chart(
@@ -64,16 +58,23 @@ def dice_chart(step: str, gains: Sequence[Gain]) -> Markup | None:
     axis, places = _scale_axis([gain.scale for gain in found])
     series = [_zero(axis)]
     for gain in found:
-        at, patients = places[gain.scale], list(gain.by_patient.values())
-        if len(patients) > 1:
-            series.append(Series([at] * len(patients), patients, BLUE, 0.25, marker="o", marker_px=5))
-        if gain.interval:
-            series.append(Series([at, at], gain.interval, BLUE, line="-", width=2.2, marker="_", marker_px=9))
+        series += _patients(places[gain.scale], gain, BLUE)
     means = [gain.mean for gain in found]
     series.append(Series([places[gain.scale] for gain in found], means, BLUE, line="-", width=1.4, marker="o"))
     said = ", ".join(f"{signed_text(gain.mean)} at {gain.scale}" for gain in found)
     text = f"Gain in Dice of {step} over bicubic by scale: {said}"
     return Markup(xy_chart(series, axis, Axis("Dice gain"), name=f"dice-{step}", text=text, size_px=SIZE_PX))
+
+
+def _patients(at: float, gain: PairedDifference | Gain, colour: str) -> list[Series]:
+    """Return the patients of a gain as dots, as many as a chart can show, and the interval of the mean as a bar."""
+    found = sorted(gain.by_patient.values())
+    if len(found) > MAX_DOTS:
+        found = [found[round(rank * (len(found) - 1) / (MAX_DOTS - 1))] for rank in range(MAX_DOTS)]
+    series = [Series([at] * len(found), found, colour, 0.25, marker="o", marker_px=5)] if len(found) > 1 else []
+    if gain.interval:
+        series.append(Series([at, at], gain.interval, colour, line="-", width=2.2, marker="_", marker_px=9))
+    return series
 
 
 def learning_charts(curves: Curves) -> list[tuple[str, Markup]]:

@@ -43,6 +43,7 @@ def _render(report: Report) -> str:
         cases=cases,
         first_case=max((n for n, one in enumerate(cases) if one.case.kind == "typical"), default=0),
         error_gain=ERROR_GAIN,
+        max_dots=charts.MAX_DOTS,
         by_scale=tables.by_scale(report.scores),
         by_patient=tables.by_patient(report.scores),
         regions=tables.regions(report.scores),

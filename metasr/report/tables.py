@@ -16,7 +16,6 @@ from metasr.report.template import NONE, number_text, signed_text
 from metasr.scale import Scale
 
 MAX_PATIENTS = 100
-FULL_TINT_DB = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,16 @@ def by_patient(scores: Sequence[Score]) -> Table:
         name: fmean(gain.by_patient[name] for gain in psnr.values() if name in gain.by_patient) for name in patients
     }
     ranked = sorted(patients, key=lambda name: -math.inf if math.isnan(means[name]) else means[name])
+    found = (abs(value) for gain in psnr.values() for value in gain.by_patient.values())
+    largest = max(filter(math.isfinite, found), default=0.0) or 1.0
     rows = [
         (
             Cell(name),
-            _tinted(means[name]),
-            *(_tinted(psnr[scale].by_patient.get(name), ssim[scale].by_patient.get(name)) for scale in sorted(psnr)),
+            _tinted(means[name], largest),
+            *(
+                _tinted(psnr[scale].by_patient.get(name), largest, ssim[scale].by_patient.get(name))
+                for scale in sorted(psnr)
+            ),
         )
         for name in ranked[:MAX_PATIENTS]
     ]
@@ -144,9 +148,10 @@ def _gain(gain: PairedDifference | None, digits: int) -> Cell:
     return Cell(signed_text(gain.mean, digits) + star, interval, "good" if gain.mean >= 0 else "bad")
 
 
-def _tinted(psnr: float | None, ssim: float | None = None) -> Cell:
+def _tinted(psnr: float | None, largest: float, ssim: float | None = None) -> Cell:
+    """Return a gain, the more coloured the nearer it is to the largest of the table."""
     if psnr is None:
         return Cell(NONE)
     verdict = "good" if psnr >= 0 else "bad"
-    strength = min(abs(psnr) / FULL_TINT_DB, 1.0) if math.isfinite(psnr) else 1.0
+    strength = min(abs(psnr) / largest, 1.0) if math.isfinite(psnr) else 1.0
     return Cell(signed_text(psnr, 2), "" if ssim is None else signed_text(ssim), verdict, round(strength, 2))

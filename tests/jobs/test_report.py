@@ -1,6 +1,7 @@
 """metasr report, and the page that metasr evaluate writes by itself."""
 
 import re
+import shutil
 import sys
 
 import pytest
@@ -31,7 +32,8 @@ def metasr(tracking, store_url, monkeypatch, capfd):
     def call(verb, *arguments):
         where = [f"--tracking.uri={tracking.uri}", f"--tracking.artifacts={tracking.artifacts}"]
         if verb == "evaluate":
-            where += [f"--data.url={store_url}", "--eval.scales=2", "--eval.slices-per-subject=2", "--workers=1"]
+            where += [] if "--data.url" in arguments else [f"--data.url={store_url}"]
+            where += ["--eval.scales=2", "--eval.slices-per-subject=2", "--workers=1"]
         monkeypatch.setattr(sys, "argv", ["metasr", verb, *map(str, arguments), *where])
         with pytest.raises(SystemExit) as left:
             main()
@@ -89,11 +91,17 @@ def test_pictures_can_be_kept_out_of_an_evaluation(metasr, tmp_path):
 
 
 def test_a_report_whose_data_has_gone_has_all_but_the_pictures(metasr, tmp_path, store_url):
-    assert metasr("evaluate", "2")[0] == 0
-    (tmp_path / "empty").mkdir()
-    code, _, err = metasr("report", "2", "-o", tmp_path / "report.html", "--data.url", tmp_path / "empty")
-    assert code == 2  # no data set is there
-    assert str(tmp_path / "empty") in err
+    data = shutil.copytree(store_url.removeprefix("file://"), tmp_path / "data")
+    assert metasr("evaluate", "2", "--data.url", data)[0] == 0
+    shutil.rmtree(data)
+    code, _, err = metasr("report", "2", "-o", tmp_path / "report.html")
+    assert (code, err) == (0, "")
+    page = (tmp_path / "report.html").read_text()
+    assert "There are no pictures: " in page
+    assert "Gain of each patient" in page
+    code, _, err = metasr("report", "2", "-o", tmp_path / "elsewhere.html", "--data.url", store_url)
+    assert (code, err) == (0, "")
+    assert "data:image/png" in (tmp_path / "elsewhere.html").read_text()
 
 
 def test_a_sweep_is_reported_as_it_is_now(metasr, tmp_path):
