@@ -1,6 +1,8 @@
 """Windows of slices, decoded at any real scale from the features that are kept."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -71,7 +73,8 @@ class Decoder:
             place = tuple(
                 slice(i.first - o.first, i.last - o.first) for i, o in zip(inner, (rows, columns), strict=True)
             )
-            sr[place] = self._window(encoded, intensities, *inner)
+            with _half_the_threads():
+                sr[place] = self._window(encoded, intensities, *inner)
         marks.append(time.perf_counter())
         codes = self._codes(sr)
         marks.append(time.perf_counter())
@@ -96,6 +99,20 @@ class Decoder:
     def _codes(self, sr: NDArray[np.floating]) -> NDArray[np.uint16]:
         low, high = self._scene.low, self._scene.high
         return ((sr - low) * (CODES / (high - low)) + 0.5).clip(0, CODES).astype(np.uint16)
+
+
+@contextmanager
+def _half_the_threads() -> Iterator[None]:
+    """Leave half of the cores to the browser, which paints one window while the next is decoded.
+
+    Decoding consists of many short steps: threads that had to wait for a core would hold up each of them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _cut(encoded: Encoded, rows: tuple[int, int], columns: tuple[int, int]) -> Encoded:

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from metasr.errors import MetaSRError
 from metasr.viewer.scene import Scene
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ class Model:
     def __init__(self, load: "Callable[[], Bundle]", scene: Scene) -> None:
         self._load, self._scene = load, scene
         self._decoder: Decoder | None = None
-        self._error: MetaSRError | None = None
+        self._error: Exception | None = None
         self.is_asked_for = False
         """Whether a page has asked for it."""
         self.is_error_told = threading.Event()
@@ -38,12 +37,12 @@ class Model:
             from metasr.viewer.decoder import Decoder  # torch, which takes seconds to import
 
             self._decoder = Decoder(self._load(), self._scene)
-        except MetaSRError as error:
+        except Exception as error:  # raised again by `serve`, in the main thread
             self._error = error
             on_failure()
 
     @property
-    def error(self) -> MetaSRError | None:
+    def error(self) -> Exception | None:
         """Why there is no model."""
         return self._error
 
@@ -51,7 +50,7 @@ class Model:
         """Return what decodes windows.
 
         Raises:
-            ConfigError: The page asks before the model is there.
+            RuntimeError: The page asks before the model is there.
         """
         if self._decoder is None:
             raise RuntimeError("the model is not loaded yet")

@@ -44,7 +44,7 @@ def view(
 
     Raises:
         ConfigError: No port is free.
-        MetaSRError: What `load` raises. The page shows it, too.
+        Exception: What `load` raises. The page shows it, too.
         KeyboardInterrupt: Ctrl-C, after the server has ended.
     """
     scene = Scene.of(volume)

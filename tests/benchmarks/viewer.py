@@ -13,22 +13,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from playwright.sync_api import sync_playwright
 
 from metasr.config import ExperimentConfig
 from metasr.data.synthetic import load_template
+from metasr.data.volume import load_volume
 from metasr.identity import RunIdentity
-from metasr.inference.bundle import save_bundle
+from metasr.inference.bundle import load_bundle, save_bundle
 from metasr.models import build_generator
+from metasr.viewer.decoder import Decoder
+from metasr.viewer.scene import Scene
+from metasr.viewer.window import Span
 from tests.browser.chromium import launch
 
 METASR = Path(sys.executable).with_name("metasr")
 SIDE = 512
 SHAPE = (240, 240, 155)
+MIDDLE = 70
+SCALES = ((2, 1), (29, 13), (3, 1), (25, 7), (4, 1), (29, 5), (8, 1), (517, 240), (1237, 240))
+"""As the page asks for while something moves; the last two at rest, where kernels hardly repeat."""
 SWEEP = """(seconds) => new Promise((done) => {
   const zoom = document.getElementById("zoom");
   const stage = document.getElementById("stage");
@@ -94,6 +103,34 @@ def measure(volume: Path, bundle: Path, seconds: float) -> dict:
     return {"listening": listening, "marks": dict(marks), "size": size, **found}
 
 
+def print_costs(volume: Path, bundle: Path) -> None:
+    """Print the CPU time of the server's work on one thread, which other work on the machine hardly changes."""
+    torch.set_num_threads(1)
+    decoder = Decoder(load_bundle(bundle, torch.device("cpu")), Scene.of(load_volume(volume)))
+    print("CPU milliseconds of a window of 512 x 512 pixels on one thread, medians of 5\n")
+    print(f"encode a slice, once              {_cpu_ms(lambda: _window(decoder, 8, 1)):6.0f}")
+    for numerator, denominator in SCALES:
+        made = _cpu_ms(lambda p=numerator, q=denominator: _window(decoder, p, q))
+        kept = [_cpu_ms(lambda p=numerator, q=denominator: _window(decoder, p, q)) for _ in range(5)]
+        print(
+            f"x{numerator / denominator:<6.3f} first time, and again      {made:6.0f} {statistics.median(kept):6.0f}"
+        )
+    print()
+
+
+def _window(decoder: Decoder, numerator: int, denominator: int) -> None:
+    size = SHAPE[0] * numerator // denominator
+    first = max(0, (size - SIDE) // 2)
+    span = Span(numerator, denominator, first, min(size, first + SIDE))
+    decoder.decode("axial", MIDDLE, span, span)
+
+
+def _cpu_ms(call: Callable[[], None]) -> float:
+    began = time.process_time()
+    call()
+    return 1000 * (time.process_time() - began)
+
+
 def report(found: dict) -> None:
     """Print it."""
     frames, seconds = found["frames"], found["ms"] / 1000
@@ -103,6 +140,9 @@ def report(found: dict) -> None:
     print(f"command to address printed        {found['listening']:.2f} s")
     print(f"page opened to first picture      {found['marks']['first-picture'] / 1000:.2f} s")
     print(f"page opened to first SR           {found['marks']['first-sr'] / 1000:.2f} s")
+    if not frames:
+        print(f"no SR picture came within {seconds:.0f} s of zooming")
+        return
     print(f"SR pictures a second, zooming     {len(frames) / seconds:.1f} (screen {found['screens'] / seconds:.1f})")
     print(f"pixels computed for each, median  {middle(frame['pixels'] for frame in frames) / SIDE**2:.2f} of all")
     print(f"asked to painted, median          {middle(frame['ms'] for frame in frames):.1f} ms")
@@ -123,6 +163,8 @@ def main() -> None:
         make_volume(volume)
         if not known.model:
             make_bundle(bundle)
+        if not known.json:
+            print_costs(volume, bundle)
         found = measure(volume, bundle, known.seconds)
     if known.json:
         print(json.dumps(found))

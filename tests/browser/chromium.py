@@ -17,6 +17,7 @@ def find() -> str | None:
 
 def launch(playwright: Playwright) -> Browser:
     """Start it, without a window."""
-    # As root, as in a container, Chromium does not start with its sandbox.
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    options = ["--disable-dev-shm-usage"]  # /dev/shm is small in a container
+    if os.geteuid() == 0:
+        options.append("--no-sandbox")  # without it Chromium does not start as root
     return playwright.chromium.launch(executable_path=find(), args=options, timeout=1000 * PATIENCE_S)

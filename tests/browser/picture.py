@@ -18,7 +18,7 @@ from tests.browser.conftest import METASR
 
 PICTURE = Path(__file__).parents[2] / "metasr" / "viewer" / "page.png"
 SHRUNK = 2.0
-WHAT = "plane=axial&voxel=50,52,83&zoom=7&at=52,49&mode=wipe&wipe=0.5"
+WHAT = "plane=sagittal&voxel=46,52,84&zoom=4&mode=side&with=nearest"
 SIZE = {"width": 1280, "height": 800}
 
 
@@ -35,7 +35,11 @@ def take(browser: Browser, address: str, picture: Path) -> None:
     page = browser.new_page(viewport=SIZE, color_scheme="dark")
     page.goto(f"{address}#{WHAT}")
     page.wait_for_selector("#stage[data-shown=sr]", timeout=600_000)
-    page.mouse.move(SIZE["width"] * 0.45, SIZE["height"] * 0.6)
+    for key in "+-":  # the latency that is shown is that of a slice that has been encoded
+        page.keyboard.press(key)
+        page.wait_for_timeout(400)
+        page.wait_for_selector("#stage[data-shown=sr]", timeout=600_000)
+    page.mouse.move(SIZE["width"] * 0.5, SIZE["height"] * 0.55)
     page.screenshot(path=picture)
 
 

@@ -33,6 +33,7 @@ SETTINGS = {
     "sync": TRACKING,
     "verify-run": ["storage.url"],
     "upscale": TRACKING,
+    "view": TRACKING,
     "demo": [],
     "completion": [],
 }

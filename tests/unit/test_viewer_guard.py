@@ -50,8 +50,12 @@ def ask(app, path, method="GET", **headers):
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }
 
+    requests = [{"type": "http.request", "body": b""}]
+
     async def receive():
-        return {"type": "http.request", "body": b""}
+        if not requests:
+            await asyncio.Event().wait()  # the client stays
+        return requests.pop()
 
     async def send(message):
         sent.append(message)

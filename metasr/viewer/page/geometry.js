@@ -2,7 +2,9 @@
 
 export const MAX_ZOOM = 8;
 const MAX_SCALE = 16; // what the network is asked for at most, along an axis
-const PERIOD = 32; // pixels after which the kernels of a quick scale repeat, at most
+const PERIOD = 24;
+const CELLS = 5;
+const MANY_BELOW = 3.5;
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -40,17 +42,22 @@ const each = (grid, change) => ({ rows: change(grid.rows), columns: change(grid.
 // The grid that is asked for at rest: the picture's own, or as fine as the network may be asked for.
 export const finest = (grid) => each(grid, (a) => (a.scale <= MAX_SCALE ? a : at(a, [MAX_SCALE, 1])));
 
-// The grid that is asked for while something moves: `ratio` times as fine, and at a scale near by that is quick,
-// because the network's kernels repeat after few pixels.
-export const quick = (grid, ratio) => each(grid, (a) => at(a, simpleFraction(clamp(a.scale * ratio, 1, MAX_SCALE))));
+// The grid that is asked for while something moves: at a scale near by that is quick to decode.
+export const quick = (grid) => each(grid, (a) => at(a, quickFraction(Math.min(a.scale, MAX_SCALE))));
 
-// The fraction nearest to a scale whose numerator is not above `PERIOD`.
-export function simpleFraction(scale) {
-  let best = [Math.round(scale), 1];
-  for (let denominator = 2; denominator * scale <= PERIOD; denominator++) {
-    const numerator = Math.min(Math.max(Math.round(denominator * scale), denominator), PERIOD);
-    const error = Math.abs(numerator / denominator - scale);
-    if (error < Math.abs(best[0] / best[1] - scale) - 1e-9) best = [numerator, denominator];
+const gcd = (a, b) => (b ? gcd(b, a % b) : a);
+
+// The fraction nearest to a scale that is quick: the network's kernels repeat after at most `PERIOD` pixels, and where
+// many voxels are visible after no fewer than `CELLS` of them, which are computed together.
+export function quickFraction(scale) {
+  const fewest = scale < MANY_BELOW ? CELLS : 1;
+  let best = [scale < MANY_BELOW ? Infinity : Math.round(scale), 1];
+  for (let q = fewest; q === fewest || q * scale <= PERIOD; q++) {
+    const nearest = Math.round(q * scale);
+    for (const p of [nearest - 1, nearest, nearest + 1]) {
+      if (p < q || p > q * MAX_SCALE || gcd(p, q) > 1) continue;
+      if (Math.abs(p / q - scale) < Math.abs(best[0] / best[1] - scale) - 1e-9) best = [p, q];
+    }
   }
   return best;
 }

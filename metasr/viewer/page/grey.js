@@ -10,6 +10,8 @@ export class Grey {
 
   // Black below the window from `bottom` to `top`, white above it, in the volume's units.
   setWindow(bottom, top) {
+    if (this.bottom === bottom && this.top === top) return;
+    Object.assign(this, { bottom, top });
     const unit = (this.high - this.low) / 65535;
     const width = Math.max(top - bottom, unit);
     for (let code = 0; code < 65536; code++) {
@@ -19,8 +21,11 @@ export class Grey {
     this.version++;
   }
 
-  // Paint a slice of the volume, voxel by pixel.
+  // Paint a slice of the volume, voxel by pixel, unless that is what the canvas shows.
   paintSlice(canvas, image) {
+    const shows = `${image.key}/${this.version}`;
+    if (canvas.dataset.shows === shows) return;
+    canvas.dataset.shows = shows;
     canvas.width = image.columns;
     canvas.height = image.rows;
     const context = canvas.getContext("2d");

@@ -1,18 +1,17 @@
 // The large picture: the slice by interpolation and super-resolved, side by side, under a wipe, or in turn.
 
-import { covers, finest, fittingZoom, gridKey, isEmpty, pictureGrid, pixels, placed, quick } from "./geometry.js";
+import { covers, finest, fittingZoom, gridKey, isEmpty, pictureGrid, placed, quick } from "./geometry.js";
 import { Tile } from "./grey.js";
 import { METHODS } from "./interpolate.js";
 
 const MOVING_MS = 170; // a movement lasts until nothing has moved for so long
-const FRAME_MS = 26; // what a window may take while something moves: 30 pictures a second and some to spare
 const GAP = 2; // between two panels
 const MAX_RATIO = 2; // screen pixels for each CSS pixel: finer ones are not seen
 const NAMES = { bicubic: "Bicubic", nearest: "Voxels", sr: "Meta-SRGAN" };
 
 export class Stage {
   constructor(root, parts) {
-    Object.assign(this, { root, ...parts, msPerPixel: 1e-4, frame: null, other: null, hasModel: false });
+    Object.assign(this, { root, ...parts, frame: null, other: null, hasModel: false });
     this.canvas = root.querySelector("canvas");
     this.context = this.canvas.getContext("2d", { alpha: false });
     new ResizeObserver(() => this.resize()).observe(root);
@@ -79,14 +78,13 @@ export class Stage {
     this.onPainted(panels);
   }
 
-  // What is computed: at rest what the screen shows; while something moves what is quick, and no more than can be.
+  // What is computed: at rest what the screen shows; while something moves what is quick.
   part(grid) {
     const left = MOVING_MS - (performance.now() - this.view.movedAt);
     if (left <= 0) return finest(grid);
     clearTimeout(this.settling);
     this.settling = setTimeout(() => this.draw(), left + 1);
-    const ratio = Math.sqrt(FRAME_MS / this.msPerPixel / pixels(grid));
-    return quick(grid, ratio > 0.9 ? 1 : Math.max(0.3, ratio));
+    return quick(grid);
   }
 
   paintPanel(panel, image, grid, part) {
@@ -140,9 +138,6 @@ export class Stage {
     const reuse = this.frame?.tile.painted;
     this.frame = frame;
     frame.tile.canvas(this.grey, reuse);
-    const { decode = 0, pack = 0 } = frame.stages;
-    const cost = (decode + pack) / Math.max(1, frame.tile.codes.length);
-    this.msPerPixel += 0.3 * (Math.max(cost, 1e-8) - this.msPerPixel);
     if (!this.hasSr) performance.mark("first-sr");
     this.hasSr = true;
     this.draw();
