@@ -6,7 +6,8 @@ from metasr.models.build import build_discriminator, build_generator
 from metasr.models.discriminator import Discriminator
 from metasr.models.generator import Features, Generator
 from metasr.models.meta_upscale import MetaUpscale
-from metasr.models.meta_upscale_window import Kept, Window
+from metasr.models.meta_upscale_kernels import Kept
+from metasr.models.meta_upscale_window import Window
 
 __all__ = [
     "EDSR",

@@ -42,6 +42,14 @@ def axis_positions(lr_size: int, hr_size: int) -> AxisPositions:
     )
 
 
+@lru_cache(maxsize=512)
+def repeated(axis: AxisPositions, times: int) -> AxisPositions:
+    """Return the positions of several periods as if they were one."""
+    offsets = range(0, times * axis.cells, axis.cells)
+    cell = tuple(offset + cell for offset in offsets for cell in axis.cell)
+    return AxisPositions(times * axis.period, times * axis.cells, cell, times * axis.fraction)
+
+
 def mean_inverse_scale(rows: AxisPositions, columns: AxisPositions) -> float:
     """Return 1 / r; for different scales of the axes, of their geometric mean."""
     return math.sqrt(rows.cells / rows.period * columns.cells / columns.period)
