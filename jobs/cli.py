@@ -29,6 +29,7 @@ __all__ = [
     "main",
     "run",
     "say",
+    "say_error",
     "settings",
 ]
 GROUPS = {
@@ -49,8 +50,9 @@ GROUPS = {
         "promote": "make an evaluated model the champion",
     },
     "use": {
-        "upscale": "super-resolve a NIfTI volume",
+        "upscale": "super-resolve volumes and pictures: files, folders, DICOM, BIDS",
         "view": "zoom into a volume on a local page, at any real scale",
+        "compare": "print and draw the difference of two volumes or pictures",
         "demo": "all of the above on one healthy brain, in minutes",
         "completion": "print what makes a shell complete all this",
     },
@@ -59,6 +61,7 @@ GROUPS = {
 VERBS = {verb: text for verbs in GROUPS.values() for verb, text in verbs.items()}
 ELSEWHERE = {
     "check": "doctor",
+    "diff": "compare",
     "fork": "train --fork RUN@STEP",
     "history": "promote --history",
     "infer": "upscale",
@@ -96,7 +99,7 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
     except MetaSRError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        _say_error(str(error))
+        say_error(str(error))
         code = error.exit_code
     except KeyboardInterrupt as error:
         print(f"{str(error) or 'interrupted'}: run the same command again to continue", file=sys.stderr)
@@ -107,13 +110,13 @@ def run(job: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | N
     except UnicodeEncodeError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        _say_error(f"the name {error.object!r} is not UTF-8. Rename it")
+        say_error(f"the name {error.object!r} is not UTF-8. Rename it")
         code = 2
     except OSError as error:
         if "--debug" in arguments:
             traceback.print_exc()
         where = f" {error.filename}" if error.filename else ""
-        _say_error(f"cannot use the file{where}: {error.strerror or error}")
+        say_error(f"cannot use the file{where}: {error.strerror or error}")
         code = 1
     end_with(code)
     sys.exit(code)
@@ -130,7 +133,8 @@ def _missing_extras_named() -> Iterator[None]:
         raise
 
 
-def _say_error(text: str) -> None:
+def say_error(text: str) -> None:
+    """Print an error as its line on stderr."""
     print(f"{paint('error:', 'red', sys.stderr)} {text}", file=sys.stderr)
 
 

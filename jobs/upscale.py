@@ -1,75 +1,71 @@
-"""metasr upscale: super-resolve a NIfTI volume."""
+"""metasr upscale: super-resolve volumes and pictures."""
 
 import argparse
+import functools
 import math
+import re
 import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.config import JobConfig
-from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.cli import Parser, add_settings, json_output, run, say, say_error, settings
 from metasr.data.planes import PLANES
-from metasr.errors import ConfigError, DataError
+from metasr.errors import ConfigError, MetaSRError, RegistryError
 from metasr.manifest import MANIFEST
 from metasr.scale import parse_factors
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from metasr.inference.plan import ModelInUse, Task
+    from metasr.inference.request import Request
 
-    from metasr.data.volume import Volume
-    from metasr.inference.target import Target
+SOME_FAILED = 1
+RELEASED = "released"  # a version: that of the package
+DESCRIPTION = """Super-resolve volumes and pictures: slices at any scale from 1 to 16, or all axes to a voxel size.
 
-DESCRIPTION = """Super-resolve a NIfTI volume: its slices at any scale from 1 to 16, or all axes to a voxel size.
+  metasr upscale in.nii.gz out.nii.gz --scale 2.5
+  metasr upscale thick.nii.gz out.nii.gz --spacing 1        # finer axes stay as they are
+  metasr upscale flair.nii.gz out.nii.gz --like t1.nii.gz   # on the grid of another volume
+  metasr upscale scans/ results/ --scale 2 --skip-existing  # a folder; the same command again continues
+  metasr upscale bids/ --scale 2                            # a BIDS data set, to bids/derivatives/metasr
+  metasr upscale "scans/*_t1ce.nii.gz" dicom/ slice.png --scale 2
+  metasr upscale seg.nii.gz out.nii.gz --scale 2 --labels   # by nearest label, without a model
 
-The output covers the same field of view: affine, orientation, units and data type are kept, the voxels get smaller.
-A constant background stays exactly that constant. With --spacing the axis across the slices may get finer too; the
-slices along the two other planes are then super-resolved and averaged. Research software, not a medical device.
+IN is a NIfTI file, a PNG, JPEG or TIFF picture, the folder of a DICOM series, a folder of such files, a BIDS data
+set, or a quoted pattern. OUT, the last of several, is a name that is not there yet or a folder; -o says it outright.
+Without OUT a result lies beside its input, with the scale in its name.
 
-  metasr upscale -i in.nii.gz -o out.nii.gz --scale 2.5
-  metasr upscale -i in.nii.gz -o out.nii.gz --scale 2x3.3 --plane sagittal
-  metasr upscale -i thick.nii.gz -o out.nii.gz --spacing 1        # finer axes stay as they are
-  metasr upscale -i seg.nii.gz -o out.nii.gz --scale 2 --labels   # by nearest label, without a model"""
+A volume keeps its field of view: affine, orientation, units and data type; the voxels get smaller. A constant
+background stays exactly that constant. Where the axis across the slices gets finer too, the slices along the two
+other planes are super-resolved and averaged. A JSON file beside each result says what made it of what, what the tool
+thinks of the input, and how well the result, degraded again, agrees with it. Research software, not a medical device.
+
+Exit code: 0 if all results were made, 1 if some of several failed, 2 for an error that you can correct."""
+NUMBERS = re.compile(r"-?[\d.]+(?:e-?\d+)?(?:x-?[\d.]+)*|nan|inf", re.IGNORECASE)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Super-resolve a volume."""
+def main(arguments: Sequence[str]) -> int:
+    """Super-resolve volumes and pictures."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that files begun are removed on the way out
     known = _parser().parse_known(arguments)
     config = settings(JobConfig, known).config
-    if len(known.input) > 1:
-        raise ConfigError(f"{len(known.input)} inputs", "several files are not taken yet", "Give one at a time")
-    [source] = known.input
-    factors = _factors(known.scale) if known.scale else None
-    spacing = _spacing(known.spacing) if known.spacing else None
-
-    from metasr.data.volume import load_volume, save_volume
-    from metasr.inference.output import check_disk, check_output
-
-    check_output(known.output, source, force=known.force)
-    volume = load_volume(source, known.nan_to)  # a missing file need not wait for torch
-    if volume.warnings:
-        say(f"warning: {source}: {'; '.join(volume.warnings)}")
-    if known.labels is None:
-        _refuse_labels(volume)
-    target = _target(volume, factors, spacing, known)
-    check_disk(known.output, volume, target)
-
-    from metasr.inference.resample import resize_labels
-
-    result = resize_labels(volume, target) if known.labels else _upscaled(volume, target, known, config)
-    save_volume(known.output, result, volume)
-    say(f"{known.output}: {_summary(volume, target)}")
+    paths, output = _paths(known)
+    known.request = _request(known)
+    with json_output(known.json) as show:
+        done, failed = _work(_tasks(paths, output, known), known, config)
+        if known.json:
+            show({"results": done, "failed": failed})
+    return SOME_FAILED if failed else 0
 
 
 def _parser() -> Parser:
     parser = Parser(prog="metasr upscale", description=DESCRIPTION)
-    parser.add_argument("-i", "--input", required=True, type=Path, nargs="+", metavar="FILE", help="NIfTI volume")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="result, .nii or .nii.gz")
-    parser.add_argument("--force", action="store_true", help="replace the output if it exists")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="IN... [OUT]", help="what to enlarge, and the result")
+    parser.add_argument("-i", "--input", type=Path, nargs="+", metavar="IN", help="the same as IN")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="the same as OUT: a file, or a folder")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(
         "--scale",
@@ -79,10 +75,12 @@ def _parser() -> Parser:
     )
     how.add_argument(
         "--spacing",
-        type=float,
         nargs="+",
         metavar="MM",
         help="voxel size in mm: one for all axes, or one each for i, j, k of the array; finer axes stay as they are",
+    )
+    how.add_argument(
+        "--like", type=Path, metavar="OTHER", help="the grid of another volume with the same field of view"
     )
     parser.add_argument(
         "--resample", action="store_true", help="bring axes that are finer than --spacing to it, by interpolation"
@@ -93,6 +91,9 @@ def _parser() -> Parser:
         help="plane of the slices [axial; with --spacing across the axis with the largest voxels]",
     )
     parser.add_argument(
+        "--ensemble", action="store_true", help="average over eight flips and turns: 8 times the time"
+    )
+    parser.add_argument(
         "--labels",
         action=argparse.BooleanOptionalAction,
         help="the volume is a label map or mask: enlarge it by nearest label; or it is none, whatever it looks like",
@@ -100,11 +101,46 @@ def _parser() -> Parser:
     parser.add_argument(
         "--nan-to", type=_nan_to, metavar="X", help="replace NaN and infinity by a number, or by `background`"
     )
+    parser.add_argument("--force", action="store_true", help="replace results that exist")
+    parser.add_argument("--skip-existing", action="store_true", help="leave out inputs whose result exists")
+    parser.add_argument("--device", help="where to compute, such as cpu or cuda:1 [the first GPU, else the CPU]")
+    parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON")
     parser.add_argument(
-        "--model", default="champion", help="alias, version, bundle or run, by folder or URL [champion]"
+        "--model",
+        help="alias, version, bundle or run, by folder or URL [champion; else the model that ships with metasr]",
     )
     add_settings(parser, JobConfig, "tracking")
     return parser
+
+
+def _paths(known: argparse.Namespace) -> tuple[list[Path], Path | None]:
+    """Return what was named, also behind `--scale 2` and `--spacing 1`, which take all words that follow."""
+    paths = [*(known.input or []), *known.paths]
+    for name in ("scale", "spacing"):
+        words = getattr(known, name) or []
+        count = next((n for n, word in enumerate(words) if n and not NUMBERS.fullmatch(word)), len(words))
+        if words:
+            setattr(known, name, words[:count])
+            paths += map(Path, words[count:])
+    if not paths:
+        raise ConfigError(
+            "metasr upscale", "there is nothing to enlarge", "Name a file: `metasr upscale IN OUT --scale 2`"
+        )
+    if known.skip_existing and known.force:
+        raise ConfigError("--skip-existing and --force", "results that exist are left or replaced", "Give one of two")
+    return paths, known.output
+
+
+def _request(known: argparse.Namespace) -> "Request":
+    scale = _factors(known.scale) if known.scale else None
+    spacing = _spacing(known.spacing) if known.spacing else None
+
+    from metasr.data.volume import load_volume
+    from metasr.inference.request import Request
+
+    like = load_volume(known.like, nan_to=0.0) if known.like else None
+    return Request(scale, spacing, like, known.plane, known.resample)
 
 
 def _factors(words: Sequence[str]) -> tuple[float, ...]:
@@ -122,8 +158,13 @@ def _factors(words: Sequence[str]) -> tuple[float, ...]:
         raise ConfigError("metasr upscale", message, "`metasr upscale --help` explains the arguments") from error
 
 
-def _spacing(numbers: Sequence[float]) -> tuple[float, float, float]:
+def _spacing(words: Sequence[str]) -> tuple[float, float, float]:
     """Return the voxel size along i, j and k; one number is that of all axes."""
+    try:
+        numbers = [float(word) for part in words for word in part.lower().split("x")]
+    except ValueError as error:
+        message = f"argument --spacing: {' '.join(words)} is no voxel size in mm"
+        raise ConfigError("metasr upscale", message, "`metasr upscale --help` explains the arguments") from error
     if len(numbers) not in (1, 3):
         raise ConfigError(
             f"--spacing of {len(numbers)} numbers", "", "Give one for all axes, or one each for i, j, k"
@@ -143,82 +184,97 @@ def _nan_to(text: str) -> "float | Literal['background']":
     return number
 
 
-def _refuse_labels(volume: "Volume") -> None:
-    """Refuse what looks like a label map: between labels there are no values."""
-    from metasr.data.labels import is_label_name, label_reason
+def _tasks(paths: list[Path], output: Path | None, known: argparse.Namespace) -> "list[Task]":
+    """Return what is to be made of what, without results that exist if they are to be skipped."""
+    from metasr.data.inputs import find_inputs
+    from metasr.inference.plan import plan, split_output
 
-    reason = label_reason(volume.data, int(volume.header["intent_code"]))
-    name = (
-        volume.source.name.lower().removesuffix(".gz").removesuffix(".nii").removesuffix(".hdr").removesuffix(".img")
-    )
-    if not reason and is_label_name((), name) and not (volume.data % 1).any():
-        reason = "it is named like a mask or a label map, and its values are whole numbers"
-    if reason:
-        fix = "--labels enlarges it by nearest label; --no-labels takes it as an image"
-        raise DataError(str(volume.source), reason, f"Give one of two: {fix}")
-
-
-def _target(
-    volume: "Volume",
-    factors: tuple[float, ...] | None,
-    spacing: tuple[float, float, float] | None,
-    known: argparse.Namespace,
-) -> "Target":
-    """Return the shape to make; axes that are finer already are told."""
-    from metasr.inference.target import TOLERANCE, Target
-
-    if factors and len(factors) == 2:
-        return Target.of_scale(volume, (factors[0], factors[1]), known.plane or "axial")
-    if factors:
-        return Target.of_axes(volume, (factors[0], factors[1], factors[2]), known.plane)
-    assert spacing is not None  # argparse requires one of the two
-    target = Target.of_spacing(volume, spacing, known.plane, resample=known.resample)
-    finer = [
-        f"{axis} ({old:.4g} mm)"
-        for axis, old, new, scale in zip("ijk", volume.spacing_mm, spacing, target.scales, strict=True)
-        if scale == 1 and old < new * (1 - TOLERANCE)
-    ]
-    if finer:
-        say(f"finer than asked for, and left as they are (--resample interpolates them): {', '.join(finer)}")
-    return target
+    if output is None and not known.input:
+        paths, output = split_output(paths)
+    inputs, notes = find_inputs(paths)
+    planned = plan(inputs, output, known.request)
+    known.is_one = len(planned) == 1
+    tasks = [task for task in planned if not (known.skip_existing and task.output.exists())]
+    if len(tasks) < len(planned):
+        notes.append(f"{len(planned) - len(tasks)} of {len(planned)} results exist, and are left as they are")
+    for note in notes:
+        _tell(known, note)
+    return tasks
 
 
-def _upscaled(
-    volume: "Volume", target: "Target", known: argparse.Namespace, config: JobConfig
-) -> "NDArray[np.floating]":
-    """Return the volume super-resolved by the model asked for."""
-    from metasr.inference.bundle import default_device, load_bundle
+def _tell(known: argparse.Namespace, line: str) -> None:
+    """Print a line; with --quiet warnings alone."""
+    if line.startswith("warning: ") or not known.quiet:
+        say(line)
+
+
+def _work(
+    tasks: "list[Task]", known: argparse.Namespace, config: JobConfig
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Work on one after the other; return descriptions of results, and what failed and why.
+
+    An error of the only file ends the command; one of several is told, and the others go on.
+    """
+    from metasr.inference.files import Told, upscale_file
+    from metasr.inference.plan import Options
     from metasr.inference.progress import Progress
-    from metasr.inference.suitability import untrained_scales
-    from metasr.inference.upscale import upscale_volume
 
+    options = Options(known.request, known.labels, known.nan_to, known.ensemble, known.force)
+    model = functools.cache(lambda: _model(known, config))  # once, and only where one is needed
+    if tasks and not (known.is_one or options.labels):
+        model()  # without it nothing goes on
+    done, failed = [], []
+    for number, task in enumerate(tasks, 1):
+        label = f"[{number}/{len(tasks)}] {task.input.path.name}: " if not known.is_one else ""
+        told = Told(functools.partial(_tell, known), _ignore if known.quiet else Progress(sys.stderr, label=label))
+        try:
+            done.append(upscale_file(task, options, model, told))
+        except MetaSRError as error:
+            if known.is_one:
+                raise
+            failed.append({"input": str(task.input.path), "error": str(error)})
+            say_error(str(error))
+    if tasks and not known.is_one:
+        _tell(known, f"{len(done)} made" + (f", {len(failed)} failed" if failed else ""))
+    return done, failed
+
+
+def _ignore(done: int, total: int) -> None:
+    pass
+
+
+def _model(known: argparse.Namespace, config: JobConfig) -> "ModelInUse":
+    """Return the model that was asked for; without a wish the champion, and where there is none the released one."""
+    from metasr.api import device_named
+    from metasr.inference.bundle import load_bundle
+    from metasr.inference.plan import ModelInUse
+
+    device = device_named(known.device)
     with tempfile.TemporaryDirectory() as download:
-        bundle = load_bundle(_bundle_folder(known.model, config, Path(download)), default_device())
-    if warning := untrained_scales(bundle, target):
-        say(f"warning: {warning}")
-    return upscale_volume(volume, bundle.generator, target, Progress(sys.stderr))
+        folder, version = _bundle_folder(known.model, config, Path(download))
+        if version == RELEASED:
+            _tell(known, "model: the one that ships with metasr")
+        return ModelInUse(load_bundle(folder, device), version)
 
 
-def _bundle_folder(reference: str, config: JobConfig, download_to: Path) -> Path:
-    """Return the folder of a bundle; one that is a folder already needs no registry, and none of its libraries."""
-    folder = Path(reference)
-    if (folder / MANIFEST).is_file():
-        return folder
-    from cluster.registry import Registry
+def _bundle_folder(reference: str | None, config: JobConfig, download_to: Path) -> tuple[Path, str]:
+    """Return the folder of a bundle, and its version; a folder needs no registry, and none of its libraries."""
+    if reference and (Path(reference) / MANIFEST).is_file():
+        return Path(reference), ""
+    from metasr.sources import released_bundle
 
-    return Registry(config.tracking).locate(reference, download_to).folder
+    try:
+        from cluster.registry import Registry
 
-
-def _summary(volume: "Volume", target: "Target") -> str:
-    """Return what was made, and along which axes."""
-    old, new = (" x ".join(map(str, shape)) for shape in (volume.data.shape, target.shape))
-    sizes = [mm * n / m for mm, n, m in zip(volume.spacing_mm, volume.data.shape, target.shape, strict=True)]
-    across = volume.axes(target.plane)[0]
-    through = ", and through them" if target.shape[across] != volume.data.shape[across] else ""
-    return (
-        f"{old} -> {new} voxels of {' x '.join(f'{mm:.4g}' for mm in sizes)} mm; "
-        f"{target.plane} slices (across {'ijk'[across]}, {volume.spacing_mm[across]:.4g} mm){through}"
-    )
+        located = Registry(config.tracking).locate(reference or "champion", download_to)
+    except (RegistryError, ModuleNotFoundError) as error:
+        if reference:
+            raise
+        try:
+            return released_bundle(), RELEASED
+        except RegistryError:
+            raise error from None
+    return located.folder, f"{located.model} {located.version}" if located.model else ""
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ class Model:
         return array_of(self._of_volume(volume, request.target(volume), ensemble=ensemble), array)
 
     def _of_volume(self, volume: Volume, target: Target, *, ensemble: bool) -> NDArray[np.floating]:
-        if warning := untrained_scales(self.bundle, target):
+        if warning := untrained_scales(self.bundle.trained_scales, target.scales):
             warnings.warn(warning, stacklevel=4)
         generator = Ensemble(self.bundle.generator) if ensemble else self.bundle.generator
         return upscale_volume(volume, generator, target)

@@ -7,7 +7,7 @@ from metasr.errors import DataError, UnreachableError
 
 PREAMBLE_BYTES = 128  # of a DICOM file
 LOOKED_AT = 100  # files of a folder, to tell what it holds
-ONE = "Folders and several files are not taken yet: give one NIfTI file"
+ONE = "Give one NIfTI file"
 DICOM = "`dcm2niix FOLDER` converts a series to NIfTI"
 C3D = "`c3d IN -o out.nii.gz` (or SimpleITK) converts it"
 MGH = "`mri_convert IN out.nii.gz` converts it"
@@ -46,7 +46,7 @@ def refuse_absent(path: Path) -> None:
         UnreachableError: There is nothing, or something that is no file.
     """
     if path.is_dir():
-        if any(map(_is_dicom, islice(path.rglob("*"), LOOKED_AT))):
+        if any(map(is_dicom, islice(path.rglob("*"), LOOKED_AT))):
             raise DataError(str(path), "it is a folder of DICOM files, not a NIfTI file", DICOM)
         raise DataError(str(path), "it is a folder, not a NIfTI file", ONE)
     if not path.is_file():
@@ -64,7 +64,8 @@ def refuse_foreign(path: Path, start: bytes) -> None:
         raise DataError(str(path), f"it is {what}, not NIfTI", fix)
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Return whether a file is DICOM, by its name or its first bytes."""
     try:
         with path.open("rb") as file:
             return path.name.lower().endswith(".dcm") or file.read(PREAMBLE_BYTES + 4).endswith(b"DICM")

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,24 @@ SAMPLE_BYTES = 2**20
 ENDINGS = (".nii", ".nii.gz")
 
 
-def check_output(path: Path, source: Path, *, force: bool) -> None:
+def check_output(path: Path, source: Path, *, force: bool, endings: tuple[str, ...] = ENDINGS) -> None:
     """Refuse a path that a result cannot or should not be written to; make its folder if it is missing.
 
     Args:
         path: Of the result.
         source: The volume it is made of, which is never overwritten, by whatever name.
         force: Whether another existing file may be.
+        endings: One of which its name has, for the kind of file that it is.
 
     Raises:
         ConfigError: It has another ending, is the source, exists, or is too long for the file system.
         DataError: Its folder cannot be made or written to.
     """
-    if not path.name.lower().endswith(ENDINGS):
-        raise ConfigError(f"output {path}", "a NIfTI file ends in .nii or .nii.gz", "Give such a name")
+    if not path.name.lower().endswith(endings):
+        kind = "a NIfTI file" if endings == ENDINGS else "a picture"
+        *others, last = endings
+        named = f"{', '.join(others)} or {last}"
+        raise ConfigError(f"output {path}", f"the name of {kind} ends in {named}", "Give such a name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         exists = _is_there(path)
@@ -75,3 +80,22 @@ def check_disk(path: Path, volume: Volume, target: Target) -> None:
             f"it needs {needed / 1e9:.2g} GB, and {free / 1e9:.2g} GB of the disk are free",
             "Free some, or write it elsewhere",
         )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file in UTF-8; it appears when it is complete.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.suffix[1:]}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}", error.strerror or str(error), "Check its folder and the disk"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

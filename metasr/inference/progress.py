@@ -14,10 +14,11 @@ class Progress:
     Args:
         stream: Where it is told.
         clock: Seconds that pass.
+        label: What every line begins with, such as the name of a file.
     """
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic, label: str = "") -> None:
+        self._stream, self._clock, self._label = stream, clock, label
         self._began = self._told = clock()
         self._terminal = stream.isatty()
 
@@ -29,11 +30,11 @@ class Progress:
         if self._terminal:
             filled = BAR * done // total
             end = "\n" if done == total else ""
-            line = f"\r[{'#' * filled}{'.' * (BAR - filled)}] {text}"
+            line = f"\r{self._label}[{'#' * filled}{'.' * (BAR - filled)}] {text}"
             print(f"{line:<80}", end=end, file=self._stream, flush=True)
         elif now - self._told >= EVERY_S:
             self._told = now
-            print(text, file=self._stream, flush=True)
+            print(f"{self._label}{text}", file=self._stream, flush=True)
 
 
 def _duration(seconds: float) -> str:

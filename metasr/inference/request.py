@@ -50,6 +50,15 @@ class Request:
         sizes = _numbers("spacing", spacing, (1, 3))
         return cls(factors, (sizes[0], sizes[len(sizes) // 2], sizes[-1]), like, plane)
 
+    @property
+    def label(self) -> str:
+        """What names of results say of it: `x2.5`, `x2x3.3`, `1mm` or `like-t1`."""
+        if self.scale:
+            return "x" + "x".join(f"{each:g}" for each in dict.fromkeys(self.scale))
+        if self.spacing_mm:
+            return "x".join(f"{mm:g}" for mm in dict.fromkeys(self.spacing_mm)) + "mm"
+        return f"like-{self.like.source.name.partition('.')[0]}" if isinstance(self.like, Volume) else "like"
+
     def target(self, volume: Volume) -> Target:
         """Return the shape to make of a volume.
 

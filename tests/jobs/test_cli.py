@@ -34,6 +34,7 @@ SETTINGS = {
     "verify-run": ["storage.url"],
     "upscale": TRACKING,
     "view": TRACKING,
+    "compare": [],
     "demo": [],
     "completion": [],
 }
@@ -272,7 +273,7 @@ MISTAKES = {
     "folder as model": ([*UPSCALE, *THIS, "--scale", "2", "--model", "{places}/empty"], "bundle", "Give the folder"),
     "scale of four axes": ([*UPSCALE, *THIS, "--scale", "2x2x2x2"], "2x2x2x2 is not a scale", "such as 2x2x1"),
     "scale of an axis": ([*UPSCALE, *THIS, "--scale", "2x17x1"], "17 is not a scale", "up to 16"),
-    "no scale": ([*UPSCALE, *THIS], "--scale --spacing is required", "`metasr upscale --help`"),
+    "no scale": ([*UPSCALE, *THIS], "--scale --spacing --like is required", "`metasr upscale --help`"),
     "scale and spacing": ([*UPSCALE, *THIS, "--scale", "2", "--spacing", "1", "1", "1"], "--spacing: not allowed"),
     "spacing of two axes": (
         [*UPSCALE, *THIS, "--spacing", "1", "2"],
@@ -281,8 +282,11 @@ MISTAKES = {
     ),
     "spacing coarser": ([*UPSCALE, *THIS, "--spacing", "3.5"], "3.5 mm along i", "at most 1.0", "--resample"),
     "NaN to what": ([*UPSCALE, *THIS, "--scale", "2", "--nan-to", "nan"], "--nan-to", "`background`"),
-    "several volumes": ([*UPSCALE, *THIS, "{places}/x.nii", "--scale", "2"], "2 inputs", "Give one at a time"),
-    "folder as volume": ([*UPSCALE, "-i", "{places}", "--scale", "2"], "it is a folder", "not taken yet"),
+    "several volumes": ([*UPSCALE, *THIS, "{places}/x.nii", "--scale", "2"], "there are 2 inputs", "Give a folder"),
+    "nothing to enlarge": (["upscale", "--scale", "2"], "nothing to enlarge", "metasr upscale IN OUT"),
+    "folder without volumes": ([*UPSCALE, "-i", "{places}/text", "--scale", "2"], "/text", "no image", ".nii.gz"),
+    "spacing no number": ([*UPSCALE, *THIS, "--spacing", "wide"], "wide is no voxel size"),
+    "skipped and replaced": ([*UPSCALE, *THIS, "--scale", "2", "--force", "--skip-existing"], "Give one of two"),
     "input as output": (
         [*UPSCALE, *THIS, "--scale", "2", "--force", "-o", "{places}/several/../volume.nii.gz"],
         "it is the input",
