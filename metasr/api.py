@@ -1,5 +1,6 @@
 """The Python API: load a model, and super-resolve arrays, tensors, nibabel images and files with it."""
 
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -25,10 +26,12 @@ from metasr.inference.ensemble import Ensemble
 from metasr.inference.request import Factors, Request
 from metasr.inference.suitability import untrained_scales
 from metasr.inference.target import Target
+from metasr.inference.tiles import fitting
 from metasr.inference.upscale import upscale_volume
 from metasr.sources import find_bundle
 
 Number = TypeVar("Number", bound=np.number)
+log = logging.getLogger(__name__)
 
 
 class Model:
@@ -162,8 +165,8 @@ class Model:
     def _of_volume(self, volume: Volume, target: Target, *, ensemble: bool) -> NDArray[np.floating]:
         if warning := untrained_scales(self.bundle.trained_scales, target.scales):
             warnings.warn(warning, stacklevel=4)
-        generator = Ensemble(self.bundle.generator) if ensemble else self.bundle.generator
-        return upscale_volume(volume, generator, target)
+        generator = fitting(self.bundle.generator, volume, target, log.info)
+        return upscale_volume(volume, Ensemble(generator) if ensemble else generator, target)
 
 
 def load(source: str | Path | None = None, *, device: str | torch.device | None = None) -> Model:

@@ -113,10 +113,11 @@ def _super_resolved(
     volume: Volume, target: Target, used: ModelInUse, *, ensemble: bool, told: Told
 ) -> NDArray[np.floating]:
     from metasr.inference.ensemble import Ensemble
+    from metasr.inference.tiles import fitting
     from metasr.inference.upscale import upscale_volume
 
-    generator = Ensemble(used.bundle.generator) if ensemble else used.bundle.generator
-    return upscale_volume(volume, generator, target, told.on_slice)
+    generator = fitting(used.bundle.generator, volume, target, told.line)
+    return upscale_volume(volume, Ensemble(generator) if ensemble else generator, target, told.on_slice)
 
 
 def _open(item: Input, nan_to: NanTo | None) -> _Opened:
