@@ -96,7 +96,7 @@ def slice_bytes(generator: Generator, volume: Volume, target: Target) -> int:
     if new[across[target.plane]] == old[across[target.plane]]:  # slices of one plane alone, on the LR grid
         sides = [[old[axis] for axis in range(3) if axis != across[target.plane]]]
     pixels = max(rows * columns for rows, columns in sides)
-    return pixels * generator.upscale.in_channels * FLOAT_BYTES * MAPS_AT_ONCE
+    return int(pixels * generator.upscale.in_channels * FLOAT_BYTES * MAPS_AT_ONCE)
 
 
 def free_bytes(device: torch.device) -> int | None:
