@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from metasr.data import bids, picture
+from metasr.data import bids
 from metasr.data.inputs import Input
 from metasr.errors import ConfigError
 from metasr.inference.output import ENDINGS
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from metasr.inference.bundle import Bundle
 
 NanTo = float | Literal["background"]
-OUTPUTS = (*ENDINGS, *picture.ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Task:
     def sidecar(self) -> Path:
         """The JSON file beside the result."""
         name = self.output.name
-        stem = next((name[: -len(end)] for end in OUTPUTS if name.lower().endswith(end)), name)
+        stem = next((name[: -len(end)] for end in ENDINGS if name.lower().endswith(end)), name)
         return self.output.with_name(f"{stem}.json" if self.input.dataset else f"{stem}.metasr.json")
 
 
