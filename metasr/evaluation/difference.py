@@ -117,7 +117,8 @@ def _row(
 ) -> Image.Image:
     slices_a, slices_b = (grid.slices(plane, unit) for unit in units)
     difference = slices_b - slices_a
-    number = int(np.square(difference).mean(axis=(1, 2)).argmax())
+    squared = np.square(difference).mean(axis=(1, 2))
+    number = int(squared.argmax()) if squared.any() else len(squared) // 2
     _, rows, columns = grid.axes(plane)
     height_mm, width_mm = (
         n * grid.spacing_mm[axis] for n, axis in zip(slices_a.shape[1:], (rows, columns), strict=True)
