@@ -12,6 +12,7 @@ from cluster.evaluation.measure import EvaluationResults, Progress, measure
 from cluster.evaluation.models import load_model, load_rivals
 from cluster.evaluation.page import Judged, write_page
 from cluster.evaluation.tasks import Setup, Weights, shares
+from cluster.redaction import one_line
 from cluster.registry import Evidence, Located, Registry, record_evaluation
 from cluster.registry.records import Evaluated
 from cluster.runtime.code_version import code_version
@@ -111,14 +112,25 @@ def evaluate_model(request: EvaluationRequest, config: EvaluateConfig, tell: Tel
             middle = pictured[0].slice if pictured else None
             tell("\n" + write_paper(folder, measured.result, methods, middle, bundle.degradation))
         evaluated = Evaluated(evidence, "", measured.result.scores, measured.outcomes)
-        write_page(folder / REPORT, registry, Judged(located, bundle, rivals, about, evaluated, text, store.url))
+        _write_page(
+            folder / REPORT, registry, Judged(located, bundle, rivals, about, evaluated, text, store.url), tell
+        )
         if request.output:
             shutil.copytree(folder, request.output, dirs_exist_ok=True)
-            tell(f"scores and pictures: {request.output}, report: {request.output / REPORT}")
+            tell(f"scores, pictures and {REPORT}: {request.output}")
         if located.version:
             reference = f"models:/{located.model}/{located.version}"
             record_evaluation(registry, reference, bundle.about, evidence, folder)
     return located
+
+
+def _write_page(path: Path, registry: Registry, judged: Judged, tell: Tell) -> None:
+    """Write the report; hours of scores are not lost for a page that cannot be drawn, which is said in a line."""
+    try:
+        write_page(path, registry, judged)
+    except Exception as error:
+        path.unlink(missing_ok=True)
+        tell(f"there is no {REPORT}: {one_line(error)}. Once that is fixed, `metasr report` writes it")
 
 
 def _steps(request: EvaluationRequest, config: EvaluateConfig) -> list[Step]:

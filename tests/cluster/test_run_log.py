@@ -137,6 +137,15 @@ def test_answers_that_are_lost_make_nothing_twice(config, bundle):
     assert_everything_is_there(config, range(20))
 
 
+def test_pictures_of_patients_can_be_kept_out(config):
+    with RunLog(config.model_copy(update={"pictures": False}), "run-1", PARAMS, {}) as log:
+        log.metrics(0, {"loss": 1.0}, {"val/picture": PNG})
+        assert log.drain(PATIENCE_S) == 0
+    client, run = the_run(config)
+    assert history(client, run) == [(0, 1.0)]
+    assert pictures(client, run) == []
+
+
 def test_the_same_bundle_is_one_version(config, bundle):
     with RunLog(config, "run-1", PARAMS, {}) as log:
         log.register(bundle)

@@ -72,6 +72,13 @@ def test_metrics_arrive_with_their_steps(config, client):
     assert set(client.get_run(run.run_id).data.metrics) == {"loss_total", "lr"}
 
 
+def test_the_history_of_metrics_has_a_value_for_each_step_in_order(config):
+    run = start(config)
+    run.points([("loss/pixel", 0.5, 1, 20), ("loss/pixel", 0.7, 1, 10), ("run/step_s", 1.0, 1, 10)])
+    run.points([("loss/pixel", 0.6, 2, 10)])  # a step done again after a restart
+    assert run.history(("loss/", "gain_")) == {"loss/pixel": [(10, 0.6), (20, 0.5)]}
+
+
 def test_pictures_and_texts_arrive_as_they_were(config, client, tmp_path):
     pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
     png = io.BytesIO()

@@ -50,7 +50,7 @@ def test_an_evaluation_has_its_page_and_the_report_compares_with_the_champion_of
 
     code, out, err = metasr("evaluate", "2", "-o", tmp_path / "results")
     assert (code, err) == (0, "")
-    assert f"report: {tmp_path}/results/report.html" in out
+    assert f"scores, pictures and report.html: {tmp_path}/results" in out
     page = (tmp_path / "results" / "report.html").read_text()
     registry = Registry(tracking)
     found, folder = fetch_evaluation(registry, registry.version("2"), tmp_path / "kept")
@@ -88,6 +88,16 @@ def test_pictures_can_be_kept_out_of_an_evaluation(metasr, tmp_path):
     assert (code, err) == (0, "")
     assert not list((tmp_path / "results").glob("*.png"))
     assert "data:image" not in (tmp_path / "results" / "report.html").read_text()
+
+
+def test_an_evaluation_is_not_lost_for_a_page_that_cannot_be_drawn(metasr, tmp_path, monkeypatch):
+    monkeypatch.setattr("metasr.report.page.HERE", tmp_path)  # without the template
+    code, out, err = metasr("evaluate", "2", "-o", tmp_path / "results")
+    assert (code, err) == (0, "")
+    assert "there is no report.html: " in out
+    assert "recorded with version 2" in out
+    assert (tmp_path / "results" / "scores.csv").exists()
+    assert not (tmp_path / "results" / "report.html").exists()
 
 
 def test_a_report_whose_data_has_gone_has_all_but_the_pictures(metasr, tmp_path, store_url):

@@ -35,9 +35,19 @@ CURVES = {
     "loss/total": [(100, 0.5), (200, 0.25)],
     "loss/adversarial": [(100, 0.0), (200, 0.0)],
 }
-CARD = (
-    f"# meta-srgan version 1\n\n## What it is\n\n- {EVIL}\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n![x](http://a.b/c)\n"
-)
+CARD = f"""# meta-srgan version 1
+
+## What it is
+
+- {EVIL}
+- index {"d" * 64}
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+![x](http://a.b/c)
+"""
 
 
 def brain(shape, waves):
