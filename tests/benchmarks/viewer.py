@@ -36,7 +36,7 @@ METASR = Path(sys.executable).with_name("metasr")
 SIDE = 512
 SHAPE = (240, 240, 155)
 MIDDLE = 70
-SCALES = ((2, 1), (29, 13), (3, 1), (25, 7), (4, 1), (29, 5), (8, 1), (517, 240), (1237, 240))
+SCALES = ((23, 11), (22, 7), (4, 1), (17, 3), (8, 1), (517, 240), (1237, 240))
 """As the page asks for while something moves; the last two at rest, where kernels hardly repeat."""
 SWEEP = """(seconds) => new Promise((done) => {
   const zoom = document.getElementById("zoom");
