@@ -7,7 +7,7 @@ from metasr.errors import DataError, UnreachableError
 
 PREAMBLE_BYTES = 128  # of a DICOM file
 LOOKED_AT = 100  # files of a folder, to tell what it holds
-ONE = "Give one NIfTI file"
+ONE = "Give one NIfTI file; `metasr upscale` takes folders, patterns and several files too"
 DICOM = "`dcm2niix FOLDER` converts a series to NIfTI"
 C3D = "`c3d IN -o out.nii.gz` (or SimpleITK) converts it"
 MGH = "`mri_convert IN out.nii.gz` converts it"

@@ -35,7 +35,7 @@ def assert_usable_or_refused(path):
 
 def test_a_missing_file_is_refused(tmp_path):
     assert_refused(tmp_path / "absent.nii.gz", "no such file")
-    assert_refused(tmp_path / "*.nii.gz", "several files are not taken yet")
+    assert_refused(tmp_path / "*.nii.gz", "takes folders, patterns and several files")
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
@@ -226,7 +226,7 @@ def test_analyze_and_mgh_as_nibabel_writes_them_are_refused_by_name(tmp_path):
 
 
 def test_a_folder_is_refused_and_one_of_dicom_with_the_program_that_converts_it(tmp_path):
-    assert_refused(tmp_path, "several files are not taken yet")
+    assert_refused(tmp_path, "takes folders, patterns and several files")
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "IM1").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(DataError, match="dcm2niix"):
