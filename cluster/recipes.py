@@ -107,7 +107,7 @@ def recipe_layer(recipe: str, folder: Path, kind: str = "recipe") -> Layer:
         raise ConfigError(
             f"{kind} {path}", "it holds no settings", "Write sections such as `train:` with their settings"
         )
-    return Layer(f"{kind} {path.stem}", dict(_dotted(content)))
+    return Layer(f"{kind} {path.stem}", dict(dotted(content)))
 
 
 def parse_flag(field: FieldInfo, text: str) -> Any:
@@ -153,10 +153,11 @@ def nearest(name: str, known: Mapping[str, object], otherwise: str = "--help-all
     return f"did you mean {close[0]}?" if close else otherwise
 
 
-def _dotted(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of every setting of nested sections."""
     for name, value in content.items():
         if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{name}.")
+            yield from dotted(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

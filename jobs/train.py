@@ -1,5 +1,6 @@
 """metasr train: train a generator with Ray Train, or go on with it, and register the best."""
 
+import argparse
 import socket
 import sys
 from collections.abc import Sequence
@@ -8,10 +9,13 @@ from typing import TYPE_CHECKING
 from cluster.command import command
 from cluster.config import JobConfig, TrackingConfig, expand
 from cluster.inputs import check_training
-from jobs.cli import Parser, add_recipe, add_settings, run, say, settings
+from jobs.cli import Parser, add_recipe, add_settings, flag_layer, run, say, settings
 from jobs.start import ended_at_once
+from metasr.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cluster.checkpoints.begun import Begun
+    from cluster.recipes import Resolved
     from cluster.training.driver import Trained
     from cluster.training.registration import Sent
 
@@ -20,10 +24,12 @@ NOT_REGISTERED = 3
 DESCRIPTION = """Train a generator with Ray Train, track it in MLflow, and register the best checkpoint's generator.
 
 The same command again continues where it stopped: after Ctrl-C or SIGTERM, which keep a checkpoint first, and after
-any fault. With RAY_ADDRESS set, as in `ray job submit`, it trains on that
-cluster; without, it starts Ray on this machine.
+any fault. So does --resume with the run's name alone: its settings come from its newest checkpoint, and flags may
+change what leaves it the same run, such as --resources.num-workers. With RAY_ADDRESS set, as in `ray job submit`, it
+trains on that cluster; without, it starts Ray on this machine.
 
   metasr train --recipe smoke --data.url ~/data/t1ce
+  metasr train --resume smoke-0a1b2c3d4e                     (`metasr runs` lists them)
   metasr train --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 4 --resources.gpu true
   metasr train --recipe photos --data.url ~/data/photos      (then, on MRI, from what that learned:)
   metasr train --recipe brats --data.url ~/data/t1ce --init-from challenger
@@ -34,9 +40,68 @@ cluster; without, it starts Ray on this machine.
 
 def main(arguments: Sequence[str]) -> int:
     """Train; return the exit code."""
+    known = _parser().parse_known(arguments)
+    resolved, begun = _settings(known)
+    if known.print_config:
+        print(resolved.text())
+        return 0
+    if not known.fork:  # whether the fork exists is checked first, which needs torch
+        check_training(resolved.config)
+
+    with ended_at_once():
+        from cluster.checkpoints.fork import Fork
+        from cluster.training.driver import train
+        from cluster.training.identify import RunSpec
+
+    if begun is not None:
+        spec = RunSpec.resumed(resolved, begun)
+    else:
+        fork = Fork.parse(known.fork) if known.fork else None
+        spec = RunSpec(resolved, known.recipe, init_from=known.init_from, fork=fork)
+    if known.dry_run:
+        from cluster.planning.dry_run import dry_run
+
+        say("\n".join(dry_run(spec)))
+        return 0
+
+    terminal = sys.stdout if sys.stdout.isatty() else None
+    trained = train(spec, say, terminal=terminal)
+    if trained.stopped_by:
+        if trained.sent.num_waiting:
+            say(_what_waits(trained.sent, resolved.config.tracking))
+        say(f"run {trained.run_name} stopped at step {trained.step}: run the same command again to continue")
+        return 128 + trained.stopped_by
+    return _report_result(trained, resolved.config)
+
+
+def _settings(known: argparse.Namespace) -> "tuple[Resolved[JobConfig], Begun | None]":
+    """Return the settings, and the run that goes on if one is named."""
+    if not known.resume:
+        return settings(JobConfig, known, known.recipe), None
+    if known.recipe != "default":
+        raise ConfigError(
+            f"--resume {known.resume} and --recipe {known.recipe}",
+            "a run goes on with its own settings",
+            "Leave one of them out",
+        )
+    from cluster.checkpoints.begun import find_begun
+    from cluster.training.resume import resumed_settings
+
+    storage = settings(JobConfig, known).config.storage
+    begun = find_begun(known.resume, storage.url)
+    return resumed_settings(begun, flag_layer(JobConfig, known)), begun
+
+
+def _parser() -> Parser:
     parser = Parser(prog="metasr train", description=DESCRIPTION)
     add_recipe(parser)
     start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume",
+        default="",
+        metavar="RUN",
+        help="go on with this run, by its name in storage.url, or its folder or URL, with its own settings",
+    )
     start.add_argument(
         "--init-from",
         default="",
@@ -54,35 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         "--dry-run", action="store_true", help="read a first batch, say what training would do, and stop"
     )
     add_settings(parser, JobConfig)
-    known = parser.parse_known(arguments)
-    resolved = settings(JobConfig, known, known.recipe)
-    if known.print_config:
-        print(resolved.text())
-        return 0
-    if not known.fork:  # whether the fork exists is checked first, which needs torch
-        check_training(resolved.config)
-
-    with ended_at_once():
-        from cluster.checkpoints.fork import Fork
-        from cluster.training.driver import train
-        from cluster.training.identify import RunSpec
-
-    fork = Fork.parse(known.fork) if known.fork else None
-    spec = RunSpec(resolved, known.recipe, init_from=known.init_from, fork=fork)
-    if known.dry_run:
-        from cluster.planning.dry_run import dry_run
-
-        say("\n".join(dry_run(spec)))
-        return 0
-
-    terminal = sys.stdout if sys.stdout.isatty() else None
-    trained = train(spec, say, terminal=terminal)
-    if trained.stopped_by:
-        if trained.sent.num_waiting:
-            say(_what_waits(trained.sent, resolved.config.tracking))
-        say(f"run {trained.run_name} stopped at step {trained.step}: run the same command again to continue")
-        return 128 + trained.stopped_by
-    return _report_result(trained, resolved.config)
+    return parser
 
 
 def _what_waits(sent: "Sent", tracking: TrackingConfig) -> str:

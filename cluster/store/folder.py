@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,15 @@ class FolderStore(Store):
 
     def _holds(self, key: str, sha256: str, num_bytes: int) -> bool:
         return self._stat(key) == (num_bytes, sha256)
+
+    def _names(self) -> Iterable[str]:
+        self._require_mount()
+        if not self._root.is_dir():
+            return []
+        return [path.name for path in self._root.iterdir() if not path.name.startswith(".")]
+
+    def _written(self, key: str) -> datetime | None:
+        return datetime.fromtimestamp((self._root / key).stat().st_mtime, UTC) if self._exists(key) else None
 
     def _delete(self, key: str) -> None:
         if self._exists(key):

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NewType
 
@@ -26,7 +27,8 @@ class Store(ABC):
 
     Every method raises StoreError or one of its kinds in `cluster.store.errors`, never the library's own error. What
     may pass (a server that is busy, a connection that breaks, bytes damaged on the way) is tried again first, as the
-    policy says. There is no listing: what exists is written down in objects with known names.
+    policy says. What exists is written down in objects with known names: `names` is for
+    people who look around, and nothing is decided by it.
 
     Attributes:
         url: Opens this store again, in any directory and on any machine.
@@ -127,6 +129,16 @@ class Store(ABC):
         with self._explained(f"cannot look at {key!r} in {self.url}"):
             return self._holds(checked_key(key), sha256, num_bytes)
 
+    def names(self) -> tuple[str, ...]:
+        """Return the first parts of all keys, in order; none where the folder is missing."""
+        with self._explained(f"cannot list {self.url}"):
+            return tuple(sorted(self._names()))
+
+    def written(self, key: str) -> datetime | None:
+        """Return when an object was written, by the clock of its server, None if there is none."""
+        with self._explained(f"cannot look at {key!r} in {self.url}"):
+            return self._written(checked_key(key))
+
     def delete(self, key: str) -> None:
         """Delete an object, if there is one."""
         with self._explained(f"cannot delete {key!r} in {self.url}"):
@@ -180,6 +192,12 @@ class Store(ABC):
 
     @abstractmethod
     def _holds(self, key: str, sha256: str, num_bytes: int) -> bool: ...
+
+    @abstractmethod
+    def _names(self) -> Iterable[str]: ...
+
+    @abstractmethod
+    def _written(self, key: str) -> datetime | None: ...
 
     @abstractmethod
     def _delete(self, key: str) -> None: ...

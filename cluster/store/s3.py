@@ -5,7 +5,8 @@ import io
 import os
 import uuid
 from base64 import b64decode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,6 +131,28 @@ class S3Store(Store):
             if code_of(error) == "404":
                 return None
             raise
+
+    def _names(self) -> Iterable[str]:
+        below = f"{self._prefix}/" if self._prefix else ""
+        names: set[str] = set()
+        more: dict[str, str] = {}
+        while True:
+            page = self._page(below, more)
+            found = [part["Prefix"] for part in page.get("CommonPrefixes", ())]
+            found += [part["Key"] for part in page.get("Contents", ())]
+            names.update(key.removeprefix(below).rstrip("/") for key in found)
+            if not page.get("IsTruncated"):
+                return names - {""}
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, below: str, more: Mapping[str, str]) -> dict[str, Any]:
+        where = {"Bucket": self._bucket, "Prefix": below, "Delimiter": "/", **more}
+        page: dict[str, Any] = self._ask(lambda _: self._client.list_objects_v2(**where))
+        return page
+
+    def _written(self, key: str) -> datetime | None:
+        head = self._head(key)
+        return head["LastModified"] if head else None
 
     def _delete(self, key: str) -> None:
         self._ask(lambda _: self._client.delete_object(**self._object(key)))

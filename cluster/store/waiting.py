@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -145,6 +146,12 @@ class WaitingStore(Store):
 
     def _holds(self, key: str, sha256: str, num_bytes: int) -> bool:
         return self._wait(partial(self._store.holds, key, sha256, num_bytes))
+
+    def _names(self) -> Iterable[str]:
+        return self._wait(self._store.names)
+
+    def _written(self, key: str) -> datetime | None:
+        return self._wait(partial(self._store.written, key))
 
     def _delete(self, key: str) -> None:
         self._wait(partial(self._store.delete, key))

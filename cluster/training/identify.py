@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 
+from cluster.checkpoints.begun import Begun
 from cluster.checkpoints.fork import Fork, require_same_network
 from cluster.checkpoints.run import LEDGER
 from cluster.config import JobConfig, check_workers
@@ -21,6 +23,7 @@ from cluster.store import open_store, wait_for_store, wait_while_busy
 from cluster.stream import read_index
 from cluster.training.naming import stored_run_name
 from cluster.training.precision import Precision, choose_precision
+from metasr.errors import ConfigError
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import Bundle, load_bundle
 from metasr.perceptual import check_perceptual
@@ -38,6 +41,7 @@ class RunSpec:
         init_from: Bundle with the initial weights, see `Registry.locate`; empty for random weights.
         fork: Checkpoint of another run in the same storage to start from instead.
         data_digest: SHA-256 of the data's index, to use that version; empty for the newest.
+        begun: The run to resume, and no other; None for the one that the settings name.
     """
 
     resolved: Resolved[JobConfig]
@@ -45,6 +49,18 @@ class RunSpec:
     init_from: str = ""
     fork: Fork | None = None
     data_digest: str = ""
+    begun: Begun | None = None
+
+    @classmethod
+    def resumed(cls, resolved: Resolved[JobConfig], begun: Begun) -> Self:
+        """Return what a run that has begun goes on with.
+
+        Args:
+            resolved: Its settings.
+            begun: The run.
+        """
+        fork = Fork.parse(begun.forked_from) if begun.forked_from else None
+        return cls(resolved, f"{begun.recipe}.yaml", fork=fork, data_digest=begun.data_digest, begun=begun)
 
     @property
     def config(self) -> JobConfig:
@@ -128,12 +144,20 @@ def identify(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda l
     Raises:
         MetaSRError: The settings, the data or the storage cannot be used.
     """
-    config, digest = spec.config, _check_data(spec, tell)
+    config, digest, begun = spec.config, _check_data(spec, tell), spec.begun
     bundle, branch = initial.digest if initial else "", str(spec.fork) if spec.fork else ""
+    if begun is not None:
+        bundle = begun.initial_bundle
     storage = open_store(config.storage.url)
     name = wait_while_busy(
         storage, lambda: stored_run_name(config, spec.recipe, digest, bundle or branch, tell), tell
     )
+    if begun is not None and name != begun.run_name:
+        raise ConfigError(
+            f"run {begun.run_name}",
+            f"with what its checkpoint and this machine say it would be {name}",
+            "Check loss.vgg_weights and the version of metasr, or give the settings that it began with",
+        )
     return RunIdentity(name, code_version(), open_store(config.data.url).url, digest, bundle, branch)
 
 
