@@ -85,7 +85,7 @@ def leaves(model: type[BaseModel], *, without: object = None, prefix: str = "") 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
     """Return every setting as a JSON value, by dotted name."""
-    return dict(_dotted(config.model_dump(mode="json")))
+    return dict(dotted(config.model_dump(mode="json")))
 
 
 def recipe_layer(recipe: str, folder: Path, kind: str = "recipe") -> Layer:

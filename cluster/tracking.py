@@ -29,6 +29,8 @@ RUN_KEY = "metasr.run_key"
 EXPERIMENT_KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 WRITABLE = "metasr.writable"
 """Tag of an experiment and a model that says nothing: to set it needs the right to."""
+VERSION_TAG = "metasr.version"
+"""Tag of a run: the version of the model that it was registered as."""
 MAX_BATCH = 1000
 PREVIEW_PX = 256
 log = logging.getLogger(__name__)

@@ -41,6 +41,7 @@ GROUPS = {
         "estimate": "train a few steps, and estimate the time and cost of the whole training",
         "train": "train a generator, or resume training, and register the best",
         "tune": "search settings with many small trainings, and register the best",
+        "runs": "list the runs: state, steps, gain, last checkpoint",
         "verify-run": "compare two runs bit for bit, and explain the first difference",
         "sync": "send MLflow the records that it missed while unreachable",
     },
@@ -48,6 +49,7 @@ GROUPS = {
         "evaluate": "compare a model with interpolation and other models on the validation subjects",
         "report": "write an evaluation or a sweep as one HTML page, to decide by",
         "promote": "make an evaluated model the champion",
+        "models": "list the versions of the model: alias, run, gain, the gate's verdict",
     },
     "use": {
         "upscale": "super-resolve volumes and pictures: files, folders, DICOM, BIDS",
@@ -66,10 +68,14 @@ ELSEWHERE = {
     "history": "promote --history",
     "infer": "upscale",
     "predict": "upscale",
+    "list": "runs",
+    "ls": "runs",
+    "resume": "train --resume RUN",
     "rollback": "promote --rollback",
     "search": "tune",
     "validate": "evaluate",
     "version": "--version",
+    "versions": "models",
 }
 """Commands for words that are not verbs."""
 FIRST_STEPS = """\

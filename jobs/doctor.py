@@ -1,12 +1,13 @@
 """metasr doctor: check everything that a training run needs, before GPUs are spent."""
 
-import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cluster.config import JobConfig
-from jobs.cli import Parser, add_recipe, add_settings, run, say, settings
+from jobs.cli import Parser, add_recipe, add_settings, json_output, run, say, settings
+from jobs.interface.color import Style, paint
 
 if TYPE_CHECKING:
     from cluster.preflight import CheckResult
@@ -21,6 +22,7 @@ starts Ray on this machine, as training would.
   metasr doctor --data.url ~/data/t1ce
   metasr doctor --recipe paper --data.url s3://bucket/t1ce --resources.num-workers 4 --resources.gpu true"""
 WIDTH = 14
+STYLES: dict[str, Style] = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,15 +36,18 @@ def main(arguments: Sequence[str]) -> int:
 
     from cluster.preflight import run_checks
 
-    results = run_checks(config, (lambda result: None) if known.json else _print)
-    if known.json:
-        say(json.dumps([asdict(result) for result in results], indent=1))
+    with json_output(known.json) as show:
+        results = run_checks(config, (lambda result: None) if known.json else _print)
+        if known.json:
+            show([asdict(result) for result in results])
     return 2 if any(result.state == "problem" for result in results) else 0
 
 
 def _print(result: "CheckResult") -> None:
     state = result.state.upper() if result.state == "problem" else result.state
-    say(f"{state:<8} {result.name:<{WIDTH}}{result.found}")
+    style = STYLES.get(result.state)
+    shown = paint(f"{state:<8}", style, sys.stdout) if style else f"{state:<8}"
+    say(f"{shown} {result.name:<{WIDTH}}{result.found}")
     if result.fix:
         say(f"{'':<9}{'':<{WIDTH}}-> {result.fix}")
 

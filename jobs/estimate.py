@@ -1,6 +1,5 @@
 """metasr estimate: train a few steps, and estimate the time and cost of the whole training."""
 
-import json
 import math
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config import JobConfig
 from cluster.inputs import check_training
-from jobs.cli import Parser, add_recipe, add_settings, run, say, settings
+from jobs.cli import Parser, add_recipe, add_settings, json_output, run, say, settings
 from jobs.start import ended_at_once
 from metasr.errors import ConfigError
 
@@ -58,9 +57,13 @@ def main(arguments: Sequence[str]) -> int:
         from cluster.training.identify import RunSpec
 
     spec = RunSpec(resolved, known.recipe)
-    found = estimate(spec, (lambda line: None) if known.json else say, steps=known.steps)
-    money = _money(found, known.price_per_hour, known.storage_price)
-    say(json.dumps(asdict(found) | money, indent=1) if known.json else _text(found, money))
+    with json_output(known.json) as show:
+        found = estimate(spec, say, steps=known.steps)
+        money = _money(found, known.price_per_hour, known.storage_price)
+        if known.json:
+            show(asdict(found) | money)
+        else:
+            say(_text(found, money))
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.command import command
 from cluster.config import JobConfig, TrackingConfig, expand
 from cluster.inputs import check_training
-from jobs.cli import Parser, add_recipe, add_settings, flag_layer, run, say, settings
+from jobs.cli import Parser, add_recipe, add_settings, flag_layer, json_output, run, say, settings
 from jobs.start import ended_at_once
 from metasr.errors import ConfigError
 
@@ -64,14 +64,31 @@ def main(arguments: Sequence[str]) -> int:
         say("\n".join(dry_run(spec)))
         return 0
 
-    terminal = sys.stdout if sys.stdout.isatty() else None
-    trained = train(spec, say, terminal=terminal)
-    if trained.stopped_by:
-        if trained.sent.num_waiting:
-            say(_what_waits(trained.sent, resolved.config.tracking))
-        say(f"run {trained.run_name} stopped at step {trained.step}: run the same command again to continue")
-        return 128 + trained.stopped_by
-    return _report_result(trained, resolved.config)
+    with json_output(known.json) as show:
+        terminal = sys.stdout if sys.stdout.isatty() else None
+        trained = train(spec, say, terminal=terminal)
+        if trained.stopped_by:
+            if trained.sent.num_waiting:
+                say(_what_waits(trained.sent, resolved.config.tracking))
+            say(f"run {trained.run_name} stopped at step {trained.step}: run the same command again to continue")
+            code = 128 + trained.stopped_by
+        else:
+            code = _report_result(trained, resolved.config)
+        if known.json:
+            show(_as_json(trained, resolved.config))
+    return code
+
+
+def _as_json(trained: "Trained", config: JobConfig) -> dict[str, object]:
+    return {
+        "run": trained.run_name,
+        "step": trained.step,
+        "steps": config.train.steps,
+        "model": config.tracking.model,
+        "version": trained.sent.version or None,
+        "records_waiting": trained.sent.num_waiting,
+        "already_done": trained.already_done,
+    }
 
 
 def _settings(known: argparse.Namespace) -> "tuple[Resolved[JobConfig], Begun | None]":
@@ -115,6 +132,7 @@ def _parser() -> Parser:
         help="go on from this checkpoint of another run in storage.url, with these settings, as a run of its own",
     )
     parser.add_argument("--print-config", action="store_true", help="print every setting and its source, and stop")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and progress on stderr")
     parser.add_argument(
         "--dry-run", action="store_true", help="read a first batch, say what training would do, and stop"
     )

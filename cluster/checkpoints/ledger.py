@@ -15,6 +15,8 @@ from metasr.manifest import MANIFEST, sealed_files
 Claim = tuple[int, int]
 """Fence of the driver, and the number of its worker group: it grows with every claim, whoever makes it."""
 UNCLAIMED: Claim = (0, 0)
+REGISTERED = "registered"
+"""Key in a finished run's ledger for the model that the run was registered as."""
 
 
 class SupersededError(TrainingError):

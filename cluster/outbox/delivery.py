@@ -9,12 +9,12 @@ from cluster.outbox.record import Record
 from cluster.outbox.sender import RefusedError
 from cluster.redaction import one_line
 from cluster.registry import Registry
-from cluster.tracking import Run
+from cluster.tracking import VERSION_TAG, Run
 from metasr.errors import CheckpointError
 from metasr.formats import FORMAT_KEY, require_format
 
 PARENT_TAG = "mlflow.parentRunId"
-VERSION_TAG, SWEEP_TAG = "metasr.version", "metasr.sweep"
+SWEEP_TAG = "metasr.sweep"
 NEVER_TAKEN = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 

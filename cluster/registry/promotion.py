@@ -28,6 +28,7 @@ from cluster.command import command
 from cluster.config import GateConfig, TrackingConfig, expand
 from cluster.registry.examination import Candidate, Tell, examine
 from cluster.registry.history import Entry, History, Promotion, champions, forced_with
+from cluster.registry.verdict import note_verdict
 from cluster.registry.versions import CHAMPION, Registry
 from cluster.tracking import explained
 from metasr import manifest
@@ -251,6 +252,7 @@ def _judge(
             raise
         tell(f"not judged: {error}")
         return "", force
+    note_verdict(registry, candidate.version, [finding.rule for finding in failed])
     if failed and force is None:
         reasons = "; ".join(f"{finding.rule}: {finding.numbers}" for finding in failed)
         what = f"version {candidate.version.version} is not promoted"

@@ -7,6 +7,7 @@ from typing import TextIO
 
 from cluster.checkpoints import RunCheckpoints
 from cluster.checkpoints.fork import branch_off
+from cluster.checkpoints.ledger import REGISTERED
 from cluster.outbox.access import require_access
 from cluster.preflight import require_nodes
 from cluster.runtime.connection import connected
@@ -15,7 +16,7 @@ from cluster.store.lease import Lease
 from cluster.training.group import train_on_ray
 from cluster.training.identify import Prepared, RunSpec, Tell, prepare
 from cluster.training.observers import REPORT, Observers, SeeInSweep
-from cluster.training.registration import REGISTERED, Sent, register_best, registered_before, run_log, sent_by
+from cluster.training.registration import Sent, register_best, registered_before, run_log, sent_by
 from cluster.training.stop import Stop, short_grace
 from metasr.errors import Interrupted
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.checkpoints import RunCheckpoints
+from cluster.checkpoints.ledger import REGISTERED
 from cluster.config import JobConfig, TrackingConfig
 from cluster.outbox.delivery import SWEEP_TAG
 from cluster.outbox.run_log import RunLog
@@ -17,9 +18,6 @@ from cluster.training.identify import RunSpec, Tell, identify
 from cluster.training.observers import LAST_RECORDS_S
 from metasr.errors import CheckpointError, MetaSRError, RegistryError, StoreError
 from metasr.identity import RunIdentity
-
-REGISTERED = "registered"
-"""Key in a finished run's ledger for the model that the run was registered as."""
 
 
 @dataclass(frozen=True)

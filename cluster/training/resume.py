@@ -6,7 +6,7 @@ from cluster.checkpoints.begun import Begun
 from cluster.command import command
 from cluster.config import JobConfig
 from cluster.recipes import Layer, Resolved, dotted, flatten, resolve
-from cluster.training.naming import left_out_values
+from cluster.training.naming import first_defaults
 from metasr.errors import ConfigError
 
 
@@ -24,14 +24,15 @@ def resumed_settings(begun: Begun, flags: Layer) -> Resolved[JobConfig]:
     found = Layer("where it was found", {"storage.url": begun.storage_url})
     before, now = resolve(JobConfig, [own, found]), resolve(JobConfig, [own, flags, found])
     was, wanted = flatten(before.config), flatten(now.config)
-    for name in left_out_values(JobConfig):
+    for name in first_defaults(JobConfig):
         if was[name] != wanted[name]:
             raise _another_run(begun, before.config, name, was[name], flags)
     return now
 
 
 def _another_run(begun: Begun, config: JobConfig, name: str, own: Any, flags: Layer) -> ConfigError:
-    changed = [part for key, value in flags.values.items() for part in (_flag(key), _text(value))]
+    decide = first_defaults(JobConfig)  # the others, `command` adds where they are needed
+    changed = [part for key, value in flags.values.items() if key in decide for part in (_flag(key), _text(value))]
     fork = ["--recipe", begun.recipe, "--fork", f"{begun.run_name}@{begun.step}", *changed]
     branch = command("train", *fork, data=config.data, storage=config.storage, tracking=config.tracking)
     return ConfigError(

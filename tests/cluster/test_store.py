@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 import uuid
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 
@@ -60,6 +61,19 @@ def test_a_store_knows_whether_it_is_a_folder_with_a_disk_that_can_be_full(store
     assert store.is_local == is_folder
     assert (store.free_bytes() is None) != is_folder
     assert open_store(str(tmp_path / "not" / "there" / "yet")).free_bytes() > 0
+
+
+def test_the_first_parts_of_keys_are_listed_in_order(store):
+    assert store.names() == ()
+    for key in ("b/1/x", "b/2", "a", "c/1"):
+        store.put(key, b"1")
+    assert store.names() == ("a", "b", "c")
+
+
+def test_the_time_of_writing_is_that_of_the_server(store):
+    assert store.written(KEY) is None
+    store.put(KEY, b"1")
+    assert abs((datetime.now(UTC) - store.written(KEY)).total_seconds()) < 60
 
 
 def test_what_lies_below_a_prefix_is_removed_and_nothing_else(store):

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from cluster.checkpoints import RunCheckpoints
+from cluster.checkpoints.ledger import REGISTERED
 from cluster.config import JobConfig
 from cluster.preflight import services
 from cluster.recipes import Layer, resolve
@@ -15,7 +16,7 @@ from cluster.store import RetryPolicy, UnavailableError, open_store, url
 from cluster.stream import read_index
 from cluster.training.driver import Trained, train
 from cluster.training.identify import RunSpec, identify
-from cluster.training.registration import REGISTERED, Sent
+from cluster.training.registration import Sent
 from metasr.errors import StoreError
 from tests.cluster.fault_proxy import Answer, FaultProxy, Refuse, Stall, always, outages
 from tests.cluster.tracked import start

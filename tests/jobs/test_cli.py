@@ -36,6 +36,8 @@ SETTINGS = {
     "view": TRACKING,
     "compare": [],
     "demo": [],
+    "runs": ["storage.url", *TRACKING],
+    "models": ["storage.url", *TRACKING],
     "completion": [],
 }
 

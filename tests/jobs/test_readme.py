@@ -24,6 +24,7 @@ ADDED = {
     "tune": [*SMALL, "--trials", "1"],
     "evaluate": ["--workers", "1"],
     "promote": [],
+    "runs": [],
     "upscale": [],
 }
 PHOTO_SIZE = (96, 80)
