@@ -36,7 +36,9 @@ REGISTERED_ALL_THE_SAME = """it is still registered, so that it can be evaluated
 def main(arguments: Sequence[str]) -> int:
     """Search; return the exit code."""
     parser = Parser(prog="metasr tune", description=DESCRIPTION)
-    parser.add_argument("--sweep", required=True, help="name of a sweep in jobs/sweeps, or a YAML file")
+    parser.add_argument(
+        "--sweep", required=True, metavar="NAME", help="name of a sweep in jobs/sweeps, or a YAML file"
+    )
     add_recipe(parser)
     parser.add_argument("--trials", dest="setting:search.trials", metavar="N", help="the same as --search.trials")
     parser.add_argument(

@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
     `--help-all` alone.
 
     Attributes:
+        has_recipe: Whether the defaults of its settings depend on a recipe.
         folded: What `--help` shows in place of folded settings: names of sections, each with a line of text.
     """
 
@@ -31,6 +32,7 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", _formatter)
         super().__init__(allow_abbrev=False, add_help=False, **options)
         self.color = False  # Python 3.14 has colours of its own
+        self.has_recipe = False
         self.folded: dict[str, str] = {}
         self._hidden: list[argparse.Action] = []
         self._settings: list[argparse.Action] = []
@@ -85,7 +87,8 @@ class Parser(argparse.ArgumentParser):
         formatter.add_usage(None, self._own_actions(), self._mutually_exclusive_groups)
         text = formatter.format_help()
         if self._settings:
-            text = f"{text.rstrip()} [--SETTING VALUE ...]\n\n"
+            text = f"{text.rstrip()} [--SETTING VALUE ...]"
+        text = f"{text.rstrip()}\n\n"
         text += self._formatted_flags(details)
         return _HEADING.sub(lambda found: paint(found[1], "bold", sys.stdout), text)
 
@@ -100,7 +103,9 @@ class Parser(argparse.ArgumentParser):
             formatter.add_arguments(group._group_actions)
             formatter.end_section()
         if is_short:
-            formatter.start_section("settings")
+            formatter.start_section(
+                "settings, with the defaults that a recipe may change" if self.has_recipe else "settings"
+            )
             formatter.add_arguments([one for one in self._settings if one not in self._hidden])
             formatter.end_section()
             formatter.start_section(f"more settings, which `{self.prog} --help-all` explains")
@@ -155,7 +160,7 @@ def _filled(paragraphs: Sequence[str]) -> Iterator[str]:
     width = _formatter("")._width
     for text in paragraphs:
         if not _is_example(text):
-            yield textwrap.fill(" ".join(text.split()), width)
+            yield textwrap.fill(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
 
 def _is_example(paragraph: str) -> bool:

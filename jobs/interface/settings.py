@@ -44,6 +44,7 @@ def add_recipe(parser: Parser) -> None:
         metavar="NAME",
         help="name of a recipe in jobs/recipes, or a YAML file [default]",
     )
+    parser.has_recipe = True
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     recipe.completer = lambda **_: names  # type: ignore[attr-defined]
 
