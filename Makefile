@@ -21,7 +21,7 @@ help:
 	@echo "make bench-train  what exact training costs beside fast training, a step (minutes)"
 	@echo "make s3      an S3 server on this machine, until Ctrl-C; its data and keys are in s3/"
 	@echo "make setup   only .venv with the locked dependencies"
-	@echo "make picture  draw infra/architecture.svg from the imports"
+	@echo "make picture  draw infra/architecture.svg from the imports, write jobs/settings.md from the types"
 	@echo "make format  format the code"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
 
@@ -65,6 +65,7 @@ check: setup
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 	$(RUN)/python infra/architecture.py --check
+	$(RUN)/python infra/settings.py --check
 
 MINUTES := 5
 SEED := 0
@@ -82,6 +83,7 @@ s3: setup
 
 picture: setup
 	$(RUN)/python infra/architecture.py
+	$(RUN)/python infra/settings.py
 
 format: setup
 	$(RUN)/ruff check --fix .

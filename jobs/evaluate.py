@@ -1,16 +1,22 @@
 """metasr evaluate: compare a model with interpolation and other models on the validation subjects."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from cluster.command import command
-from cluster.config import EvaluateConfig
+from cluster.config import EvaluateConfig, TrackingConfig
 from cluster.inputs import check_data, check_weights
 from cluster.watch.bar import Bar
-from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.cli import Parser, add_settings, json_output, run, say, settings
 from jobs.start import ended_at_once
 from metasr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.registry import Located
 
 DESCRIPTION = """Compare a model with bicubic and Lanczos interpolation, and with other models, on the validation
 subjects of its training data. A message says if that data has changed.
@@ -31,6 +37,7 @@ of the protocol: 1.4142135, 2.7182818, 3.1415927 (never trained on); 5, 6, 8 (be
   metasr evaluate models:/meta-srgan@challenger --against @champion
   metasr evaluate 3 --against champion --eval.scales 1.4142135,2,5,1x4
   metasr evaluate path/to/bundle --data.url ~/data/other --all-scales -o results/
+  metasr evaluate smoke-0a1b2c3d4e --json > results.json
   metasr evaluate --downstream tissue --downstream-command "segment --in {input} --out {output}"
 """
 
@@ -53,30 +60,37 @@ def main(arguments: Sequence[str]) -> None:
     with ended_at_once():
         from cluster.evaluation import EvaluationRequest, evaluate_model
 
-    request = EvaluationRequest(
-        model=known.named or known.model or "challenger",
-        against=tuple(known.against),
-        scales=resolved.config.eval.scales if asked else None,
-        all_scales=known.all_scales,
-        tissue="tissue" in known.downstream,
-        command=known.downstream_command,
-        perceptual_weights=known.perceptual_weights,
-        paper_table=known.paper_table,
-        output=known.output,
-        workers=known.workers,
-    )
-    bar = Bar(sys.stdout)
-    try:
-        located = evaluate_model(request, resolved.config, _above(bar), _progress(bar))
-    finally:
-        bar.clear()
-    if located.version:
-        tracking = resolved.config.tracking
-        reference = (
-            located.version if located.model == tracking.model else f"models:/{located.model}/{located.version}"
+    with json_output(known.json) as show, TemporaryDirectory() as temporary:
+        folder = known.output or Path(temporary)
+        request = EvaluationRequest(
+            model=known.named or known.model or "challenger",
+            against=tuple(known.against),
+            scales=resolved.config.eval.scales if asked else None,
+            all_scales=known.all_scales,
+            tissue="tissue" in known.downstream,
+            command=known.downstream_command,
+            perceptual_weights=known.perceptual_weights,
+            paper_table=known.paper_table,
+            output=folder if known.output or known.json else None,
+            workers=known.workers,
         )
-        promote = command("promote", "--model", reference, tracking=tracking)
-        say(f"recorded with version {located.version}; next: {promote}")
+        bar = Bar(sys.stdout)
+        try:
+            located = evaluate_model(request, resolved.config, _above(bar), _progress(bar))
+        finally:
+            bar.clear()
+        if located.version:
+            _say_next(located, resolved.config.tracking)
+        if known.json:
+            scores = json.loads((folder / "scores.json").read_text())
+            show({"registered_model": located.model, "version": located.version, **scores})
+
+
+def _say_next(located: "Located", tracking: TrackingConfig) -> None:
+    """Say what the evaluation was recorded with, and what to do next."""
+    reference = located.version if located.model == tracking.model else f"models:/{located.model}/{located.version}"
+    promote = command("promote", "--model", str(reference), tracking=tracking)
+    say(f"recorded with version {located.version}; next: {promote}")
 
 
 def _progress(bar: Bar) -> Callable[[str, float], None]:
@@ -141,6 +155,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="number of parallel tasks; 1 runs without Ray [as many as fit]"
     )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, and all else on stderr")
     add_settings(parser, EvaluateConfig, "data.url", "storage.url", "eval", "tasks", "downstream", "tracking")
     return parser
 

@@ -96,6 +96,6 @@ def _missing(store: Store, name: str) -> ConfigError:
     if store.exists(f"{name}/{LEDGER}"):
         why, fix = "it has no checkpoint yet", "Give it the settings that it began with: the same command goes on"
         return ConfigError(f"run {name}", why, fix)
-    close = difflib.get_close_matches(name, store.names(), n=1)
+    close = [one for one in difflib.get_close_matches(name, store.names()) if store.exists(f"{one}/{LEDGER}")]
     hint = f"Did you mean {close[0]}?" if close else "`metasr runs` lists them; --storage.url says where they are"
     return ConfigError(f"run {name}", f"there is no such run in {store.url}", hint)

@@ -77,7 +77,7 @@ def add_settings(parser: Parser, model: "type[BaseModel]", *only: str) -> None:
             f"--{name.replace('_', '-')}",
             dest=f"{_DEST}{name}",
             metavar="VALUE",
-            help=f"{field.description} [{_about(field)}]".replace("%", "%%"),
+            help=f"{field.description} [{about_setting(field)}]".replace("%", "%%"),
         )
         action.completer = _completer(field)  # type: ignore[attr-defined]
         parser.add_setting(action, is_folded=name in folded)
@@ -115,14 +115,16 @@ def flag_layer(model: "type[BaseModel]", known: argparse.Namespace) -> "Layer":
     return Layer("command line", values)
 
 
-def _about(field: "FieldInfo") -> str:
+def about_setting(field: "FieldInfo") -> str:
     """Return the default of a setting, its choices or bounds, and how to give several."""
     default = field.default
     shown = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    if default is None or shown == "" or isinstance(default, bool):
+        shown = shown.lower() or "none"
     if get_origin(field.annotation) is Literal:
         return f"{shown}; one of {', '.join(map(str, get_args(field.annotation)))}"
     if get_origin(field.annotation) is tuple:
-        shown = f"{shown or 'none'}; several separated by commas"
+        shown = f"{shown}; several separated by commas"
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     bounds = [
         f"{text} {getattr(bound, kind):g}"

@@ -107,6 +107,11 @@ def test_the_help_of_a_verb_has_all_its_settings_and_no_others(helps, verb):
     assert sorted("".join(flag) for flag in shown) == sorted(name.replace("_", "-") for name in SETTINGS[verb])
 
 
+def test_the_reference_of_the_settings_is_what_the_types_say():
+    done = subprocess.run([sys.executable, JOBS.parent / "infra" / "settings.py", "--check"], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_job_run_as_a_file_from_anywhere_is_the_verb(helps, verb, tmp_path):
     assert start(sys.executable, JOBS / f"{verb.replace('-', '_')}.py", "--help-all", folder=tmp_path) == helps[verb]
