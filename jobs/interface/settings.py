@@ -30,7 +30,9 @@ COMMON = frozenset(
     }
 )
 """Settings that most people give: `--help` explains them too."""
-FEWEST_FOLDED = 9
+OWN = "downstream", "gate", "tasks"
+"""Sections of one verb: its `--help` explains them."""
+FEWEST_FOLDED = 3
 """Fewer settings than this are all explained by `--help`."""
 _DEST = "setting:"
 Config = TypeVar("Config", bound="BaseModel")
@@ -52,8 +54,8 @@ def add_recipe(parser: Parser) -> None:
 def add_settings(parser: Parser, model: "type[BaseModel]", *only: str) -> None:
     """Add a flag for every setting of a config type, grouped by section, with its docstring as help.
 
-    Where there are many, those of sections are explained by `--help-all` alone, but for those of `COMMON` and those
-    named in `only`.
+    Where there are many, those of sections are explained by `--help-all` alone, but for those of `COMMON`, of `OWN`
+    sections, and named in `only`.
 
     Args:
         parser: Parser to add the flags to.
@@ -65,7 +67,9 @@ def add_settings(parser: Parser, model: "type[BaseModel]", *only: str) -> None:
     chosen = {
         name: field for name, field in leaves(model) if not only or name in only or name.rpartition(".")[0] in only
     }
-    folded = [name for name in chosen if "." in name and name not in COMMON and name not in only]
+    folded = [
+        name for name in chosen if "." in name and name not in (*COMMON, *only) and name.partition(".")[0] not in OWN
+    ]
     if len(folded) < FEWEST_FOLDED:
         folded = []
     groups = {}
