@@ -74,7 +74,9 @@ def _pages(search: Any, experiments: list[str]) -> Iterator[Any]:
 
 
 def _tracked(run: Any) -> TrackedRun:
-    steps = run.data.params.get("train.steps", "")
+    params = run.data.params
+    is_sweep = any(name.startswith("search.") for name in params)
+    steps = "" if is_sweep else params.get("train.steps", "")
     metrics = run.data.metrics
     return TrackedRun(
         run.info.run_id,

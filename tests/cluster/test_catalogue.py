@@ -53,6 +53,6 @@ def test_trainings_are_listed_and_sweeps_are_not(config):
     run = Run.find_or_make(config, "smoke-0123456789", {"train.steps": 400}, now_ms())
     run.log(4, {"val_psnr_gain": 0.75})
     run.finish("KILLED")
-    Run.find_or_make(config, "a sweep", {"search.trials": 4}, now_ms())
+    Run.find_or_make(config, "a sweep", {"search.trials": 4, "train.steps": 400}, now_ms())
     (found,) = tracked_runs(config)
     assert (found.name, found.state, found.num_steps, found.gain_db) == ("smoke-0123456789", "stopped", 400, 0.75)

@@ -86,13 +86,6 @@ def test_a_run_that_cannot_be_read_is_named_and_hides_no_other(metasr, home, sto
     assert {name: run["state"] for name, run in found.items()} == {good: "stopped", bad: "damaged"}
 
 
-def test_a_storage_that_refuses_is_told(metasr, home):
-    (home / "file").touch()
-    outcome = metasr("runs", "--storage.url", home / "file" / "runs")
-    assert outcome.code == 0
-    assert "warning: " in outcome.err
-
-
 def test_runs_in_a_bucket_are_the_same(s3_url, home, store_url):
     url = f"{s3_url}/{home.name}"
     run = store_run(home, store_url, {"storage.url": url})
