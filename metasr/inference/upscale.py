@@ -11,11 +11,12 @@ from metasr.data.intensity import IntensityScale
 from metasr.data.planes import PLANES, Plane
 from metasr.data.volume import Volume
 from metasr.inference.background import keep_background, nearest, working_area
+from metasr.inference.engine import Engine
 from metasr.inference.memory import available_bytes, check_memory, float_type
 from metasr.inference.reach import reach_px
 from metasr.inference.resample import shrink
 from metasr.inference.target import Target
-from metasr.models import SuperResolver, evaluating
+from metasr.models import SuperResolver
 
 Pass = tuple[tuple[int, ...], list[Plane]]
 
@@ -26,6 +27,8 @@ def upscale_volume(
     target: Target,
     on_slice: Callable[[int, int], None] = lambda done, total: None,
     memory_bytes: int | None = None,
+    *,
+    bfloat16: bool = False,
 ) -> NDArray[np.floating]:
     """Super-resolve a volume, first within the slices of the target's plane, then through that plane.
 
@@ -51,6 +54,7 @@ def upscale_volume(
         target: Shape of the result, and plane of the slices that are super-resolved first.
         on_slice: Called with the slices done and their total over all passes.
         memory_bytes: Memory that may be used; by default what the machine has available.
+        bfloat16: Whether the convolutions are computed in bfloat16, which is fast only where the device has it.
 
     Returns:
         Intensities along the axes and in the units of `volume.data`: float32, or float64 where the file holds numbers
@@ -68,14 +72,14 @@ def upscale_volume(
     data = shrink(data, target.shape, intensities)
     passes = _passes(volume, data.shape, target)
     done, total = count(1), sum(shape[volume.axes(plane)[0]] for shape, planes in passes for plane in planes)
-    with evaluating(generator):
-        for shape, planes in passes:
-            result = np.zeros(shape, float_type(volume))
-            for plane in planes:
-                for image, sr in zip(volume.slices(plane, data), volume.slices(plane, result), strict=True):
-                    sr += _upscale_slice(image, generator, sr.shape, intensities, reach).clip(*limits) / len(planes)
-                    on_slice(next(done), total)
-            data = result
+    engine = Engine(generator, bfloat16=bfloat16)
+    for shape, planes in passes:
+        result = np.zeros(shape, float_type(volume))
+        for plane in planes:
+            for image, sr in zip(volume.slices(plane, data), volume.slices(plane, result), strict=True):
+                sr += _upscale_slice(image, engine, sr.shape, intensities, reach).clip(*limits) / len(planes)
+                on_slice(next(done), total)
+        data = result
     return data
 
 
@@ -89,7 +93,7 @@ def _passes(volume: Volume, shape: tuple[int, ...], target: Target) -> list[Pass
 
 def _upscale_slice(
     image: NDArray[np.floating],
-    generator: SuperResolver,
+    engine: Engine,
     size: tuple[int, ...],
     intensities: IntensityScale | None,
     reach: int | None,
@@ -99,18 +103,18 @@ def _upscale_slice(
         return np.full(size, image.flat[0], np.float64)
     background = intensities.background
     if background is None or reach is None:
-        return _compute(image, generator, size, intensities)
+        return _compute(image, engine, size, intensities)
     area = working_area(image, size, background, reach)
     sr = np.full(size, background, np.float64)
-    sr[area.hr] = _compute(image[area.lr], generator, sr[area.hr].shape, intensities)
+    sr[area.hr] = _compute(image[area.lr], engine, sr[area.hr].shape, intensities)
     return sr
 
 
 def _compute(
-    image: NDArray[np.floating], generator: SuperResolver, size: tuple[int, ...], intensities: IntensityScale
+    image: NDArray[np.floating], engine: Engine, size: tuple[int, ...], intensities: IntensityScale
 ) -> NDArray[np.float64]:
-    lr = torch.from_numpy(np.ascontiguousarray(intensities.to_unit(image)))[None, None].to(generator.mean.device)
-    sr = intensities.from_unit(generator(lr, (size[0], size[1]))[0, 0].cpu().numpy())
+    lr = torch.from_numpy(np.ascontiguousarray(intensities.to_unit(image)))[None, None]
+    sr = intensities.from_unit(engine(lr, (size[0], size[1]))[0, 0].cpu().numpy())
     background = intensities.background
     if background is None:
         return sr

@@ -109,7 +109,7 @@ def test_computing_the_brain_alone_gives_what_computing_all_gives(monkeypatch, n
     data[rows, columns] = np.random.default_rng(0).uniform(0.2, 1, data[rows, columns].shape)
     volume, seen = in_memory(data), []
     target = Target.of_scale(volume, scale)
-    generator.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[2] * given[0].shape[3]))
+    generator.trunk.register_forward_pre_hook(lambda module, given: seen.append(given[0][0, 0].numel()))
     part = upscale_volume(volume, generator, target)
     computed, seen[:] = sum(seen), []
     monkeypatch.setattr("metasr.inference.upscale.reach_px", lambda network: None)
@@ -173,7 +173,7 @@ def test_slices_of_background_are_not_computed():
     data = np.zeros((20, 20, 5))
     data[8:12, 8:12, 2] = 0.5
     seen, generator = [], network()
-    generator.register_forward_pre_hook(lambda module, given: seen.append(1))
+    generator.trunk.register_forward_pre_hook(lambda module, given: seen.append(1))
     upscale_volume(in_memory(data), generator, Target.of_scale(in_memory(data), (2, 2)))
     assert len(seen) == 1
 
