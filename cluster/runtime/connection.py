@@ -72,6 +72,12 @@ def connected(cpus: float, tell: Callable[[str], None] | None = None) -> Iterato
             ray.shutdown()
 
 
+def has_started_ray() -> bool:
+    """Return whether this process has started the Ray that it is connected to, so that it ends with it."""
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.head)
+
+
 def _join(address: str) -> None:
     _reach(address)
     try:

@@ -4,27 +4,26 @@ import math
 import tempfile
 import time
 from concurrent.futures import Future, wait
-from typing import Any, Protocol
+from typing import Protocol
 
 import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import FailureConfig, Result, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cluster.checkpoints import SupersededError
 from cluster.config import JobConfig, ResourcesConfig, portable
 from cluster.redaction import last_line
-from cluster.runtime.connection import connected
+from cluster.runtime.connection import connected, has_started_ray
 from cluster.runtime.threads import in_daemon_thread
 from cluster.store.lease import Lease
 from cluster.training.identify import Prepared
+from cluster.training.job import Job
 from cluster.training.listener import Listener
 from cluster.training.mailbox import Mail, mail
-from cluster.training.ray_context import Job
 from cluster.training.stop import Stop
+from cluster.training.trainer import TorchInWorkers, Trainer
 from cluster.training.worker import train_worker
 from metasr.errors import MetaSRError, TrainingError
 from metasr.events import Event
@@ -71,21 +70,15 @@ def train_on_ray(run: Prepared, lease: Lease, observer: Observer, stop: Stop) ->
             _wait(outcome, box, lease, stop, _Room(resources))
 
 
-class _Trainer(TorchTrainer):
-    """TorchTrainer without Ray Data, which would cost a process, and an import in each worker, at each start."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # only in Ray Train V2
-        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
-
-
-def _trainer(config: JobConfig, job: Job, storage: str) -> TorchTrainer:
+def _trainer(config: JobConfig, job: Job, storage: str) -> Trainer:
     resources = config.resources
     number: int | tuple[int, int] = resources.num_workers
     if resources.min_workers:
         number = resources.min_workers, resources.num_workers
-    return _Trainer(
+    return Trainer(
         train_worker,
+        is_own_ray=has_started_ray(),
+        backend_config=TorchInWorkers("nccl" if resources.gpu else "gloo"),
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(  # type: ignore[call-arg]  # mypy sees the one of Ray Train V1
             num_workers=number,  # type: ignore[arg-type]  # the same

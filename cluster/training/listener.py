@@ -5,7 +5,6 @@ from contextlib import suppress
 from typing import Any, cast
 
 import ray
-import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.train import UserCallback
@@ -63,7 +62,7 @@ def _is_taken_away(error: BaseException) -> bool:
 
 def _is_of_network(error: BaseException) -> bool:
     """Return whether the connection to another worker broke: NCCL has a class for that, gloo has none."""
-    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+    return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or "/gloo/" in str(error)
 
 
 def _words(error: BaseException) -> str:

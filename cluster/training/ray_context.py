@@ -5,27 +5,25 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.actor import ActorHandle
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from cluster.checkpoints import RunCheckpoints, SavedCheckpoint, Uploader
-from cluster.config import JobConfig
 from cluster.store import Store, open_store
 from cluster.stream import ShardCrops, shard_cache
+from cluster.training.job import Job
 from cluster.training.progress import REQUEST_POLL_S, Progress, Requests
 from metasr.context import Request
 from metasr.events import Event
-from metasr.identity import RunIdentity
 
 log = logging.getLogger(__name__)
 
@@ -35,25 +33,6 @@ PREEMPTION_EVERY_S = 5.0  # as often as Ray itself looks; all workers wait for e
 LAST_UPLOAD_S = 15.0  # for the last uploads, once the run is to end
 LEAVE_BEFORE_S = 15.0  # before a node is taken away: time for a last checkpoint
 OF_EACH = ("retries", "substituted")  # kinds that every worker reports
-
-
-@dataclass(frozen=True)
-class Job:
-    """The job that the driver sends to every worker.
-
-    Attributes:
-        config: The settings.
-        identity: What the run is made from.
-        fence: Fence of the driver's lease.
-        mailbox: The mailbox.
-        initial_weights: Initial weights in Ray's object store; None for random ones.
-    """
-
-    config: JobConfig
-    identity: RunIdentity
-    fence: int
-    mailbox: ActorHandle[Any]
-    initial_weights: "ray.ObjectRef[Any]"
 
 
 class RayContext:

@@ -16,8 +16,9 @@ from cluster.runtime.code_version import code_version
 from cluster.store import UnavailableError, open_store, wait_for_store
 from cluster.stream import ShardCrops, read_index, shard_cache, validation_slices
 from cluster.training.failures import RegroupError
+from cluster.training.job import Job
 from cluster.training.progress import Progress, ToDriver
-from cluster.training.ray_context import Job, RayContext
+from cluster.training.ray_context import RayContext
 from cluster.training.watchdog import watch_over_me
 from metasr.errors import MetaSRError
 from metasr.events import Event

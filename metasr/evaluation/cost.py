@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from metasr.data.slices import slice_lengths
 from metasr.evaluation.methods import Method
@@ -57,6 +56,10 @@ def count_macs(network: SuperResolver, scale: Scale) -> int:
     activations and normalisation. Meta-upscale counts in the form that training takes, which multiplies fewer zeros
     than the one that is fastest.
     """
+    from torch.utils.flop_counter import (
+        FlopCounterMode,
+    )  # here, because it imports triton, which a training does not need
+
     (height, lr_height), (width, lr_width) = (slice_lengths(SLICE_PX, axis) for axis in (scale.rows, scale.columns))
     counted = copy.deepcopy(network).eval().requires_grad_(False)
     lr = torch.zeros(1, 1, lr_height, lr_width, device=next(counted.parameters()).device)

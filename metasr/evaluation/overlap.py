@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
 Mask = NDArray[np.bool_]
 
@@ -38,6 +37,8 @@ def surface_distances(mask: Mask, other: Mask, spacing: tuple[float, ...]) -> Di
         other: The other mask.
         spacing: Voxel spacing along each axis.
     """
+    from scipy.ndimage import find_objects  # here, because a training does not need it
+
     if not mask.any() and not other.any():
         return Distances(0.0, 0.0)
     if not (mask.any() and other.any()):
@@ -51,11 +52,15 @@ def surface_distances(mask: Mask, other: Mask, spacing: tuple[float, ...]) -> Di
 
 
 def _surface(mask: Mask) -> Mask:
+    from scipy.ndimage import binary_erosion
+
     surface: Mask = mask & ~binary_erosion(mask)
     return surface
 
 
 def _nearest(surface: Mask, other: Mask, spacing: tuple[float, ...]) -> NDArray[np.float64]:
     """Return the distance of each surface voxel to the other surface."""
+    from scipy.ndimage import distance_transform_edt
+
     distances: NDArray[np.float64] = distance_transform_edt(~other, sampling=spacing)[surface]
     return distances
