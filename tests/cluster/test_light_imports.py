@@ -22,6 +22,18 @@ def test_the_mailbox_between_driver_and_workers_needs_neither_torch_nor_ray_trai
     assert not imported & {"torch", "ray.train"}
 
 
+def test_the_controller_of_ray_train_which_starts_the_workers_needs_no_torch():
+    imported, _ = imported_by("import cluster.training.job, cluster.training.listener, cluster.training.trainer")
+    assert "cluster.training.trainer" in imported
+    assert "torch" not in imported
+
+
+def test_a_training_imports_nothing_that_only_evaluations_need():
+    imported, _ = imported_by("import cluster.training.driver, cluster.training.worker")
+    assert "torch" in imported
+    assert not imported & {"scipy.ndimage", "triton", "matplotlib"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
