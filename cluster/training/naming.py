@@ -63,14 +63,7 @@ def former_run_name(config: JobConfig, recipe: str, data_digest: str, start: str
 def stored_run_name(
     config: JobConfig, recipe: str, data_digest: str, start: str = "", tell: Tell = lambda line: None
 ) -> str:
-    """Return the name of a run; its former name if `storage.url` has only that.
-
-    Args:
-        config: The settings.
-        recipe: First part of the name.
-        data_digest: See `run_name`.
-        start: See `run_name`.
-        tell: Called with a line if the run continues under its former name.
+    """Return the name of a run; its former name, which is told, if `storage.url` has only that. See `run_name`.
 
     Raises:
         ConfigError: The weights of the perceptual loss are missing.
@@ -93,7 +86,7 @@ def stored_name(storage: Store, name: str, former: str, key: str, tell: Tell = l
     """
     if storage.exists(key.format(name)) or not storage.exists(key.format(former)):
         return name
-    tell(f"{former} was started by version 0.1.0 and keeps that name; a new run would be called {name}")
+    tell(f"{former} was started by version 0.1.0 and keeps that name; a new one would be called {name}")
     return former
 
 

@@ -227,7 +227,7 @@ def test_a_run_of_version_0_1_0_goes_on_under_its_name_and_says_so(store):
     RunCheckpoints(store, former).claim(1)
     assert said == []
     assert stored_run_name(config, "smoke", DATA, tell=said.append) == former
-    assert said == [f"{former} was started by version 0.1.0 and keeps that name; a new run would be called {name}"]
+    assert said == [f"{former} was started by version 0.1.0 and keeps that name; a new one would be called {name}"]
     RunCheckpoints(store, name).claim(1)
     assert stored_run_name(config, "smoke", DATA, tell=said.append) == name
     assert len(said) == 1
