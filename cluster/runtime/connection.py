@@ -59,13 +59,14 @@ def connected(cpus: float, tell: Callable[[str], None] | None = None) -> Iterato
         return
     # Ray says at WARNING that its authentication is on, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    with _sigterm_of_our_own():
+    with _sigterm_of_our_own() as take_sigterm:
         if address := os.environ.get("RAY_ADDRESS"):
             _join(address)
         else:
             # Nobody takes our node away, and the process that would look for it competes with workers at each start.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             _start(max(os.cpu_count() or 1, round(cpus)), tell or log.warning)
+        take_sigterm()  # from Ray's C++ code, which aborts a process that takes more than 3 s to end
         try:
             yield
         finally:
@@ -143,18 +144,25 @@ def _told_every(seconds: float, tell: Callable[[float], None]) -> Iterator[None]
 
 
 @contextmanager
-def _sigterm_of_our_own() -> Iterator[None]:
-    """Keep SIGTERM from Ray, whose answer is exit code 15: the handler that there is keeps it, or Interrupted."""
+def _sigterm_of_our_own() -> Iterator[Callable[[], object]]:
+    """Keep SIGTERM from Ray, whose answer is exit code 15: the handler that there is keeps it, or Interrupted.
+
+    What is yielded takes it again, after Ray has started.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     ours = _terminate if before is signal.SIG_DFL else before
     register = ray._private.utils.set_sigterm_handler
     ray._private.utils.set_sigterm_handler = lambda handler: None
-    signal.signal(signal.SIGTERM, ours)
+
+    def take() -> object:
+        return signal.signal(signal.SIGTERM, ours)
+
+    take()
     try:
-        yield
+        yield take
     finally:
         ray._private.utils.set_sigterm_handler = register
         signal.signal(signal.SIGTERM, before)
