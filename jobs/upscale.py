@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.config import JobConfig
+from cluster.model_choice import RELEASED, choose_bundle
 from jobs.cli import Parser, add_settings, json_output, run, say, say_error, settings
 from metasr.data.planes import PLANES
-from metasr.errors import ConfigError, MetaSRError, RegistryError
-from metasr.manifest import MANIFEST
+from metasr.errors import ConfigError, MetaSRError
 from metasr.scale import parse_factors
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from metasr.inference.request import Request
 
 SOME_FAILED = 1
-RELEASED = "released"  # a version: that of the package
 DESCRIPTION = """Super-resolve volumes and pictures: slices at any scale from 1 to 16, or all axes to a voxel size.
 
   metasr upscale in.nii.gz out.nii.gz --scale 2.5
@@ -251,30 +250,10 @@ def _model(known: argparse.Namespace, config: JobConfig) -> "ModelInUse":
 
     device = device_named(known.device)
     with tempfile.TemporaryDirectory() as download:
-        folder, version = _bundle_folder(known.model, config, Path(download))
+        folder, version = choose_bundle(known.model, config.tracking, Path(download))
         if version == RELEASED:
             _tell(known, "model: the one that ships with metasr")
         return ModelInUse(load_bundle(folder, device), version)
-
-
-def _bundle_folder(reference: str | None, config: JobConfig, download_to: Path) -> tuple[Path, str]:
-    """Return the folder of a bundle, and its version; a folder needs no registry, and none of its libraries."""
-    if reference and (Path(reference) / MANIFEST).is_file():
-        return Path(reference), ""
-    from metasr.sources import released_bundle
-
-    try:
-        from cluster.registry import Registry
-
-        located = Registry(config.tracking).locate(reference or "champion", download_to)
-    except (RegistryError, ModuleNotFoundError) as error:
-        if reference:
-            raise
-        try:
-            return released_bundle(), RELEASED
-        except RegistryError:
-            raise error from None
-    return located.folder, f"{located.model} {located.version}" if located.model else ""
 
 
 if __name__ == "__main__":

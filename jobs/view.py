@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.config import JobConfig
+from cluster.model_choice import RELEASED, choose_bundle
 from jobs.cli import Parser, add_settings, run, say, settings
-from metasr.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from metasr.inference.bundle import Bundle
@@ -53,7 +53,7 @@ def _parser() -> Parser:
     parser = Parser(prog="metasr view", description=DESCRIPTION)
     parser.add_argument("input", type=Path, metavar="FILE", help="NIfTI volume")
     parser.add_argument(
-        "--model", default="champion", help="alias, version, bundle or run, by folder or URL [champion]"
+        "--model", help="alias, version, bundle or run, by folder or URL [champion, else the released model]"
     )
     parser.add_argument("--port", type=_port, default=PORT, help=f"port, or the next that is free [{PORT}]")
     parser.add_argument("--no-open", dest="open", action="store_false", help="print the address, open no browser")
@@ -67,18 +67,15 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _bundle(reference: str, config: JobConfig) -> "Bundle":
-    """Return the model asked for."""
+def _bundle(reference: str | None, config: JobConfig) -> "Bundle":
+    """Return the model asked for; without a wish the champion, and where there is none the released one."""
     from metasr.inference.bundle import default_device, load_bundle
 
-    folder = Path(reference)
-    if (folder / MANIFEST).is_file():  # needs no registry, and none of its libraries
-        return load_bundle(folder, default_device())
-    from cluster.registry import Registry
-
     with tempfile.TemporaryDirectory() as download:
-        located = Registry(config.tracking).locate(reference, Path(download))
-        return load_bundle(located.folder, default_device())
+        folder, version = choose_bundle(reference, config.tracking, Path(download))
+        if version == RELEASED:
+            say("model: the one that ships with metasr")
+        return load_bundle(folder, default_device())
 
 
 if __name__ == "__main__":
