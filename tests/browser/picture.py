@@ -1,4 +1,4 @@
-"""Take the picture of the page that its README shows: `python -m tests.browser.picture --model BUNDLE`.
+"""Take the picture of the page that its README shows: `python -m tests.browser.picture`.
 
 It shows the ICBM template that ships with nilearn, shrunk in its axial slices.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
 from metasr.data.synthetic import load_template, write_low_resolution
+from metasr.sources import released_bundle
 from tests.browser.chromium import launch
 from tests.browser.conftest import METASR
 
@@ -46,7 +47,7 @@ def take(browser: Browser, address: str, picture: Path) -> None:
 def main() -> None:
     """Take the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="a bundle")
+    parser.add_argument("--model", type=Path, default=released_bundle(), help="a bundle [the one that ships]")
     parser.add_argument("--output", type=Path, default=PICTURE)
     known = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
