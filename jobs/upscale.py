@@ -103,6 +103,12 @@ def _parser() -> Parser:
     parser.add_argument("--force", action="store_true", help="replace results that exist")
     parser.add_argument("--skip-existing", action="store_true", help="leave out inputs whose result exists")
     parser.add_argument("--device", help="where to compute, such as cpu or cuda:1 [the first GPU, else the CPU]")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the convolutions; auto: bfloat16 where the device computes it natively, else float32 [auto]",
+    )
     parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
     parser.add_argument(
@@ -245,6 +251,7 @@ def _ignore(done: int, total: int) -> None:
 def _model(known: argparse.Namespace, config: JobConfig) -> "ModelInUse":
     """Return the model that was asked for; without a wish the champion, and where there is none the released one."""
     from metasr.api import device_named
+    from metasr.arithmetic import half_precision
     from metasr.inference.bundle import load_bundle
     from metasr.inference.plan import ModelInUse
 
@@ -253,7 +260,7 @@ def _model(known: argparse.Namespace, config: JobConfig) -> "ModelInUse":
         folder, version = choose_bundle(known.model, config.tracking, Path(download))
         if version == RELEASED:
             _tell(known, "model: the one that ships with metasr")
-        return ModelInUse(load_bundle(folder, device), version)
+        return ModelInUse(load_bundle(folder, device), version, half_precision(known.precision, device))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from metasr.arithmetic import Precision, half_precision
 from metasr.data.in_memory import (
     NiftiImage,
     array_of,
@@ -40,14 +41,16 @@ class Model:
     Args:
         bundle: The generator, on the device to compute on, and what is known of it.
         source: Where it came from, for messages.
+        bfloat16: Whether its convolutions are computed in bfloat16 instead of float32.
 
     Attributes:
         bundle: As given: `bundle.generator` takes batches `[N, C, h, w]` of intensities in about [0, 1].
         source: As given.
+        bfloat16: As given.
     """
 
-    def __init__(self, bundle: Bundle, source: str) -> None:
-        self.bundle, self.source = bundle, source
+    def __init__(self, bundle: Bundle, source: str, *, bfloat16: bool = False) -> None:
+        self.bundle, self.source, self.bfloat16 = bundle, source, bfloat16
 
     def __repr__(self) -> str:
         low, high = self.trained_scales
@@ -166,10 +169,13 @@ class Model:
         if warning := untrained_scales(self.bundle.trained_scales, target.scales):
             warnings.warn(warning, stacklevel=4)
         generator = fitting(self.bundle.generator, volume, target, log.info)
-        return upscale_volume(volume, Ensemble(generator) if ensemble else generator, target)
+        averaged = Ensemble(generator) if ensemble else generator
+        return upscale_volume(volume, averaged, target, bfloat16=self.bfloat16)
 
 
-def load(source: str | Path | None = None, *, device: str | torch.device | None = None) -> Model:
+def load(
+    source: str | Path | None = None, *, device: str | torch.device | None = None, precision: Precision = "auto"
+) -> Model:
     """Load a model, checking every file of its bundle.
 
     Args:
@@ -179,6 +185,8 @@ def load(source: str | Path | None = None, *, device: str | torch.device | None 
             MLFLOW_TRACKING_URI names the server; without it, it is the database of the commands. None for the model
             that ships with metasr.
         device: Where to compute, as torch names it; by default the first GPU, else the CPU.
+        precision: Of the convolutions. auto: bfloat16 where the device computes it natively, else float32. Elsewhere
+            bfloat16 takes many times longer.
 
     Raises:
         RegistryError: There is no such model.
@@ -188,7 +196,9 @@ def load(source: str | Path | None = None, *, device: str | torch.device | None 
     """
     with tempfile.TemporaryDirectory() as download:
         folder = find_bundle(source, Path(download))
-        return Model(load_bundle(folder, device_named(device)), str(source or folder.name))
+        bundle = load_bundle(folder, device_named(device))
+    half = half_precision(precision, bundle.generator.mean.device)
+    return Model(bundle, str(source or folder.name), bfloat16=half)
 
 
 def device_named(name: str | torch.device | None) -> torch.device:

@@ -18,8 +18,8 @@ from cluster.preflight.services import PATIENCE, try_store
 from cluster.runtime.code_version import code_version
 from cluster.store import free_bytes, open_store
 from cluster.stream import read_index
+from metasr.arithmetic import has_bfloat16
 from metasr.errors import MetaSRError
-from metasr.training.arithmetic import has_bfloat16
 from metasr.vgg_weights import find_weights
 
 CARDS_TIMEOUT_S = 60

@@ -18,7 +18,7 @@ class Engine:
 
     Args:
         generator: On the device to compute on. Its weights must not change while the engine is used.
-        bfloat16: Whether the convolutions are computed in bfloat16: `metasr.training.arithmetic.has_bfloat16` says
+        bfloat16: Whether the convolutions are computed in bfloat16: `metasr.arithmetic.has_bfloat16` says
             where that is fast. Kernels are predicted and used in float32 always.
     """
 

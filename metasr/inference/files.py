@@ -117,7 +117,8 @@ def _super_resolved(
     from metasr.inference.upscale import upscale_volume
 
     generator = fitting(used.bundle.generator, volume, target, told.line)
-    return upscale_volume(volume, Ensemble(generator) if ensemble else generator, target, told.on_slice)
+    averaged = Ensemble(generator) if ensemble else generator
+    return upscale_volume(volume, averaged, target, told.on_slice, bfloat16=used.bfloat16)
 
 
 def _open(item: Input, nan_to: NanTo | None) -> _Opened:

@@ -46,10 +46,12 @@ class ModelInUse:
     Attributes:
         bundle: Loaded, on the device to compute on.
         version: Of the registered model, such as `meta-srgan 3`; empty where it is none.
+        bfloat16: Whether its convolutions are computed in bfloat16 instead of float32.
     """
 
     bundle: "Bundle"
     version: str = ""
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,7 @@ def _model(used: ModelInUse) -> dict[str, Any]:
         "parameters": used.bundle.generator.num_parameters,
         "trained_scales": list(low_high),
         "device": str(used.bundle.generator.mean.device),
+        "precision": "bfloat16" if used.bfloat16 else "float32",
     }
 
 

@@ -16,7 +16,7 @@ class Stretch(NamedTuple):
     Attributes:
         after_step: The step before its first.
         code_version: See `RunIdentity`.
-        arithmetic: See `metasr.training.arithmetic`, of the first worker.
+        arithmetic: See `metasr.arithmetic`, of the first worker.
     """
 
     after_step: int

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from metasr.arithmetic import deterministic, half_precision
 from metasr.config import ExperimentConfig
 from metasr.context import Request, WorkerContext
 from metasr.data.crops import CropSource
@@ -16,7 +17,6 @@ from metasr.evaluation import HeldOutSlice
 from metasr.events import Event
 from metasr.identity import RunIdentity
 from metasr.perceptual import load_perceptual
-from metasr.training.arithmetic import deterministic, half_precision
 from metasr.training.batches import Batches
 from metasr.training.collapse import Collapse
 from metasr.training.lineage import changes

@@ -13,12 +13,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metasr import manifest
+from metasr.arithmetic import arithmetic
 from metasr.config import ExperimentConfig, OptimConfig
 from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
 from metasr.models import Discriminator, SuperResolver, build_discriminator, build_generator
 from metasr.training.adam import Adam
-from metasr.training.arithmetic import arithmetic
 from metasr.training.lineage import Stretch, lineage_of
 
 WEIGHTS, LOG = "state.safetensors", "metrics.jsonl"

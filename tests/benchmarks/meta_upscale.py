@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 import torch
 from torch import Tensor
 
+from metasr.arithmetic import arithmetic
 from metasr.models import MetaUpscale
 from metasr.models.meta_upscale_reference import per_pixel
-from metasr.training.arithmetic import arithmetic
 
 # LR and HR side: scales 1.1, 2, 2.5 and 4, whose kernels repeat, and two with hardly any period.
 SIZES = ((220, 242), (120, 240), (96, 240), (60, 240), (218, 240), (73, 241))

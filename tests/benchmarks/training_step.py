@@ -18,13 +18,13 @@ import safetensors.torch
 import torch
 from torchvision import models
 
+from metasr.arithmetic import arithmetic
 from metasr.config import ExperimentConfig
 from metasr.context import LocalContext, Request
 from metasr.data.crops import MemoryCrops
 from metasr.data.degrade import resize_bicubic
 from metasr.evaluation import HeldOutSlice
 from metasr.identity import RunIdentity
-from metasr.training.arithmetic import arithmetic
 from metasr.training.loop import TrainingData, fit
 
 LOSSES = {

@@ -21,12 +21,12 @@ from cluster.training import precision
 from cluster.training.identify import RunSpec, identify, settled
 from jobs.cli import RECIPES
 from jobs.tune import SWEEPS
+from metasr.arithmetic import has_bfloat16
 from metasr.errors import ConfigError
-from metasr.training.arithmetic import has_bfloat16
 from tests.cluster.ray_nodes import ray_node
 from tests.patience import PATIENCE_S
 
-SAYS = "import torch; from metasr.training.arithmetic import has_bfloat16; print(has_bfloat16(torch.device('cpu')))"
+SAYS = "import torch; from metasr.arithmetic import has_bfloat16; print(has_bfloat16(torch.device('cpu')))"
 
 
 @pytest.fixture

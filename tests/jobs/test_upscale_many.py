@@ -237,6 +237,18 @@ def test_a_bids_data_set_gives_a_derived_one(upscale, tmp_path):
     assert [name for name in names(folder) if not name.startswith("derivatives/metasr")] == before
 
 
+def test_convolutions_are_computed_in_the_precision_asked_for(upscale, tmp_path):
+    write(tmp_path / "in.nii.gz")
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        output = tmp_path / f"{precision}.nii.gz"
+        assert upscale(tmp_path / "in.nii.gz", output, "--scale", 2, "--precision", precision).code == 0
+        assert read_description(output.with_suffix("").with_suffix(".metasr.json"))["model"]["precision"] == precision
+        results[precision] = nib.load(output).get_fdata()
+    difference = np.abs(results["float32"] - results["bfloat16"])
+    assert 0 < difference.max() < 0.05 * results["float32"].max()
+
+
 def test_a_device_that_is_not_there_is_one_line(upscale, tmp_path):
     write(tmp_path / "in.nii.gz")
     outcome = upscale(tmp_path / "in.nii.gz", tmp_path / "o.nii.gz", "--scale", 2, "--device", "cuda:99")

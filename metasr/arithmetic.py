@@ -1,13 +1,16 @@
-"""What the bits of a result depend on beside the program and its input."""
+"""What the bits of a result depend on beside the program and its input, and what a device computes quickly."""
 
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def arithmetic(device: torch.device) -> str:
@@ -30,7 +33,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def half_precision(precision: str, device: torch.device) -> bool:
-    """Return whether a setting of `train.precision` means bfloat16 on a device."""
+    """Return whether a `Precision`, such as `train.precision`, means bfloat16 on a device."""
     return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
 
 
