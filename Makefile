@@ -8,7 +8,7 @@ RUN := $(VENV)/bin
 UV := UV_HTTP_TIMEOUT=180 $(RUN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test coverage test-cluster check chaos bench-data bench-train s3 picture format lock
+.PHONY: help setup demo test coverage test-cluster check chaos bench bench-check bench-data bench-train s3 picture format lock
 
 help:
 	@echo "make demo    set up, then the whole job on one healthy brain: train, evaluate, promote, upscale (minutes)"
@@ -17,6 +17,8 @@ help:
 	@echo "make test-cluster  the tests that take minutes each: sweeps, killed processes, lost machines, hostile files"
 	@echo "make check   lint, format, types, import directions"
 	@echo "make chaos   a training to which faults happen at random, and what it came to (MINUTES=5 SEED=0)"
+	@echo "make bench   how fast images are enlarged, beside other networks and the least possible (minutes); writes bench/"
+	@echo "make bench-check  the same for small images, on one core: whether the ratios keep their bounds (a minute)"
 	@echo "make bench-data  how fast training crops arrive, from a folder and from S3 (minutes)"
 	@echo "make bench-train  what exact training costs beside fast training, a step (minutes)"
 	@echo "make s3      an S3 server on this machine, until Ctrl-C; its data and keys are in s3/"
@@ -71,6 +73,12 @@ MINUTES := 5
 SEED := 0
 chaos: setup
 	$(RUN)/python -m tests.chaos.chaos --minutes $(MINUTES) --seed $(SEED) --output chaos
+
+bench: setup
+	$(RUN)/python -m tests.benchmarks.bench
+
+bench-check: setup
+	$(RUN)/python -m tests.benchmarks.bench --device cpu --threads 1 --quick --check
 
 bench-data: setup
 	$(RUN)/python tests/benchmarks/data_throughput.py
