@@ -330,12 +330,17 @@ def test_a_mistake_in_a_process_of_its_own_is_one_line_too(tmp_path, command):
     assert outcome.out == ""
 
 
-def test_a_model_that_is_not_there_on_a_first_day_is_one_line(tmp_path, places):
+def test_on_a_first_day_there_is_the_model_that_ships_and_no_other(tmp_path, places):
     """Nothing has been registered yet, nor has anybody made the database."""
-    volume, result = places / "volume.nii.gz", tmp_path / "out.nii.gz"
-    outcome = start(METASR, "upscale", "-i", volume, "-o", result, "--scale", "2", folder=tmp_path)
+    command = [METASR, "upscale", places / "volume.nii.gz", tmp_path / "out.nii.gz", "--scale", "2"]
+    database = tmp_path / "home" / "metasr" / "mlflow.db"
+    outcome = start(*command, "--model", "champion", folder=tmp_path)
     assert_one_error(outcome, "model champion: no such version", "metasr promote")
-    assert (tmp_path / "home" / "metasr" / "mlflow.db").is_file()
+    assert database.is_file()
+    database.unlink()
+    outcome = start(*command, folder=tmp_path)
+    assert (outcome.code, outcome.out.splitlines()[0]) == (0, "model: the one that ships with metasr")
+    assert not database.exists()
 
 
 def test_a_file_that_cannot_be_written_is_one_line(metasr, places, tmp_path):
