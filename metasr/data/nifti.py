@@ -28,6 +28,8 @@ MAX_EXTENSION_BYTES = 2**22  # between header and voxels: notes, which nibabel k
 MAX_TRAILING_BYTES = 2**16  # after the voxels: what some programs fill a block with
 CIFTI_INTENTS = range(3000, 3100)  # of NIfTI-2 headers
 CHUNK_BYTES = 2**20
+NO_NOTES = bytes(4)
+"""What follows a header that no notes ("extensions") follow."""
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 GZIP = b"\x1f\x8b"
 Image = nib.Nifti1Image  # whose subclass is that of NIfTI-2
@@ -55,11 +57,13 @@ def read_image(path: Path) -> tuple[nib.Nifti1Header, NDArray[np.float64], tuple
             wanted = offset + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
             if header_path == image_path:
                 rest, surplus = _read_exactly(file, start[own:], wanted - own)
+                if offset >= own + len(NO_NOTES):
+                    rest[: len(NO_NOTES)] = NO_NOTES  # nibabel would parse notes, such as those of DICOM
         if header_path != image_path:
             with _open(image_path) as file:
                 rest, surplus = _read_exactly(file, b"", wanted)
             del rest[:offset]
-            rest[:0] = bytes(4)  # no notes follow
+            rest[:0] = NO_NOTES
             header["magic"], header["vox_offset"] = header.single_magic, header.single_vox_offset
         if surplus:
             notes.append(f"the {surplus} bytes after its voxels are left out")

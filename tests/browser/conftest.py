@@ -21,9 +21,9 @@ SHAPE = (44, 52, 20)
 AFFINE = np.array([[-2.0, 0, 0, 44], [0, -2.0, 0, 52], [0, 0, 3.0, -30], [0, 0, 0, 1]])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Chromium without a window."""
+    """Chromium without a window. Where it runs, so does an event loop: others have theirs again after the module."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     from tests.browser.chromium import find, launch
 

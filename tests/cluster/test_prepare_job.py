@@ -99,7 +99,9 @@ def test_a_notice_to_end_ends_it_and_the_same_command_goes_on(folder, tmp_path, 
     while "train, 3 of 8" not in process.stdout.readline():
         assert process.poll() is None
     process.terminate()
-    assert finish(process)[2] == -signal.SIGTERM
+    _, err, code = finish(process)
+    assert code == 128 + signal.SIGTERM
+    assert "run the same command again to continue" in err
     assert_goes_on(tmp_path / "store", num_shards=3)
 
 
@@ -111,7 +113,7 @@ def assert_goes_on(folder, whole, capsys):
         assert "index.json" not in contents(store)
         main(command(folder, store, *ONE)[2:])
         out = capsys.readouterr().out
-        finished = re.search(r"\n(\d+) shards with (\d+) subjects are finished: going on", out)
+        finished = re.search(r"\n(\d+) shards with (\d+) subjects are finished: continuing after them", out)
         assert int(finished[1]) >= num_shards  # it may have finished another before it was told
         assert int(finished[2]) >= num_shards + (num_shards > 2)
         assert "patient-00: " not in out

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.config import GateConfig, TrackingConfig
 from cluster.registry import CHAMPION, EVALUATION, Registry, history, promote, rollback
+from cluster.registry.verdict import GATE as VERDICT
 from metasr.errors import CheckpointError, FormatError, RegistryError
 from tests.cluster.registered import FORCED, GATE, flip, record, refused, scores, stored_bundle
 from tests.cluster.tracked import MlflowServer, start
@@ -118,6 +119,8 @@ class Interruption:
         write = getattr(self._client, self._method)
 
         def interrupted(*arguments, **options):
+            if VERDICT in arguments:  # the verdict, which is noted before the promotion begins
+                return write(*arguments, **options)
             if self._when == "after":
                 write(*arguments, **options)
             raise KeyboardInterrupt
