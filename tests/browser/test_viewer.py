@@ -76,6 +76,7 @@ def test_the_wipe_follows_the_hand(show):
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.8, middle, steps=4)
     page.mouse.up()
+    settled(page)
     assert page.get_attribute("#divider", "aria-valuenow") == "80"
 
 
@@ -93,11 +94,14 @@ def test_the_keyboard_does_it_all(show):
     page = show(f"#plane=axial&{MIDDLE}&zoom=3")
     press = page.keyboard.press
     press("ArrowUp")
+    settled(page)
     assert page.input_value("#slice") == "11"
     press("ArrowDown")
     press("ArrowDown")
+    settled(page)
     assert page.input_value("#slice") == "9"
     press("ArrowRight")
+    settled(page)
     assert page.get_attribute("#divider", "aria-valuenow") == "52"
     before = picture(page)
     press("Shift+ArrowRight")
