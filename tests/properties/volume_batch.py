@@ -75,7 +75,7 @@ def check(volume, file):
     assert np.array_equal(volume.data, data), f"other intensities than the {dtype} in the file"
     kind = nib.Nifti2Image if volume.header.sizeof_hdr == 540 else nib.Nifti1Image
     with warnings.catch_warnings(action="ignore"):
-        reference = kind.from_bytes(file.raw)
+        reference = kind.from_bytes(without_notes(file.raw, kind.header_class))
     said = "; ".join(volume.warnings)
     if "taken as" not in said:  # of an axis of no length nibabel reads nothing
         assert np.array_equal(volume.data, reference.get_fdata().reshape(shape)), "nibabel reads something else"
@@ -85,6 +85,13 @@ def check(volume, file):
     assert np.isfinite(volume.affine).all()
     assert min(volume.spacing_mm) > 0
     assert np.array_equal(volume.from_slices(volume.slices()), volume.data)
+
+
+def without_notes(raw, header_class):
+    """Return the bytes of a file that announces no notes after its header: nibabel refuses broken ones."""
+    size = header_class.sizeof_hdr
+    begins = header_class(raw[:size], check=False).get_data_offset()
+    return raw[:size] + bytes(4) + raw[size + 4 :] if begins >= size + 4 else raw
 
 
 def save_and_load(volume, path):
