@@ -34,20 +34,24 @@ def main(arguments: Sequence[str]) -> None:
     check_output(output, known.a, force=known.force, endings=(".png",))
     a, b = open_volume(known.a), open_volume(known.b)
 
+    from metasr.data.files import appearing
     from metasr.evaluation.difference import compare, picture
 
     found = compare(a, b)
-    picture(a, b, (known.a.name, known.b.name)).save(output)
+    drawn = picture(a, b, (known.a.name, known.b.name))
+    with appearing(output, ".png") as partial:
+        drawn.save(partial)
     if known.json:
         psnr = found.psnr_db if math.isfinite(found.psnr_db) else None
         print(json.dumps({**asdict(found), "psnr_db": psnr, "picture": str(output)}, indent=2))
         return
+    ssim = "slices are smaller than its window" if found.ssim is None else f"{found.ssim:.4f}"
     i, j, k = found.largest_at
-    say(f"PSNR              {found.psnr_db:.2f} dB")
-    say("SSIM              " + ("slices are smaller than its window" if found.ssim is None else f"{found.ssim:.4f}"))
+    say(f"PSNR                {found.psnr_db:.2f} dB")
+    say(f"SSIM                {ssim}")
     say(f"largest difference  {found.largest:.6g} at voxel ({i}, {j}, {k})")
-    say(f"mean difference   {found.mean:.6g}; {found.differing:.1%} of the voxels differ")
-    say(f"picture           {output}")
+    say(f"mean difference     {found.mean:.6g}; {found.differing:.1%} of the voxels differ")
+    say(f"picture             {output}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ SOURCE = "https://raw.githubusercontent.com/ray-project/kuberay/{version}/ray-op
 KINDS = {"RayCluster": "raycluster", "RayJob": "rayjob", "RayService": "rayservice"}
 
 
-def main(folder: str, version: str = "v1.6.0") -> None:
+def main(folder: str, version: str = "v1.7.0") -> None:
     """Write `KIND.json` for each kind: the schema of its version v1."""
     for kind, name in KINDS.items():
         with urllib.request.urlopen(SOURCE.format(version=version, kind=name), timeout=60) as answer:

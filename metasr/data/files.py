@@ -1,11 +1,13 @@
-"""Find the files of a data set, and tell broken files from files that cannot be reached."""
+"""Find the files of a data set, tell broken files from unreachable ones, and write files whole or not at all."""
 
 import errno
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from metasr.errors import UnreachableError
+from metasr.errors import DataError, UnreachableError
 
 # The `errno` of an OSError that the content of a file causes: none if a decoder raised it, else that of a seek to an
 # impossible offset, which a damaged header gave.
@@ -64,6 +66,30 @@ def check_reached(path: Path, error: Exception) -> None:
     if isinstance(error, OSError) and error.errno not in OF_CONTENT:
         reason = error.strerror or type(error).__name__
         raise UnreachableError(str(path), reason, "Check its mount, its disk and its permissions") from error
+
+
+@contextmanager
+def appearing(path: Path, ending: str) -> Iterator[Path]:
+    """Give a path beside `path` to write to; what the block wrote there becomes `path` when the block is done.
+
+    Args:
+        path: The file to write, or to replace.
+        ending: That of the path given, for libraries that choose a format by it.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}{ending}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}", error.strerror or str(error), "Check its folder and the disk"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _refuse(error: OSError) -> None:

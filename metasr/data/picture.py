@@ -1,8 +1,7 @@
 """Pictures (PNG, JPEG, TIFF): the luminance as a volume of one slice, the colours beside it, written as they were."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from metasr.data.files import check_reached
+from metasr.data.files import appearing, check_reached
+from metasr.data.foreign import refuse_absent
 from metasr.data.in_memory import volume_of_array
 from metasr.data.volume import Volume
 from metasr.errors import DataError
@@ -50,6 +50,7 @@ def load_picture(path: Path) -> Picture:
         UnreachableError: It is missing, or the file system fails.
         DataError: It is not such a picture, is cut short, has several pages, or is suspiciously large.
     """
+    refuse_absent(path)
     with _as_data_error(path), Image.open(path, formats=FORMATS) as opened:
         if getattr(opened, "n_frames", 1) > 1:
             raise ValueError(
@@ -85,17 +86,8 @@ def save_picture(path: Path, data: NDArray[np.floating], like: Picture) -> None:
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     check_holds(path, like)
     options: dict[str, Any] = {"quality": 95, "subsampling": 0} if jpeg else {}
-    partial = path.with_name(f".partial-{os.getpid()}{path.suffix.lower()}")
-    try:
+    with appearing(path, path.suffix.lower()) as partial:
         image.save(partial, **options, **like.info)
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}", error.strerror or str(error), "Check its folder and the disk"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def check_holds(path: Path, like: Picture) -> None:

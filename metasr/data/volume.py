@@ -1,7 +1,5 @@
 """NIfTI volumes: checked when read, written with their orientation and units kept. The home of nibabel."""
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,6 +10,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import aff2axcodes, apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from metasr.data.files import appearing
 from metasr.data.intensity import find_background
 from metasr.data.nifti import read_header, read_image
 from metasr.data.planes import PLANES, Plane
@@ -158,18 +157,9 @@ def save_volume(path: Path, data: NDArray[np.floating], like: Volume) -> None:
         DataError: It cannot be written.
     """
     image = as_image(data, like)
-    partial = path.with_name(f".partial-{os.getpid()}{'.nii.gz' if path.name.lower().endswith('.gz') else '.nii'}")
-    try:
+    with appearing(path, ".nii.gz" if path.name.lower().endswith(".gz") else ".nii") as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(image, partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}", error.strerror or str(error), "Check its folder and the disk"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def as_image(data: NDArray[np.floating], like: Volume) -> nib.Nifti1Image:

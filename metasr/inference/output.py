@@ -4,11 +4,11 @@ import os
 import shutil
 import tempfile
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from metasr.data.files import appearing
 from metasr.data.volume import Volume
 from metasr.errors import ConfigError, DataError
 from metasr.inference.target import Target
@@ -88,14 +88,5 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.suffix[1:]}")
-    try:
+    with appearing(path, path.suffix) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}", error.strerror or str(error), "Check its folder and the disk"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

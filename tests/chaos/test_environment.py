@@ -302,17 +302,23 @@ def fill(folder):
             return
 
 
+def ended_while_filling(disk, process, code):
+    """Fill a disk until a process has ended, with this code; return what it printed."""
+    outputs = []
+    reader = threading.Thread(target=lambda: outputs.append(ended(process, code)))
+    reader.start()
+    while reader.is_alive():
+        fill(disk)
+        reader.join(0.02)
+    (output,) = outputs
+    return output
+
+
 def test_a_full_disk_under_the_checkpoints_is_one_error_and_the_same_command_goes_on(begin, home, undisturbed):
     with small_disk(home / "spool") as disk:
         process = begin({})
         line_with(process, "checkpoint uploaded")
-        reader = threading.Thread(target=lambda: outputs.append(ended(process, 1)))
-        outputs = []
-        reader.start()
-        while reader.is_alive():
-            fill(disk)
-            reader.join(0.02)
-        (output,) = outputs
+        output = ended_while_filling(disk, process, 1)
         assert re.search(r"^error: cannot write the checkpoint of step \d+ to .*No space left", output, re.MULTILINE)
         assert "Traceback" not in output
         assert not list(disk.glob("*/.*"))
@@ -329,13 +335,7 @@ def test_a_full_disk_under_the_store_leaves_nothing_partial_and_the_same_command
     with small_disk(home / "runs", 400) as disk:
         process = begin({})
         line_with(process, "checkpoint uploaded")
-        reader = threading.Thread(target=lambda: outputs.append(ended(process, 2)))
-        outputs = []
-        reader.start()
-        while reader.is_alive():
-            fill(disk)
-            reader.join(0.02)
-        (output,) = outputs
+        output = ended_while_filling(disk, process, 2)
         assert re.search(r"^error: cannot .* No space left on device.*Free some space", output, re.MULTILINE)
         assert "Traceback" not in output
         (waits,) = (home / "spool").glob("*/step-*")

@@ -25,3 +25,14 @@ def start(*command, folder, **environment):
         text=True,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def assert_one_error(outcome, *words, code=2):
+    """Assert that a command ended with this code and one line of error, which has these words."""
+    assert outcome.code == code, outcome.err
+    lines = outcome.err.splitlines()
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in outcome.out + outcome.err
+    for word in words:
+        assert word in lines[0]

@@ -6,11 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cluster.registry import CHAMPION
 from jobs.cli import main
 from metasr.config import ExperimentConfig, ModelConfig
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import save_bundle
 from metasr.models import build_generator
+from tests.cluster.registered import two_versions
 from tests.jobs.command import Outcome
 
 SHAPE = (10, 12, 4)
@@ -56,3 +58,11 @@ def places(tmp_path_factory):
     identity = RunIdentity("run-1", "abc", "file:///nowhere", "d" * 64)
     save_bundle(folder / "bundle", build_generator(config.model), config, identity, step=1, metrics={})
     return folder
+
+
+@pytest.fixture(scope="module")
+def unjudged(tmp_path_factory):
+    """A database with two versions that were not evaluated; the first is the champion."""
+    config, registry = two_versions(tmp_path_factory.mktemp("registry"))
+    registry.client.set_registered_model_alias(config.model, CHAMPION, "1")
+    return config

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from tests.jobs.test_cli import assert_one_error
+from tests.jobs.command import assert_one_error
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 

@@ -4,19 +4,15 @@ import sys
 
 import pytest
 
-from cluster.registry import CHAMPION, Registry
+from cluster.registry import Registry
 from cluster.registry.evidence import evaluation_of
 from jobs.cli import main
 from metasr.evaluation.outcomes import from_csv
-from tests.cluster.registered import two_versions
 
 
-@pytest.fixture(scope="module")
-def tracking(tmp_path_factory):
-    """A database with two versions that were not evaluated; the first is the champion."""
-    config, registry = two_versions(tmp_path_factory.mktemp("registry"))
-    registry.client.set_registered_model_alias(config.model, CHAMPION, "1")
-    return config
+@pytest.fixture
+def tracking(unjudged):
+    return unjudged
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cluster.config import JobConfig
-from cluster.registry import CHAMPION, Registry
+from cluster.registry import Registry
 from cluster.registry.evidence import fetch_evaluation
 from cluster.store import open_store
 from cluster.sweep.ledger import FOLDER, LEDGER, StoredTrials
@@ -16,15 +16,11 @@ from cluster.sweep.stored import stored_sweep
 from jobs.cli import main
 from metasr.evaluation import differences
 from metasr.report.template import signed_text
-from tests.cluster.registered import two_versions
 
 
-@pytest.fixture(scope="module")
-def tracking(tmp_path_factory):
-    """A database with two versions that were not evaluated; the first is the champion."""
-    config, registry = two_versions(tmp_path_factory.mktemp("registry"))
-    registry.client.set_registered_model_alias(config.model, CHAMPION, "1")
-    return config
+@pytest.fixture
+def tracking(unjudged):
+    return unjudged
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.cluster.stored import store_run
-from tests.jobs.test_cli import assert_one_error
+from tests.jobs.command import assert_one_error
 
 
 @pytest.fixture

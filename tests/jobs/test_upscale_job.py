@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from metasr.inference.progress import Progress
+from tests.jobs.command import assert_one_error
 from tests.jobs.conftest import AFFINE
-from tests.jobs.test_cli import assert_one_error
 
 SHAPE = (10, 12, 4)
 

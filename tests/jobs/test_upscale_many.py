@@ -10,8 +10,8 @@ from PIL import Image
 
 from metasr.errors import FormatError
 from metasr.inference.sidecar import read_description
+from tests.jobs.command import assert_one_error
 from tests.jobs.conftest import AFFINE
-from tests.jobs.test_cli import assert_one_error
 
 SHAPE = (10, 12, 4)
 
@@ -190,6 +190,11 @@ def test_a_picture_is_given_back_as_it_was_only_larger(upscale, tmp_path, name, 
     with Image.open(tmp_path / f"out-{name}") as made:
         assert (made.mode, made.size) == (mode, (32, 18))
         assert np.asarray(made).std() > 0.1 * pixels.std()
+
+
+def test_a_picture_that_is_not_there_is_told_as_a_volume_is(upscale, tmp_path):
+    outcome = upscale("-i", tmp_path / "nowhere.png", "-o", tmp_path / "o.png", "--scale", 2)
+    assert_one_error(outcome, "nowhere.png: there is no such file. Check the path")
 
 
 def test_a_picture_has_no_voxel_size_and_needs_a_format_that_holds_it(upscale, tmp_path):

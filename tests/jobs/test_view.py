@@ -9,8 +9,7 @@ import urllib.request
 
 import pytest
 
-from tests.jobs.command import METASR
-from tests.jobs.test_cli import assert_one_error
+from tests.jobs.command import METASR, assert_one_error
 
 
 @pytest.mark.parametrize(

@@ -19,21 +19,7 @@ from metasr.evaluation.report import Circumstances, report, summary
 from metasr.evaluation.tables import comparison_table, patients_table
 from metasr.models import SRGAN, Generator
 from metasr.scale import Scale
-
-ABOUT = Circumstances(
-    model="challenger",
-    bundle_sha256="b" * 64,
-    trained_scales=(1.1, 4.0),
-    data="file:///data",
-    data_sha256="d" * 64,
-    degradation="bicubic",
-    noise=0.0,
-    min_brain=0.05,
-    num_slices=4,
-    perceptual_network="",
-    device="a machine",
-    date="2020-01-01T00:00:00+00:00",
-)
+from tests.unit.reports import ABOUT
 
 
 def numbers(line):
