@@ -79,12 +79,12 @@ class Outbox:
     def pending(self) -> list[Record]:
         """Return the first records that are not sent, oldest first; at most `MAX_READ`."""
         with self._lock:
-            return list(islice(self._unsent(), MAX_READ)) or list(islice(self._memory, MAX_READ))
+            return self._unsent(MAX_READ) or list(islice(self._memory, MAX_READ))
 
     def remaining(self) -> int:
         """Return the number of records that are not sent."""
         with self._lock:
-            return sum(1 for _ in self._unsent()) + len(self._memory)
+            return len(self._unsent()) + len(self._memory)
 
     def holds(self, kind: str) -> bool:
         """Return whether a record of a kind is not sent."""
@@ -167,8 +167,8 @@ class Outbox:
             return False
         return True
 
-    def _unsent(self) -> Iterator[Record]:
-        return self._log.unsent() if self._log else iter(())
+    def _unsent(self, at_most: int | None = None) -> list[Record]:
+        return self._log.unsent(at_most) if self._log else []
 
     def _keep(self, record: Record) -> None:
         """Keep a record in memory; metrics and pictures make way for newer ones."""

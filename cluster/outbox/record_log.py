@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from cluster.outbox.record import Record
@@ -38,8 +39,8 @@ class RecordLog:
             self._file = os.open(folder / "records.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             with self._locked():
                 self._cut_torn_end()
-            if not (folder / "sent").exists():
-                self.mark_sent(0)
+                if not (folder / "sent").exists():
+                    self._write_sent(0)
             with suppress(OSError):  # a full disk may still take records
                 if not (folder / "reserve").exists():
                     (folder / "reserve").write_bytes(bytes(RESERVE_BYTES))
@@ -69,25 +70,26 @@ class RecordLog:
             (self._folder / "reserve").unlink()
             self._append(line)
 
-    def unsent(self) -> Iterator[Record]:
-        """Yield the records that are not sent, oldest first."""
-        with (self._folder / "records.jsonl").open("rb") as file:
-            end = self._sent()
+    def unsent(self, at_most: int | None = None) -> list[Record]:
+        """Return the records that are not sent, oldest first. Others wait meanwhile.
+
+        The lock keeps number and bytes together: a number read before another process compacts the file would point
+        behind records that nobody has sent.
+        """
+        with self._locked(), (self._folder / "records.jsonl").open("rb") as file:
+            end, records = self._sent(), []
             file.seek(end)
-            for line in file:
+            for line in islice(file, at_most):
                 end += len(line)
                 if not line.endswith(b"\n"):
-                    break  # torn by a kill, or not yet written
-                yield Record.parse(line, end)
+                    break  # torn by a kill
+                records.append(Record.parse(line, end))
+        return records
 
     def mark_sent(self, end: int) -> None:
         """Note that the records up to a byte are sent."""
-        # One write of a fixed length in place: as atomic as replacing the file, and it needs no room on a full disk.
-        file = os.open(self._folder / "sent", os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            os.write(file, b"%020d" % end)
-        finally:
-            os.close(file)
+        with self._locked():
+            self._write_sent(end)
 
     def compact(self, min_bytes: int = 0) -> None:
         """Free the disk space of sent records if all are sent and they take more than `min_bytes`."""
@@ -96,7 +98,7 @@ class RecordLog:
         with self._locked():
             self._cut_torn_end()
             if self._sent() == os.fstat(self._file).st_size:
-                self.mark_sent(0)  # first: killed in between, all is sent again, which changes nothing
+                self._write_sent(0)  # first: killed in between, all is sent again, which changes nothing
                 os.ftruncate(self._file, 0)
 
     def remove_if_sent(self) -> None:
@@ -108,7 +110,7 @@ class RecordLog:
         fcntl.flock(self._in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_at(self._in_use, self._folder) or (self._folder / REFUSED).exists():
             return
-        if next(self.unsent(), None) is None:
+        if not self.unsent(at_most=1):
             removed = self._folder.with_name(self._folder.name + REMOVED)
             shutil.rmtree(removed, ignore_errors=True)  # left by a killed process
             self._folder.rename(removed)  # at once: who opens the folder from here on makes a new one
@@ -124,6 +126,14 @@ class RecordLog:
                 os.ftruncate(self._file, size)
                 raise
 
+    def _write_sent(self, end: int) -> None:
+        # One write of a fixed length in place: as atomic as replacing the file, and it needs no room on a full disk.
+        file = os.open(self._folder / "sent", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.write(file, b"%020d" % end)
+        finally:
+            os.close(file)
+
     def _sent(self) -> int:
         try:
             return min(int((self._folder / "sent").read_bytes()), os.fstat(self._file).st_size)
@@ -132,7 +142,7 @@ class RecordLog:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes from appending or compacting, for microseconds."""
+        """Keep other processes from reading, appending and compacting."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield
@@ -149,7 +159,8 @@ class RecordLog:
 def _use(folder: Path) -> int:
     """Take the shared lock of a folder, which is made if it is missing, and return its descriptor."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileExistsError):  # also raised for a folder that is removed at that moment
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(folder / "in_use", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_SH)
         if _is_at(lock, folder):

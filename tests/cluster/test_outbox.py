@@ -127,6 +127,25 @@ def test_who_opens_a_folder_while_it_is_removed_gets_a_new_one(tmp_path):
     assert Outbox(folder).remaining() == 1
 
 
+def test_who_reads_while_another_compacts_misses_no_record_added_after_that(tmp_path):
+    folder = tmp_path / "run"
+    with Outbox(folder) as outbox:
+        for number in range(2):
+            outbox.add("tag", {"number": number})
+        lines = (folder / "records.jsonl").read_bytes()
+        first = lines.index(b"\n") + 1
+        (folder / "sent").write_text(f"{first:020d}")
+        with (folder / "records.jsonl").open("rb") as compacting, ThreadPoolExecutor(1) as pool:
+            fcntl.flock(compacting, fcntl.LOCK_EX)
+            reading = pool.submit(outbox.pending)
+            while not is_waited_for(compacting):
+                time.sleep(0.01)
+            (folder / "sent").write_text("0" * 20)
+            (folder / "records.jsonl").write_bytes(lines)
+            fcntl.flock(compacting, fcntl.LOCK_UN)
+            assert [record.payload["number"] for record in reading.result()] == [0, 1]
+
+
 def is_waited_for(file):
     """Whether another waits for the lock of a file."""
     inode = f":{os.fstat(file.fileno()).st_ino} "
