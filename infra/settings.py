@@ -18,11 +18,11 @@ from metasr.config import SAME_RUN
 PAGE = Path(__file__).parents[1] / "jobs" / "settings.md"
 HEAD = """# All settings
 
-`optim.generator_lr` in a recipe is `--optim.generator-lr` on the command line, `optim.generator_lr` in a sweep and
-among MLflow's params. Defaults are in brackets; later ones win: defaults < recipe < trial < command line.
-`metasr train --print-config` prints each value and where it came from. Settings with a * belong to the run's name:
-another value is another run. Written by `python infra/settings.py` from the types in `metasr/config.py` and
-`cluster/config.py`.
+`optim.generator_lr` in a recipe is `--optim.generator-lr` on the command line (or `--optim.generator_lr`), and
+`optim.generator_lr` in a sweep and among MLflow's params. Defaults are in brackets; later ones win: defaults <
+recipe < trial < command line. `metasr train --print-config` prints each value and where it came from. Settings
+with a * belong to the run's name: another value is another run. Written by `python infra/settings.py` from the types
+in `metasr/config.py` and `cluster/config.py`.
 """
 VERBS = {
     "search": "`metasr tune`",

@@ -43,12 +43,16 @@ class Parser(argparse.ArgumentParser):
         self._general.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_known(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """Parse all arguments; the error for an unknown flag names the nearest existing one."""
+        """Parse all arguments; the error for an unknown flag names the nearest existing one.
+
+        A flag may be written as its setting is named in a recipe, with underscores.
+        """
         if "_ARGCOMPLETE" in os.environ:
             from jobs.interface.completion import complete
 
             complete(self)
-        known, unknown = self.parse_known_args(arguments)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        known, unknown = self.parse_known_args([_hyphenated(one) for one in arguments])
         if unknown:
             from cluster.recipes import nearest
 
@@ -121,6 +125,12 @@ class Parser(argparse.ArgumentParser):
         """Return the verb's own arguments: no settings, and nothing that every verb has."""
         general = self._general._group_actions
         return [one for one in self._actions if one not in general and one not in self._settings]
+
+
+def _hyphenated(argument: str) -> str:
+    """Return an argument, which if it is a flag has hyphens for underscores."""
+    flag, equals, value = argument.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else argument
 
 
 class _Help(argparse.Action):

@@ -141,6 +141,12 @@ def test_a_mistake_in_a_process_of_its_own_is_one_line_too(tmp_path, command):
     assert outcome.out == ""
 
 
+def test_a_flag_may_be_written_as_its_setting_is_named(metasr):
+    written = metasr("train", "--optim.generator_lr=1e-5", "--resources.num_workers", "3", "--print-config")
+    assert written.code == 0
+    assert written == metasr("train", "--optim.generator-lr=1e-5", "--resources.num-workers", "3", "--print-config")
+
+
 def test_on_a_first_day_there_is_the_model_that_ships_and_no_other(tmp_path, places):
     """Nothing has been registered yet, nor has anybody made the database."""
     command = [METASR, "upscale", places / "volume.nii.gz", tmp_path / "out.nii.gz", "--scale", "2"]
