@@ -7,9 +7,11 @@ CLUSTER = (
     *("ray", "scipy", "sklearn", "torchvision", "webdataset", "xxhash"),
 )
 VIEWER = ("fastapi", "starlette", "uvicorn")
+EXPORT = ("onnx", "onnxruntime")
 EXTRA_OF = {
     **dict.fromkeys(CLUSTER, "cluster"),
     **dict.fromkeys(VIEWER, "viewer"),
+    **dict.fromkeys(EXPORT, "export"),
     "nilearn": "demo",
     "pydicom": "dicom",
 }

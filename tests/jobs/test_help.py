@@ -32,6 +32,7 @@ SETTINGS = {
     "verify-run": ["storage.url"],
     "upscale": TRACKING,
     "view": TRACKING,
+    "export": TRACKING,
     "compare": [],
     "demo": [],
     "runs": ["storage.url", *TRACKING],

@@ -1,0 +1,1 @@
+"""A generator for other programs: encoder and decoder as ONNX, for any size. The home of onnx and onnxruntime."""
