@@ -17,7 +17,7 @@ DESCRIPTION = """Write a model as ONNX: an encoder for images of any size, and a
 
 The size of the result is an input of the decoder, so both files serve every real scale, the scale of each axis on its
 own. ONNX Runtime computes images from them, which must equal PyTorch's to 1e-4 of the intensities' range before
-anything is written. README.md beside them says how intensities enter and leave. It needs `pip install 'metasr[export]'`."""
+anything is written. README.md beside them says how intensities enter and leave. It needs the extra `export`."""
 
 
 def main(arguments: Sequence[str]) -> None:
