@@ -33,6 +33,10 @@ class RunLog:
         params: Settings, kept when the run is first made.
         tags: Set each time.
         parent: Name of the run that it belongs to, such as that of a sweep; empty for none.
+
+    Attributes:
+        run_name: See above.
+        parent: See above.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class RunLog:
         *,
         parent: str = "",
     ) -> None:
+        self.run_name, self.parent = run_name, parent
         shown = json.loads(without_password(json.dumps(dict(params))))
         self._keeps_pictures = config.pictures
         own = (without_password(config.uri), config.experiment, config.artifacts, config.model)

@@ -1,8 +1,9 @@
-"""Observes the trials of a sweep: into the ledger, to the person and to MLflow."""
+"""Observes the trials of a sweep: into the ledger, to the person, to MLflow and to Prometheus."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
@@ -12,10 +13,11 @@ from cluster.outbox.run_log import RunLog
 from cluster.store import Store, wait_for_store
 from cluster.sweep.budget import COST_UP, TIME_UP
 from cluster.sweep.ledger import TrialLedger
-from cluster.sweep.record import Point, Trial
+from cluster.sweep.record import Point, Status, Trial
 from cluster.sweep.space import SweepPlan
 from cluster.sweep.trial import HAS_WORKERS, IDLE_S, MEMBER
 from cluster.training.naming import stored_run_name
+from cluster.watch.exported import Exporter
 from metasr.errors import ConfigError
 
 SAVE_EVERY_S = 60.0
@@ -53,6 +55,7 @@ class Watcher(Callback):
         self._before_s: dict[int, float] = {}
         self._began: dict[int, float] = {}
         self._saved = time.monotonic()
+        self._put = Exporter(sweep=ledger.record.name).put
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Give a trial a number, or that of the trial which it resumes."""
@@ -206,6 +209,16 @@ class Watcher(Callback):
 
     def _save(self, trial: Trial) -> None:
         wait_for_store(self._store, lambda: self._ledger.put(trial), self._tell)
+        self._export()
+
+    def _export(self) -> None:
+        """Export how the sweep stands."""
+        record = self._ledger.record
+        counts = Counter(trial.status for trial in record.trials)
+        for status in get_args(Status):
+            self._put("metasr_sweep_trials", counts[status], status=status)
+        if record.best is not None and record.best.best_objective is not None:
+            self._put("metasr_sweep_best_objective", record.best.best_objective)
 
     def _end(self, trial: Trial, status: Any, reason: str) -> None:
         self._count(trial.number, False)

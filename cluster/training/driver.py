@@ -114,7 +114,7 @@ def _train(spec: RunSpec, tell: Tell, terminal: TextIO | None, sweep: InSweep | 
 
 def _train_on_nodes(run: Prepared, lease: Lease, observers: Observers, stop: Stop) -> None:
     """Check the nodes of the cluster, and train on them."""
-    with connected(run.config.resources.cpus, observers.tell):
+    with connected(run.config.resources.cpus, observers.tell), observers.exported():
         observers.mark("connected")
         require_nodes(run.config, run.data, observers.tell)
         train_on_ray(run, lease, observers, stop)

@@ -1,9 +1,9 @@
-"""The observers of a run's events: MLflow, the report, a sweep, and the terminal."""
+"""The observers of a run's events: MLflow, the report, Prometheus, a sweep, and the terminal."""
 
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO, TypeVar
 
 from cluster.checkpoints import SupersededError
@@ -12,6 +12,8 @@ from cluster.redaction import one_line
 from cluster.store.lease import Lease
 from cluster.training.curves import curves
 from cluster.watch import RunReport, Watch
+from cluster.watch.exported import Exporter
+from cluster.watch.metrics import RunMetrics
 from metasr.errors import Interrupted, StoreError
 from metasr.events import Event
 
@@ -48,6 +50,8 @@ class Observers:
         see_in_sweep: SeeInSweep | None = None,
     ) -> None:
         self.records, self._report, self._tell_person = records, RunReport(), tell
+        put = Exporter(run=records.run_name, sweep=records.parent).put
+        self._metrics = RunMetrics(put, self._report, records, num_steps)
         self._watch = Watch(num_steps, self.tell, terminal=terminal)
         self._see_in_sweep: SeeInSweep = see_in_sweep or (lambda event: {})
         self._failures: set[tuple[str, type[Exception]]] = set()
@@ -66,7 +70,12 @@ class Observers:
         more = self._isolated("sweep", lambda: self._see_in_sweep(event)) or {}
         self._isolated("MLflow log", lambda: self._record(event, more))
         self._isolated("report", lambda: self._report.see(event))
+        self._isolated("metrics", lambda: self._metrics.see(event))
         self._isolated("terminal", lambda: self._watch.see(event))
+
+    def exported(self) -> AbstractContextManager[None]:
+        """Export metrics to Prometheus, through the Ray that this process is connected to, until the block ends."""
+        return self._metrics.exported()
 
     def _record(self, event: Event, more: Mapping[str, float]) -> None:
         if event.kind in ("steps", "validated", "resumed", "skipped"):

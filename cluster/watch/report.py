@@ -33,7 +33,8 @@ Times are seconds on the driver's clock, or durations that the first worker meas
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.watch.report_text import describe
@@ -42,6 +43,18 @@ from cluster.watch.steps import StepLedger
 from metasr.events import Event
 
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a run has counted so far; the names are those of the report's fields."""
+
+    retries: Mapping[str, int]
+    restarts: int
+    skipped_updates: int
+    substituted_shards: int
+    bad_checkpoints: int
+    not_uploaded: int
 
 
 class RunReport:
@@ -101,6 +114,17 @@ class RunReport:
                 self._substituted.update(event.text.split(", "))
         self._steps.reach(event.step)
         self._starts.sign_of_life(now)
+
+    def totals(self) -> Totals:
+        """Return what was counted so far."""
+        return Totals(
+            self._all_retries(),
+            len(self._starts.restarts()),
+            len(self._skipped),
+            len(self._substituted),
+            len(self._bad_checkpoints),
+            self._not_uploaded,
+        )
 
     def finish(self, outcome: str, *, records_not_sent: int = 0) -> dict[str, Any]:
         """Return the report so far; the docstring of this module explains its fields.

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cluster.training import ROOT
 
-HOMES = {"ray.train": "cluster/training", "ray.tune": "cluster/sweep"}
+HOMES = {"ray.train": "cluster/training", "ray.tune": "cluster/sweep", "ray.util.metrics": "cluster/watch"}
 
 
 def imported(path):

@@ -1,5 +1,6 @@
-"""Training on a cluster that is already there, by `ray job submit`."""
+"""Training on a cluster that is already there, by `ray job submit`; what Prometheus finds there."""
 
+import json
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.watch.exported import METRICS, name_in_prometheus
 from tests.cluster.training import ROOT, arguments_of, only_run
 from tests.patience import PATIENCE_S
 
@@ -27,9 +29,16 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A Ray cluster of one node that asks for a token: its address, and the environment of those who have it."""
+def folder():
+    """The folder of the cluster."""
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it, and their paths must be
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(folder):
+    """A Ray cluster of one node that asks for a token: its address, and the environment of those who have it."""
     port, token = free_port(), secrets.token_hex(16)
     path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # a job runs in the environment of the cluster
     environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
@@ -58,7 +67,6 @@ def cluster():
     finally:
         head.terminate()  # and with it all that it has started
         head.wait(timeout=PATIENCE_S)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def answers(request):
@@ -69,35 +77,42 @@ def answers(request):
         return False
 
 
-def submit(cluster, *arguments, **environment):
+def submit(cluster, *arguments, options=(), **environment):
     address, allowed = cluster
-    done = _submit(address, {**allowed, **environment}, arguments)
+    job = [
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        ".",
+        *options,
+        "--",
+        "python",
+        "jobs/train.py",
+        *arguments,
+    ]
+    done = ray_job(job, {**allowed, **environment})
     if "No available agent" in done.stdout + done.stderr:  # a Ray that has just started, on a slow machine
-        done = _submit(address, {**allowed, **environment}, arguments)
+        done = ray_job(job, {**allowed, **environment})
     return done
 
 
-def _submit(address, environment, arguments):
-    return subprocess.run(
-        [
-            RAY,
-            "job",
-            "submit",
-            "--address",
-            address,
-            "--working-dir",
-            ".",
-            "--",
-            "python",
-            "jobs/train.py",
-            *arguments,
-        ],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+def ray_job(arguments, environment):
+    command = [RAY, "job", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def scraped(folder):
+    """Return what Prometheus would find: the names of metrics that have a value."""
+    names = set()
+    for target in json.loads(Path(folder, "prom_metrics_service_discovery.json").read_text())[0]["targets"]:
+        try:
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=60) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            continue  # slow, or not there yet
+        names.update(line.partition("{")[0] for line in lines if "{" in line and not line.startswith("#"))
+    return names
 
 
 def test_a_submitted_job_trains_on_the_cluster(cluster, tmp_path, store_url):
@@ -126,3 +141,22 @@ def test_the_cluster_takes_no_job_without_its_token(cluster, tmp_path):
     outcome = submit(stranger, "--recipe", "smoke")
     assert outcome.returncode != 0
     assert "jobs/train.py" not in outcome.stdout
+
+
+@pytest.mark.slow
+def test_prometheus_finds_what_a_training_exports_while_it_is_at_work(cluster, folder, tmp_path, store_url):
+    address, environment = cluster
+    settings = {"train.steps": 100_000, "train.checkpoint_every_steps": 20, "resources.num_workers": 1}
+    arguments = map(str, arguments_of(tmp_path, store_url, settings))
+    name, upload = f"metrics-{secrets.token_hex(4)}", {"RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES": ""}
+    submitted = submit(cluster, *arguments, options=("--no-wait", f"--submission-id={name}"), **upload)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    only_in_trouble = {"metasr_driver_ended_timestamp_seconds", *(one for one in METRICS if METRICS[one].grows)}
+    of_runs = {one for one in METRICS if "run" in METRICS[one].labels}
+    wanted, deadline = {name_in_prometheus(one) for one in of_runs - only_in_trouble}, time.monotonic() + PATIENCE_S
+    try:
+        while missing := wanted - scraped(folder):
+            assert time.monotonic() < deadline, missing
+            time.sleep(1)
+    finally:
+        ray_job(["stop", "--address", address, name], environment)
