@@ -13,6 +13,7 @@ from metasr.data.slices import slice_lengths
 from metasr.errors import ScaleError
 from metasr.evaluation.methods import BICUBIC, MODEL_NAME, Method
 from metasr.evaluation.regions import RegionName, regions_of
+from metasr.evaluation.ring_correlation import mismatch
 from metasr.metrics import SSIM_WINDOW, border_px, crop_border, psnr, ssim_map
 from metasr.models import SuperResolver
 from metasr.scale import Scale
@@ -66,6 +67,8 @@ class Score:
     Attributes:
         consistency: PSNR of the degraded SR image against the LR image; only for the whole slice.
         perceptual: Distance in the features of a network, if one was given; only for the whole slice.
+        mismatch: Share of the patches in the brain whose detail is not that of HR, by Fourier ring correlation; only
+            for the whole slice, and None where no patch has enough brain.
         patient: The patient, if the name of the subject does not tell it.
     """
 
@@ -79,6 +82,7 @@ class Score:
     nrmse: float
     consistency: float | None = None
     perceptual: float | None = None
+    mismatch: float | None = None
     patient: str = ""
 
 
@@ -221,4 +225,7 @@ def _scores(comparison: Comparison, conditions: Conditions) -> Iterator[Score]:
                 *region.measure(sr, hr, similarity),
                 patient=held_out.patient,
             )
-            yield replace(score, consistency=consistency, perceptual=perceptual) if region.name == "whole" else score
+            if region.name == "whole":
+                detail = mismatch(sr, hr, scale)
+                score = replace(score, consistency=consistency, perceptual=perceptual, mismatch=detail)
+            yield score

@@ -18,6 +18,7 @@ from metasr.evaluation.cost import SLICE_PX, VOLUME_SLICES, Cost
 from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
 from metasr.evaluation.protocol import Evaluation, Score
 from metasr.evaluation.regions import REGIONS
+from metasr.evaluation.ring_correlation import MISMATCH
 from metasr.evaluation.statistics import MIN_PATIENTS_FOR_TEST, NUM_RESAMPLES, differences, mean_by_scale
 from metasr.scale import Scale
 
@@ -27,6 +28,7 @@ CONVENTIONS = {
     "ssim": "Wang et al. 2004: 11 x 11 Gaussian window, sigma 1.5, population covariance, range 1, full windows",
     "nrmse": "norm of the error / norm of HR",
     "consistency": "PSNR of the SR image, degraded as HR was, against LR",
+    "mismatch": MISMATCH,
     "border": "ceil(r) rows and columns are left out on each side",
     "whole": "all of the slice",
     "brain": "pixels where HR is not background (0), SSIM windows around them",
@@ -92,7 +94,8 @@ def report(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> s
     inside = f"Inside the brain, and on the 128 x 128 crop with the most brain:\n{tables.regions_table(scores)}"
     parts += [
         "\n".join([inside, *(fill(text, WIDTH) for text in disagreements(scores))]),
-        f"NRMSE, and PSNR of the degraded output against LR (dB){named}:\n{tables.measures_table(scores)}",
+        f"NRMSE, PSNR of the degraded output against LR (dB), patches whose detail is not HR's{named}:\n"
+        f"{tables.measures_table(scores)}",
         _cost(costs, about),
     ]
     return "\n\n".join(parts)

@@ -16,7 +16,7 @@ from metasr.evaluation.protocol import Score
 from metasr.evaluation.regions import RegionName
 from metasr.scale import Scale
 
-Measure = Literal["psnr", "ssim", "nrmse", "consistency", "perceptual"]
+Measure = Literal["psnr", "ssim", "nrmse", "consistency", "perceptual", "mismatch"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 NUM_RESAMPLES = 10_000
 # With five pairs the smallest possible two-sided p-value of the signed-rank test is 0.0625.
@@ -31,6 +31,7 @@ class Mean(NamedTuple):
     nrmse: float
     consistency: float
     perceptual: float
+    mismatch: float
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,12 @@ def regions_table(scores: Sequence[Score]) -> str:
 def measures_table(scores: Sequence[Score]) -> str:
     """Return a row per scale: the secondary measures of bicubic and the model on whole slices."""
     means = mean_by_scale(scores)
-    formats = {"nrmse": ("NRMSE", ".4f"), "consistency": ("consistency", ".2f"), "perceptual": ("perceptual", ".4f")}
+    formats = {
+        "nrmse": ("NRMSE", ".4f"),
+        "consistency": ("consistency", ".2f"),
+        "mismatch": ("mismatch", ".1%"),
+        "perceptual": ("perceptual", ".4f"),
+    }
     names = [name for name in formats if not all(isnan(getattr(mean, name)) for mean in means.values())]
     methods = BICUBIC_NAME, MODEL_NAME
     rows = [["scale", *(f"{formats[name][0]} {method}" for name in names for method in methods)]]
@@ -137,6 +142,7 @@ def from_csv(text: str) -> list[Score]:
             float(row["nrmse"]),
             float(row["consistency"]) if row["consistency"] else None,
             float(row["perceptual"]) if row["perceptual"] else None,
+            float(row["mismatch"]) if row.get("mismatch") else None,
             row.get("patient", ""),
         )
         for row in csv.DictReader(StringIO(text))

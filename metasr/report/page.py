@@ -47,6 +47,7 @@ def _render(report: Report) -> str:
         by_scale=tables.by_scale(report.scores),
         by_patient=tables.by_patient(report.scores),
         regions=tables.regions(report.scores),
+        detail=tables.detail(report.scores),
         card=card_html(report.card) if report.card else "",
         conventions=CONVENTIONS,
         learning=charts.learning_charts(report.curves),

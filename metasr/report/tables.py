@@ -99,6 +99,25 @@ def regions(scores: Sequence[Score]) -> Table:
     return Table(("scale", *(f"{region}, {method}" for region, _ in found for method in methods)), tuple(rows))
 
 
+def detail(scores: Sequence[Score]) -> Table:
+    """Return a row per scale: the share of patches whose detail is not that of HR, and the consistency with LR."""
+    means = mean_by_scale(scores)
+    methods = BICUBIC_NAME, MODEL_NAME
+    rows = []
+    for scale in sorted({scale for scale, _ in means}):
+        found = [means.get((scale, method)) for method in methods]
+        shares = [Cell(NONE if one is None or math.isnan(one.mismatch) else f"{one.mismatch:.1%}") for one in found]
+        rows.append(
+            (
+                Cell(str(scale)),
+                *shares,
+                *(Cell(NONE if one is None else number_text(one.consistency, 2)) for one in found),
+            )
+        )
+    columns = [f"{name}, {method}" for name in ("patches that disagree", "consistency") for method in methods]
+    return Table(("scale", *columns), tuple(rows))
+
+
 def downstream(outcomes: Sequence[Outcome], step: str, *, of_all: bool = False) -> Table:
     """Return a row per scale, class and measure: bicubic, the model and the gain with its interval.
 

@@ -338,7 +338,7 @@ def test_the_csv_gives_every_score_back():
         score('odd, "quoted"\nname', 5, math.pi, "model", 1 / 3, math.inf),
     ]
     text = to_csv(scores)
-    assert text.splitlines()[0] == "subject,slice,scale,method,region,psnr,ssim,nrmse,consistency,perceptual"
+    assert text.splitlines()[0] == "subject,slice,scale,method,region,psnr,ssim,nrmse,consistency,perceptual,mismatch"
     read = from_csv(text)
     assert read[:-1] == scores[:-1]
     assert read[-1].scale.rows == pytest.approx(math.pi, abs=1e-10)
