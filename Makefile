@@ -8,7 +8,7 @@ RUN := $(VENV)/bin
 UV := UV_HTTP_TIMEOUT=180 $(RUN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test coverage test-cluster check chaos bench bench-check bench-data bench-train s3 picture format lock
+.PHONY: help setup demo test coverage test-cluster check chaos bench bench-check bench-data bench-train s3 sbom picture format lock
 
 help:
 	@echo "make demo    set up, then the whole job on one healthy brain: train, evaluate, promote, upscale (minutes)"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-data  how fast training crops arrive, from a folder and from S3 (minutes)"
 	@echo "make bench-train  what exact training costs beside fast training, a step (minutes)"
 	@echo "make s3      an S3 server on this machine, until Ctrl-C; its data and keys are in s3/"
+	@echo "make sbom    what this is made of: bill of materials, licences, known vulnerabilities; writes sbom/"
 	@echo "make setup   only .venv with the locked dependencies"
 	@echo "make picture  draw infra/architecture.svg from the imports, write jobs/settings.md from the types"
 	@echo "make format  format the code"
@@ -88,6 +89,18 @@ bench-train: setup
 
 s3: setup
 	$(RUN)/python infra/storage/s3.py
+
+# From the lock. What the network does not let pip-audit ask about is said; what it finds fails.
+sbom: setup
+	@mkdir -p sbom
+	$(RUN)/python infra/licences.py sbom/licences.md
+	$(UV) tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock \
+		--pyproject pyproject.toml --output-reproducible --output-format JSON --output-file sbom/sbom.json
+	-$(UV) tool run --quiet pip-audit==2.10.1 --requirement requirements.lock --no-deps --disable-pip \
+		--progress-spinner off > sbom/audit.txt 2>&1
+	@! grep -q "could not be audited" sbom/audit.txt || \
+		echo "vulnerabilities: unknown for $$(grep -c 'could not be audited' sbom/audit.txt) packages: see sbom/audit.txt"
+	@! grep "^Found .* known vulnerabilit" sbom/audit.txt
 
 picture: setup
 	$(RUN)/python infra/architecture.py

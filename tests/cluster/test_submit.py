@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster.watch.exported import METRICS, name_in_prometheus
-from tests.cluster.training import ROOT, arguments_of, only_run
+from tests.cluster.training import ROOT, arguments_of, only_run, start_training
 from tests.patience import PATIENCE_S
 
 RAY = Path(sysconfig.get_path("scripts")) / "ray"
@@ -37,12 +37,18 @@ def folder():
 
 
 @pytest.fixture(scope="module")
-def cluster(folder):
+def head_port():
+    """The port at which processes join the cluster."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def cluster(folder, head_port):
     """A Ray cluster of one node that asks for a token: its address, and the environment of those who have it."""
     port, token = free_port(), secrets.token_hex(16)
     path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # a job runs in the environment of the cluster
     environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    ports = [f"--port={free_port()}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
+    ports = [f"--port={head_port}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
     command = [
         RAY,
         "start",
@@ -77,29 +83,35 @@ def answers(request):
         return False
 
 
-def submit(cluster, *arguments, options=(), **environment):
+def submit(cluster, *arguments, **environment):
     address, allowed = cluster
-    job = [
-        "submit",
-        "--address",
-        address,
-        "--working-dir",
-        ".",
-        *options,
-        "--",
-        "python",
-        "jobs/train.py",
-        *arguments,
-    ]
-    done = ray_job(job, {**allowed, **environment})
+    done = _submit(address, {**allowed, **environment}, arguments)
     if "No available agent" in done.stdout + done.stderr:  # a Ray that has just started, on a slow machine
-        done = ray_job(job, {**allowed, **environment})
+        done = _submit(address, {**allowed, **environment}, arguments)
     return done
 
 
-def ray_job(arguments, environment):
-    command = [RAY, "job", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+def _submit(address, environment, arguments):
+    return subprocess.run(
+        [
+            RAY,
+            "job",
+            "submit",
+            "--address",
+            address,
+            "--working-dir",
+            ".",
+            "--",
+            "python",
+            "jobs/train.py",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
 
 
 def scraped(folder):
@@ -144,19 +156,21 @@ def test_the_cluster_takes_no_job_without_its_token(cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_prometheus_finds_what_a_training_exports_while_it_is_at_work(cluster, folder, tmp_path, store_url):
-    address, environment = cluster
+def test_prometheus_finds_what_a_training_exports_while_it_is_at_work(
+    cluster, folder, head_port, tmp_path, store_url
+):
+    _, environment = cluster
+    joining = {name: environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
     settings = {"train.steps": 100_000, "train.checkpoint_every_steps": 20, "resources.num_workers": 1}
-    arguments = map(str, arguments_of(tmp_path, store_url, settings))
-    name, upload = f"metrics-{secrets.token_hex(4)}", {"RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES": ""}
-    submitted = submit(cluster, *arguments, options=("--no-wait", f"--submission-id={name}"), **upload)
-    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    process = start_training(tmp_path, store_url, settings, RAY_ADDRESS=f"127.0.0.1:{head_port}", **joining)
     only_in_trouble = {"metasr_driver_ended_timestamp_seconds", *(one for one in METRICS if METRICS[one].grows)}
     of_runs = {one for one in METRICS if "run" in METRICS[one].labels}
     wanted, deadline = {name_in_prometheus(one) for one in of_runs - only_in_trouble}, time.monotonic() + PATIENCE_S
     try:
         while missing := wanted - scraped(folder):
+            assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline, missing
             time.sleep(1)
     finally:
-        ray_job(["stop", "--address", address, name], environment)
+        process.terminate()
+        process.communicate(timeout=PATIENCE_S)
