@@ -100,6 +100,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--nan-to", type=_nan_to, metavar="X", help="replace NaN and infinity by a number, or by `background`"
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="also write OUT_trust.nii.gz: 1 where the result is to be believed, calibrated to a coverage of 90 %%",
+    )
     parser.add_argument("--force", action="store_true", help="replace results that exist")
     parser.add_argument("--skip-existing", action="store_true", help="leave out inputs whose result exists")
     parser.add_argument("--device", help="where to compute, such as cpu or cuda:1 [the first GPU, else the CPU]")
@@ -224,7 +229,7 @@ def _work(
     from metasr.inference.plan import Options
     from metasr.inference.progress import Progress
 
-    options = Options(known.request, known.labels, known.nan_to, known.ensemble, known.force)
+    options = Options(known.request, known.labels, known.nan_to, known.ensemble, known.force, known.trust)
     model = functools.cache(lambda: _model(known, config))  # once, and only where one is needed
     if tasks and not (known.is_one or options.labels):
         model()  # without it nothing goes on

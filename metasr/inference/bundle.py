@@ -15,9 +15,12 @@ from metasr.data.degrade import Degradation
 from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
 from metasr.models import SuperResolver, build_generator
+from metasr.trust.conformal import Calibration
 
 WEIGHTS = "generator.safetensors"
 CARD = "README.md"
+TRUST = "trust.json"
+"""The calibration of `upscale --trust`; few bundles have one."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,13 @@ class Bundle:
         generator: In evaluation mode, on the requested device.
         about: What the manifest says: settings, run, data, metrics; and the generator's `num_parameters`.
         digest: SHA-256 of the manifest, which names every file: the identity of the bundle.
+        trust: What says where its results are to be believed; None where it was not calibrated.
     """
 
     generator: SuperResolver
     about: dict[str, Any]
     digest: str
+    trust: Calibration | None = None
 
     @property
     def trained_scales(self) -> tuple[float, float]:
@@ -82,6 +87,7 @@ def load_bundle(folder: Path, device: torch.device) -> Bundle:
     try:
         generator = build_generator(ModelConfig.model_validate(about["config"]["model"]))
         generator.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+        trust = _calibration(folder)
     except (KeyError, TypeError, RuntimeError, ValueError, OSError, SafetensorError) as error:
         made_by = about.get("metasr_version", "unknown")
         raise CheckpointError(
@@ -90,7 +96,18 @@ def load_bundle(folder: Path, device: torch.device) -> Bundle:
             "Use the version that made it",
         ) from error
     about["num_parameters"] = generator.num_parameters
-    return Bundle(generator.to(device).eval(), about, manifest.digest(folder))
+    return Bundle(generator.to(device).eval(), about, manifest.digest(folder), trust)
+
+
+def _calibration(folder: Path) -> Calibration | None:
+    """Return the calibration in a bundle whose files were checked; ValueError if it is of other weights."""
+    files = manifest.sealed_files(folder)
+    if TRUST not in files:
+        return None
+    found = Calibration.from_json((folder / TRUST).read_text(encoding="utf-8"))
+    if found.weights_sha256 != files[WEIGHTS][0]:
+        raise ValueError(f"{TRUST} was made with other weights")
+    return found
 
 
 def default_device() -> torch.device:

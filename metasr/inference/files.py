@@ -22,6 +22,7 @@ from metasr.inference.target import TOLERANCE, Target
 
 if TYPE_CHECKING:
     from metasr.inference.suitability import Finding
+    from metasr.trust.conformal import Calibration
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,16 @@ def upscale_file(task: Task, options: Options, model: Callable[[], ModelInUse], 
     target = options.request.target(volume)
     _tell_finer(volume, options.request, target, told)
     check_disk(task.output, volume, target)
+    if options.trust:
+        from metasr.inference.trust import check_trust
+
+        check_trust(task, options, volume, target)
 
     from metasr.inference.sidecar import Done, describe, write_description
 
     found: tuple[Finding, ...] = ()
     used = None if options.labels else model()
+    calibration = _calibration(options, used, target)
     began = time.monotonic()
     if used is None:
         from metasr.inference.resample import resize_labels
@@ -88,11 +94,24 @@ def upscale_file(task: Task, options: Options, model: Callable[[], ModelInUse], 
     opened.save(task, result)
     done = Done(task, volume, target, result, time.monotonic() - began)
     description = describe(done, options, used, found)
+    if calibration:
+        from metasr.inference.trust import write_trust
+
+        description["trust"] = write_trust(task, volume, target, result, calibration)
     write_description(task.sidecar, description)
     if task.input.dataset:
         _describe_dataset(task, used)
     told.line(f"{task.output}: {_summary(volume, target)}")
     return description
+
+
+def _calibration(options: Options, used: ModelInUse | None, target: Target) -> "Calibration | None":
+    """Return what tells where the result is to be believed, if that was asked for, and refuse a model without it."""
+    if not options.trust or used is None:
+        return None
+    from metasr.inference.trust import calibration_of
+
+    return calibration_of(used, target)
 
 
 def _judged(item: Input, volume: Volume, target: Target, used: ModelInUse, told: Told) -> "tuple[Finding, ...]":

@@ -30,6 +30,7 @@ class Options:
         nan_to: What replaces NaN and infinity.
         ensemble: Average over flips and turns.
         force: Replace results that exist.
+        trust: Also write where the result is to be believed.
     """
 
     request: Request
@@ -37,6 +38,7 @@ class Options:
     nan_to: NanTo | None = None
     ensemble: bool = False
     force: bool = False
+    trust: bool = False
 
 
 @dataclass(frozen=True)
