@@ -8,7 +8,8 @@ RUN := $(VENV)/bin
 UV := UV_HTTP_TIMEOUT=180 $(RUN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test coverage test-cluster check chaos bench bench-check bench-data bench-train s3 sbom picture format lock
+.PHONY: help setup demo test coverage test-cluster check chaos bench bench-check bench-data bench-train s3 up down status sbom \
+	picture format lock
 
 help:
 	@echo "make demo    set up, then the whole job on one healthy brain: train, evaluate, promote, upscale (minutes)"
@@ -23,6 +24,7 @@ help:
 	@echo "make bench-train  what exact training costs beside fast training, a step (minutes)"
 	@echo "make s3      an S3 server on this machine, until Ctrl-C; its data and keys are in s3/"
 	@echo "make sbom    what this is made of: bill of materials, licences, known vulnerabilities; writes sbom/"
+	@echo "make up      a server for a team on this machine: Ray, MLflow with passwords, S3, Prometheus; make down, make status"
 	@echo "make setup   only .venv with the locked dependencies"
 	@echo "make picture  draw infra/architecture.svg from the imports, write jobs/settings.md from the types"
 	@echo "make format  format the code"
@@ -101,6 +103,9 @@ sbom: setup
 	@! grep -q "could not be audited" sbom/audit.txt || \
 		echo "vulnerabilities: unknown for $$(grep -c 'could not be audited' sbom/audit.txt) packages: see sbom/audit.txt"
 	@! grep "^Found .* known vulnerabilit" sbom/audit.txt
+
+up down status: setup
+	$(RUN)/python -m infra.local $@
 
 picture: setup
 	$(RUN)/python infra/architecture.py
