@@ -10,7 +10,7 @@ The scale of an axis is the exact fraction r = HR size / LR size = p / q in lowe
 repeat after p output pixels (q cells), so that only p_y * p_x different kernels exist, however large the image. There
 are three exact ways to compute the image, and `MetaUpscale` takes the cheapest:
 
-- `_strided` predicts each distinct kernel once, lays it at its cell in the window of a block of q x q cells, and
+- `strided` predicts each distinct kernel once, lays it at its cell in the window of a block of q x q cells, and
   applies all of them as one convolution with stride q. This is for short periods; at integer scales it is an ordinary
   convolution and a pixel shuffle;
 - `_blockwise` applies the same kernels to every cell of the blocks as a batched product, without the zeros around
@@ -87,7 +87,7 @@ class MetaUpscale(nn.Module):
         if rows.period * columns.period > MAX_DISTINCT_KERNELS:
             return self._swapped(features, rows, columns)
         if self._is_short(features, rows, columns):
-            return self._strided(features, rows, columns)
+            return self.strided(features, rows, columns)
         return self._blockwise(features, rows, columns)
 
     def hidden_units(self, rows: Tensor, columns: Tensor, inverse_scale: float) -> Tensor:
@@ -109,14 +109,14 @@ class MetaUpscale(nn.Module):
         return kernels
 
     def _is_short(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> bool:
-        """Return whether the filters of `_strided` are fewer numbers than the windows that `_blockwise` copies."""
+        """Return whether the filters of `strided` are fewer numbers than the windows that `_blockwise` copies."""
         reach = self.kernel_size - 1
         filters = rows.period * columns.period * (rows.cells + reach) * (columns.cells + reach) * self.out_channels
         windows = features.shape[0] * features.shape[2] * features.shape[3] * self.kernel_size**2
         fits = filters * self.in_channels * features.element_size() <= CHUNK_BYTES
         return filters <= windows and fits
 
-    def _strided(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
+    def strided(self, features: Tensor, rows: AxisPositions, columns: AxisPositions) -> Tensor:
         """Convolve with stride q, a filter for each of the p_y * p_x pixels of a block, and shuffle the pixels."""
         size, device = self.kernel_size, features.device
         kernels = self._kernels(features, rows, columns).unflatten(-1, (self.in_channels, size, size))

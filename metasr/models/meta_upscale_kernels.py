@@ -2,7 +2,8 @@ r"""The kernels of meta-upscale for one scale, ready for products without gradie
 
 - `BlockKernels`: the kernels of a scale p / q repeat every block of q x q cells. Cells along a row are taken in
   groups of g, which read g + 2 columns of features; a kernel of 3 columns is laid at its cell among them, and the
-  rest of its row is 0. That wastes products, and makes matrices that are worth calling a matrix product for.
+  rest of its row is 0. That wastes products, and makes matrices that are worth calling a matrix product for. All
+  pixels that read a row of features, in three rows of cells, are rows of one matrix: features are read once.
 - `UnitKernels`: where there would be a kernel for every pixel, none is made. The prediction is linear in its hidden
   units, so their products with the features are made once per cell, and a pixel is a sum over units. Of all positions
   in a cell, many units are positive everywhere or nowhere: the former are three linear functions of the position
@@ -24,6 +25,8 @@ KEPT_SCALES = 8
 FEW_KERNELS = 4096
 # A product with a matrix of n rows takes about as long as n + this many rows would at full speed (AVX2).
 ROWS_OF_OVERHEAD = 12
+# A block of n rows of cells reads n + 2: periods with fewer are taken together.
+MIN_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,22 @@ class BlockKernels:
     """The kernels of a scale whose period is short, or worth it.
 
     Attributes:
-        rows: Positions along the rows of the image.
+        rows: Positions along the rows of the image, of several periods where one has few cells.
         columns: Positions along the columns: those of several periods, if a period has fewer cells than a window.
         group_cells: g, the cells of a group.
-        matrices: The kernels of the pixels of each group, `[kernel rows, groups, p_y, slots, out, (g + k - 1) * C]`.
-        kept: Which of a block's `p_y * groups * slots` products, sorted by row of cells, are output pixels.
+        matrices: For each of the q + k - 1 rows of features that a block reads, what the pixels that read it multiply
+            it with: `[groups, pixels, (g + k - 1) * C]`, pixels sorted by row, slot in the group and channel.
+        first: The first of those pixels among all `p_y * slots * out` of a group.
+        slots: Most pixels that a group has in a row.
+        kept: Which of a block's `groups * p_y * slots` products are output pixels, `[p_y * p_x]`.
     """
 
     rows: AxisPositions
     columns: AxisPositions
     group_cells: int
-    matrices: Tensor
+    matrices: tuple[Tensor, ...]
+    first: tuple[int, ...]
+    slots: int
     kept: Tensor
 
 
@@ -113,9 +121,10 @@ def block_kernels(layer: MetaUpscale, rows: AxisPositions, columns: AxisPosition
     hidden = layer.hidden_units(*fractions(like, rows, columns), mean_inverse_scale(rows, columns))
     kernels = (layer.output_gain * layer.kernel(hidden)).unflatten(-1, (out, channels, side, side))
     wide = repeated(columns, -(-(side + 1) // columns.cells))
-    kernels = kernels.repeat(1, wide.period // columns.period, 1, 1, 1, 1)
+    tall = repeated(rows, -(-MIN_ROWS // rows.cells))
+    kernels = kernels.repeat(tall.period // rows.period, wide.period // columns.period, 1, 1, 1, 1)
 
-    group_cells = _group_cells(rows, wide, layer)
+    group_cells = _group_cells(tall, wide, layer)
     num_groups = -(-wide.cells // group_cells)
     cell = torch.tensor(wide.cell, device=device)
     group = cell // group_cells
@@ -123,23 +132,38 @@ def block_kernels(layer: MetaUpscale, rows: AxisPositions, columns: AxisPosition
     slot = torch.arange(wide.period, device=device) - (sizes.cumsum(0) - sizes)[group]
     slots = int(sizes.max())
 
-    matrices = kernels.new_zeros(side, num_groups, rows.period, slots, out, group_cells + side - 1, channels)
+    laid = kernels.new_zeros(side, num_groups, tall.period, slots, out, group_cells + side - 1, channels)
     for column in range(side):
         # [p_y, p_x, out, C, k] to [p_x, k, p_y, out, C]: indexed dimensions that are not side by side come first.
-        matrices[:, group, :, slot, :, cell % group_cells + column] = kernels[..., column].permute(1, 4, 0, 2, 3)
+        laid[:, group, :, slot, :, cell % group_cells + column] = kernels[..., column].permute(1, 4, 0, 2, 3)
+    matrices, first = _by_line(laid, tall)
+    row = torch.arange(tall.period, device=device)
+    kept = (group * tall.period + row[:, None]) * slots + slot
+    return BlockKernels(tall, wide, group_cells, matrices, first, slots, kept.flatten())
 
-    places = torch.tensor(rows.cell, device=device)
-    lines = torch.bincount(places, minlength=rows.cells)
-    first = num_groups * slots * (lines.cumsum(0) - lines)[places]
-    line = torch.arange(rows.period, device=device) - (lines.cumsum(0) - lines)[places]
-    kept = first[:, None] + group * (lines[places] * slots)[:, None] + line[:, None] * slots + slot
-    return BlockKernels(rows, wide, group_cells, matrices.flatten(5), kept.flatten())
+
+def _by_line(laid: Tensor, rows: AxisPositions) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Sort kernels `[k, groups, p_y, slots, out, g + k - 1, C]` by the row of features that they multiply.
+
+    Returns:
+        `matrices` and `first` of `BlockKernels`.
+    """
+    side, pixels_of_row = len(laid), laid.shape[3] * laid.shape[4]
+    matrices, first = [], []
+    for line in range(rows.cells + side - 1):
+        reading = [i for i, cell in enumerate(rows.cell) if 0 <= line - cell < side]
+        kernel_row = [line - rows.cell[i] for i in reading]
+        # [pixel rows, groups, slots, out, g + k - 1, C]: what is indexed comes first.
+        matrices.append(laid[kernel_row, :, reading].transpose(0, 1).flatten(4).flatten(1, 3))
+        first.append(reading[0] * pixels_of_row if reading else 0)
+    return tuple(matrices), tuple(first)
 
 
 def _group_cells(rows: AxisPositions, columns: AxisPositions, layer: MetaUpscale) -> int:
     """Return how many cells are best taken together: few waste products with zeros, many make larger matrices."""
     reach = layer.kernel_size - 1
-    pixels = rows.period / rows.cells * columns.period / columns.cells * layer.out_channels
+    lines = layer.kernel_size * rows.cells / (rows.cells + reach)
+    pixels = lines * rows.period / rows.cells * columns.period / columns.cells * layer.out_channels
 
     def cost(cells: int) -> float:
         return -(-columns.cells // cells) * (cells + reach) * (cells * pixels + ROWS_OF_OVERHEAD)

@@ -1,10 +1,11 @@
 """Meta-upscale without gradients: any window of the image, from the features under it alone.
 
-`MetaUpscale` has the forms that training takes. These two are faster, with the kernels of `meta_upscale_kernels.py`:
+`MetaUpscale` has the forms that training takes. These are faster, with the kernels of `meta_upscale_kernels.py`:
 
+- shuffled, at integer scales: the ordinary convolution and pixel shuffle of training, of the cells under the window;
 - blocks: features lie channels last, sorted by their row in a block of the period, so that the windows of groups of
-  cells are rows of a matrix at a constant stride: nothing is unfolded. For each row of a block and each row of the
-  kernels it is one batched matrix product, of the pixels of the groups with the windows of all blocks;
+  cells are rows of a matrix at a constant stride: nothing is unfolded. For each row of features that a block reads
+  it is one batched matrix product, of the pixels of the groups that read it with the windows of all blocks;
 - units: products of the features with the hidden units, then sums over units for each pixel.
 """
 
@@ -17,7 +18,10 @@ from torch.nn import functional
 from metasr.models.meta_upscale import MetaUpscale
 from metasr.models.meta_upscale_kernels import BlockKernels, Scratch, UnitKernels
 from metasr.models.meta_upscale_kernels import Kept as Kept
-from metasr.models.positions import axis_positions
+from metasr.models.positions import AxisPositions, axis_positions
+
+# Up to so many cells of a period, a filter's zeros around each kernel cost less than its matrix product does more.
+SHORT_CELLS = 2
 
 
 class Window(NamedTuple):
@@ -57,6 +61,11 @@ class Span(NamedTuple):
         first = start // pixels
         return cls(first, -(-(start + length) // pixels) - first, cells, pixels)
 
+    def with_reach(self, reach: int) -> tuple[int, int]:
+        """Return the first and the last block, exclusive, of those that hold also `reach` cells around these."""
+        more = -(-reach // self.cells)
+        return max(0, self.first - more), self.first + self.number + more
+
 
 @torch.inference_mode()
 def upscale_window(
@@ -74,11 +83,26 @@ def upscale_window(
     with torch.autocast(features.device.type, enabled=False):
         features = features.to(layer.kernel.weight.dtype)
         rows, columns = axis_positions(features.shape[2], size[0]), axis_positions(features.shape[3], size[1])
+        if max(rows.cells, columns.cells) <= SHORT_CELLS:
+            return _shuffled(layer, features, window, rows, columns)
         kept = kept or Kept()
         kernels = kept.kernels(layer, rows, columns, features)
         if isinstance(kernels, BlockKernels):
             return _blocks(layer, features, window, kernels, kept.scratch)
         return _units(layer, features, size, window, kernels)
+
+
+def _shuffled(
+    layer: MetaUpscale, features: Tensor, window: Window, rows: AxisPositions, columns: AxisPositions
+) -> Tensor:
+    down = Span.of(window.top, window.height, rows.cells, rows.period)
+    across = Span.of(window.left, window.width, columns.cells, columns.period)
+    (top, bottom), (left, right) = (span.with_reach(layer.kernel_size // 2) for span in (down, across))
+    part = features[:, :, top * rows.cells : bottom * rows.cells, left * columns.cells : right * columns.cells]
+    # Pixels at the edges of the part lack what lies beyond it. Where that is more of the image, they are cut off.
+    image = layer.strided(part, rows, columns)
+    top, left = window.top - top * rows.period, window.left - left * columns.period
+    return image[:, :, top : top + window.height, left : left + window.width]
 
 
 def _blocks(layer: MetaUpscale, features: Tensor, window: Window, kernels: BlockKernels, scratch: Scratch) -> Tensor:
@@ -88,7 +112,7 @@ def _blocks(layer: MetaUpscale, features: Tensor, window: Window, kernels: Block
     batch, out = features.shape[0], layer.out_channels
     lines, width = _sorted_lines(features, layer.kernel_size, down, across, scratch)
     products = _products(lines, (down, batch * width, columns.cells * layer.in_channels), kernels, scratch)
-    if len(kernels.kept) * out < len(products) or kernels.matrices.shape[1] > 1:
+    if len(kernels.kept) * out < len(products) or len(kernels.matrices[0]) > 1:
         products = products.unflatten(0, (-1, out))[kernels.kept]
     # [p_y, p_x, out, blocks_y, N, width] to [N, out, blocks_y, p_y, blocks_x, p_x]
     pixels = products.view(rows.period, columns.period, out, down.number, batch, width)[..., : across.number]
@@ -110,22 +134,19 @@ def _products(lines: Tensor, spans: tuple[Span, int, int], kernels: BlockKernels
     """
     down, beside, step = spans
     num_windows, rows = down.number * beside, kernels.rows
-    side, groups, _, slots, out, length = kernels.matrices.shape
-    products = scratch.empty("products", (rows.period * groups * slots * out, num_windows), lines)
+    groups, _, length = kernels.matrices[0].shape
+    pixels = max(first + matrix.shape[1] for first, matrix in zip(kernels.first, kernels.matrices, strict=True))
+    products = scratch.empty("products", (groups, pixels, num_windows), lines).zero_()
     shift = kernels.group_cells * step // kernels.columns.cells
-    last = 0
-    for place in range(rows.cells):
-        first, last = last, last + rows.cell.count(place)
-        if first == last:
-            continue  # where an image shrinks, cells have no pixel
-        result = products[first * groups * slots * out : last * groups * slots * out].view(groups, -1, num_windows)
-        for row in range(side):
-            blocks_below, line = divmod(place + row, rows.cells)
-            start = lines[line].storage_offset() + blocks_below * beside * step
-            windows = lines.as_strided((groups, length, num_windows), (shift, 1, step), start)
-            matrix = kernels.matrices[row, :, first:last].flatten(1, 3)
-            torch.baddbmm(result, matrix, windows, beta=0 if row == 0 else 1, out=result)
-    return products
+    for place, (matrix, first) in enumerate(zip(kernels.matrices, kernels.first, strict=True)):
+        if not matrix.shape[1]:
+            continue  # where an image shrinks, no pixel may read a row
+        blocks_below, line = divmod(place, rows.cells)
+        start = lines[line].storage_offset() + blocks_below * beside * step
+        windows = lines.as_strided((groups, length, num_windows), (shift, 1, step), start)
+        result = products[:, first : first + matrix.shape[1]]
+        torch.baddbmm(result, matrix, windows, out=result)
+    return products.flatten(0, 1)
 
 
 def _sorted_lines(features: Tensor, side: int, down: Span, across: Span, scratch: Scratch) -> tuple[Tensor, int]:
