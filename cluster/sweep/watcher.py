@@ -21,6 +21,7 @@ from cluster.watch.exported import Exporter
 from metasr.errors import ConfigError
 
 SAVE_EVERY_S = 60.0
+RENEW_EVERY_S = 5.0
 
 
 class Watcher(Callback):
@@ -55,7 +56,7 @@ class Watcher(Callback):
         self._before_s: dict[int, float] = {}
         self._began: dict[int, float] = {}
         self._saved = time.monotonic()
-        self._put = Exporter(sweep=ledger.record.name).put
+        self._exporter, self._renewed = Exporter(sweep=ledger.record.name), time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Give a trial a number, or that of the trial which it resumes."""
@@ -87,6 +88,9 @@ class Watcher(Callback):
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Store once a minute how long trials have run: that time costs money even if this driver dies."""
+        if time.monotonic() >= self._renewed + RENEW_EVERY_S:
+            self._renewed = time.monotonic()
+            self._exporter.renew()
         if time.monotonic() < self._saved + SAVE_EVERY_S:
             return
         self._saved = time.monotonic()
@@ -216,9 +220,9 @@ class Watcher(Callback):
         record = self._ledger.record
         counts = Counter(trial.status for trial in record.trials)
         for status in get_args(Status):
-            self._put("metasr_sweep_trials", counts[status], status=status)
+            self._exporter.put("metasr_sweep_trials", counts[status], status=status)
         if record.best is not None and record.best.best_objective is not None:
-            self._put("metasr_sweep_best_objective", record.best.best_objective)
+            self._exporter.put("metasr_sweep_best_objective", record.best.best_objective)
 
     def _end(self, trial: Trial, status: Any, reason: str) -> None:
         self._count(trial.number, False)

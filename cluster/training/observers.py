@@ -50,8 +50,8 @@ class Observers:
         see_in_sweep: SeeInSweep | None = None,
     ) -> None:
         self.records, self._report, self._tell_person = records, RunReport(), tell
-        put = Exporter(run=records.run_name, sweep=records.parent).put
-        self._metrics = RunMetrics(put, self._report, records, num_steps)
+        exporter = Exporter(run=records.run_name, sweep=records.parent)
+        self._metrics = RunMetrics(exporter, self._report, records, num_steps)
         self._watch = Watch(num_steps, self.tell, terminal=terminal)
         self._see_in_sweep: SeeInSweep = see_in_sweep or (lambda event: {})
         self._failures: set[tuple[str, type[Exception]]] = set()

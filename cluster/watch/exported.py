@@ -1,10 +1,12 @@
 """The metrics that runs and sweeps export to Prometheus: their names, and the way there, which is Ray's own.
 
 Ray puts `ray_` before each name, and `_total` after that of a counter. Times of day are those of the driver's clock.
-A gauge is gone soon after its process has ended; a counter stays until its machine's Ray ends.
+A gauge that is not set again within 20 s is gone, as are those of a process that has ended; a counter stays until its
+machine's Ray ends.
 """
 
 import logging
+import threading
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -71,7 +73,8 @@ class Exporter:
 
     def __init__(self, **labels: str) -> None:
         self._labels = labels
-        self._totals: dict[tuple[str, str], float] = {}
+        self._newest: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._lock = threading.Lock()
         self._has_failed = False
 
     def put(self, name: str, value: float, **labels: str) -> None:
@@ -82,18 +85,27 @@ class Exporter:
             value: The value.
             labels: Besides those of all.
         """
-        if not ray.is_initialized():
-            return
+        if ray.is_initialized():
+            with self._lock:
+                self._put(name, float(value), tuple(labels.items()))
+
+    def renew(self) -> None:
+        """Export the newest values of all gauges again; call it at least every 10 s."""
+        if ray.is_initialized():
+            with self._lock:
+                for (name, labels), value in self._newest.items():
+                    if not METRICS[name].grows:
+                        self._put(name, value, labels)
+
+    def _put(self, name: str, value: float, labels: tuple[tuple[str, str], ...]) -> None:
+        key = name, labels
         try:
-            instrument = _instrument(name)
+            instrument, tags = _instrument(name), self._labels | dict(labels)
             if isinstance(instrument, Gauge):
-                instrument.set(float(value), tags=self._labels | labels)
-                return
-            key = name, str(labels)
-            more = value - self._totals.get(key, 0.0)
-            if more > 0:
-                instrument.inc(more, tags=self._labels | labels)
-                self._totals[key] = value
+                instrument.set(value, tags=tags)
+            elif (more := value - self._newest.get(key, 0.0)) > 0:
+                instrument.inc(more, tags=tags)
+            self._newest[key] = value
         except Exception as error:
             if not self._has_failed:
                 log.warning("metrics are not exported, going on without: %s", error)

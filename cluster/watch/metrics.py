@@ -13,7 +13,7 @@ from metasr.events import Event
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 10.0
+LOOK_EVERY_S = 5.0
 SIGNS_OF_LIFE = ("group", "resumed", "steps", "validated")
 OF_EVENT: Final = {
     "group": {"num_workers": "metasr_workers"},
@@ -39,18 +39,21 @@ class Backlog(Protocol):
         """Why records were refused for good."""
 
 
-class Put(Protocol):
-    """Exports a value, see `Exporter.put`."""
+class Exports(Protocol):
+    """Where values go, see `Exporter`."""
 
-    def __call__(self, name: str, value: float, **labels: str) -> None:
+    def put(self, name: str, value: float, **labels: str) -> None:
         """Export a value of a metric."""
+
+    def renew(self) -> None:
+        """Export all values again."""
 
 
 class RunMetrics:
     """Exports what happens in a run. It counts nothing itself: totals are those of the run's report.
 
     Args:
-        put: Exports a value.
+        exports: Where values go.
         report: Sees each event before this does.
         backlog: Of the run, for MLflow.
         num_steps: Steps of the whole run.
@@ -58,9 +61,15 @@ class RunMetrics:
     """
 
     def __init__(
-        self, put: Put, report: RunReport, backlog: Backlog, num_steps: int, clock: Callable[[], float] = time.time
+        self,
+        exports: Exports,
+        report: RunReport,
+        backlog: Backlog,
+        num_steps: int,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._put, self._report, self._backlog, self._clock = put, report, backlog, clock
+        self._exports, self._put = exports, exports.put
+        self._report, self._backlog, self._clock = report, backlog, clock
         self._num_steps, self._has_begun = num_steps, False
 
     def see(self, event: Event) -> None:
@@ -99,9 +108,10 @@ class RunMetrics:
             self._put("metasr_driver_ended_timestamp_seconds", self._clock(), outcome=outcome)
 
     def _look(self, over: threading.Event) -> None:
-        """Look at times at what waits for MLflow: that changes without an event."""
+        """Export again what is exported, and what waits for MLflow, which changes without an event."""
         has_failed = False
         while True:
+            self._exports.renew()
             try:
                 self._put("metasr_records_waiting", self._backlog.remaining)
                 self._put("metasr_records_refused", len(self._backlog.refusals))

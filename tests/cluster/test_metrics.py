@@ -16,17 +16,22 @@ NOTHING_WAITS = SimpleNamespace(remaining=0, refusals=[])
 class Exported(dict):
     """The newest value of each metric, by name and its own labels."""
 
+    num_renewed = 0
+
     def put(self, name, value, **labels):
         assert name in METRICS
         assert set(labels) == set(METRICS[name].labels) - {"run", "sweep"}
         self[(name.removeprefix("metasr_"), *labels.values())] = value
+
+    def renew(self):
+        self.num_renewed += 1
 
 
 @pytest.fixture
 def run():
     """A run of 100 steps: what it has exported, and a function that has it see an event at some time of day."""
     exported, now, report = Exported(), [1000.0], RunReport()
-    metrics = RunMetrics(exported.put, report, NOTHING_WAITS, 100, lambda: now[0])
+    metrics = RunMetrics(exported, report, NOTHING_WAITS, 100, lambda: now[0])
 
     def see(kind, step=0, at=1000.0, rank=0, text="", **values):
         now[0] = at
@@ -104,10 +109,11 @@ def test_a_driver_that_leaves_in_order_says_how(run, error, outcome):
     assert run.exported["driver_ended_timestamp_seconds", outcome] == 1000.0
 
 
-def test_what_waits_for_mlflow_is_exported_without_an_event():
+def test_what_waits_for_mlflow_is_exported_without_an_event_and_the_rest_again():
     exported, backlog = Exported(), SimpleNamespace(remaining=7, refusals=["a name", "a name"])
-    with RunMetrics(exported.put, RunReport(), backlog, 100).exported():
+    with RunMetrics(exported, RunReport(), backlog, 100).exported():
         pass
+    assert exported.num_renewed
     assert (exported["records_waiting",], exported["records_refused",]) == (7, 2)
 
 
@@ -120,7 +126,7 @@ def test_an_outbox_that_cannot_be_read_does_not_end_a_training(caplog):
             raise OSError("the disk is gone")
 
     exported = Exported()
-    with RunMetrics(exported.put, RunReport(), Broken(), 100).exported():
+    with RunMetrics(exported, RunReport(), Broken(), 100).exported():
         pass
     assert exported["driver_ended_timestamp_seconds", "ended"]
     assert "the disk is gone" in caplog.text
@@ -130,3 +136,4 @@ def test_without_ray_nothing_is_exported_and_nothing_fails():
     exporter = Exporter(run="a", sweep="")
     exporter.put("metasr_step", 1)
     exporter.put("metasr_retries", 1, reason="timeout")
+    exporter.renew()

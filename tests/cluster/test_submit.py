@@ -6,7 +6,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sysconfig
 import tempfile
 import time
 import urllib.error
@@ -16,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from cluster.watch.exported import METRICS, name_in_prometheus
+from tests.cluster.ray_nodes import RAY, ray_node
 from tests.cluster.training import ROOT, arguments_of, only_run, start_training
 from tests.patience import PATIENCE_S
-
-RAY = Path(sysconfig.get_path("scripts")) / "ray"
 
 
 def free_port():
@@ -49,30 +47,15 @@ def cluster(folder, head_port):
     path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # a job runs in the environment of the cluster
     environment = {**os.environ, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     ports = [f"--port={head_port}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]
-    command = [
-        RAY,
-        "start",
-        "--head",
-        "--block",
-        "--disable-usage-stats",
-        "--num-cpus=3",
-        f"--temp-dir={folder}",
-        *ports,
-    ]
     address = f"http://127.0.0.1:{port}"
-    with Path(folder, "head.log").open("wb") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
+    request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token}"})
+    with ray_node(environment, "--head", "--num-cpus=3", f"--temp-dir={folder}", *ports) as head:
         deadline = time.monotonic() + PATIENCE_S
         while not answers(request):
-            assert head.poll() is None, Path(folder, "head.log").read_text()
+            assert head.poll() is None, "the cluster has ended"
             assert time.monotonic() < deadline, "the cluster did not start"
             time.sleep(0.1)
         yield address, environment
-    finally:
-        head.terminate()  # and with it all that it has started
-        head.wait(timeout=PATIENCE_S)
 
 
 def answers(request):
