@@ -21,13 +21,15 @@ from metasr.trust.conformal import Calibration
 
 TRAINED_ON = {"spacing_mm": [0.87, 1.0], "skull_stripped": True, "contrasts": ["t1ce", "t1"]}
 TABLE = "trust.txt"  # of infra/calibrate.py
-KEPT = ("metasr_version", "step", "metrics", "run_name", "forked_from", "code_version", "data_digest")
+KEPT = ("metasr_version", "step", "metrics", "run_name", "code_version", "data_digest")
 TRUST_TEXT = """\
 ## Where a result is to be believed
 
 `metasr upscale --trust`, calibrated on the same patients, {patients} of them. Each was left out once and the others
 calibrated on: share of the brain's pixels whose error is within the bound (90 % is stated) / share of the brain that
-the mask has / share of those whose error is at most {tolerance:.0%} of the range. In brackets: interpolated.
+the mask has / share of those whose error is at most {tolerance:.0%} of the range. In brackets: interpolated. A
+patient unlike those calibrated on can fall short of what is stated, as TCGA_FG_6692, of another scanner, does at
+small scales.
 
 ```
 {table}
