@@ -149,7 +149,7 @@ class GateConfig(Section):
 
 
 class TasksConfig(Section):
-    """The tasks of an evaluation on Ray; each scores some slices of a subject."""
+    """The tasks on Ray; each scores some slices of a subject, or super-resolves a volume."""
 
     cpus: float = Field(1, gt=0)
     """CPU cores reserved for each task; it uses as many threads, with or without Ray, for the same bits."""
@@ -171,6 +171,13 @@ class EvaluateConfig(JobConfig):
 
     tasks: TasksConfig = TasksConfig()
     downstream: DownstreamConfig = DownstreamConfig()
+
+
+class UpscaleConfig(Section):
+    """The settings of an upscale."""
+
+    tracking: TrackingConfig = TrackingConfig()
+    tasks: TasksConfig = TasksConfig()
 
 
 class PromotionConfig(Section):

@@ -26,7 +26,7 @@ in `metasr/config.py` and `cluster/config.py`.
 """
 VERBS = {
     "search": "`metasr tune`",
-    "tasks": "`metasr evaluate`",
+    "tasks": "`metasr evaluate` and `upscale`",
     "downstream": "`metasr evaluate`",
     "gate": "`metasr promote`",
     "": "`metasr prepare`: flags without a section",

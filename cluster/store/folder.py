@@ -144,6 +144,10 @@ class FolderStore(Store):
             return []
         return [path.name for path in self._root.iterdir() if not path.name.startswith(".")]
 
+    def _keys(self) -> Iterable[str]:
+        self._require()
+        return [path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file()]
+
     def _written(self, key: str) -> datetime | None:
         return datetime.fromtimestamp((self._root / key).stat().st_mtime, UTC) if self._exists(key) else None
 

@@ -27,8 +27,8 @@ class Store(ABC):
 
     Every method raises StoreError or one of its kinds in `cluster.store.errors`, never the library's own error. What
     may pass (a server that is busy, a connection that breaks, bytes damaged on the way) is tried again first, as the
-    policy says. What exists is written down in objects with known names: `names` is for
-    people who look around, and nothing is decided by it.
+    policy says. What this project writes is written down in objects with known names: `names` is
+    for people who look around, and `all_keys` for what others have put there.
 
     Attributes:
         url: Opens this store again, in any directory and on any machine.
@@ -134,6 +134,11 @@ class Store(ABC):
         with self._explained(f"cannot list {self.url}"):
             return tuple(sorted(self._names()))
 
+    def all_keys(self) -> tuple[str, ...]:
+        """Return all keys, at any depth, in order, but those with a hidden part, such as `.lock`."""
+        with self._explained(f"cannot list {self.url}"):
+            return tuple(sorted(key for key in self._keys() if not key.startswith(".") and "/." not in key))
+
     def written(self, key: str) -> datetime | None:
         """Return when an object was written, by the clock of its server, None if there is none."""
         with self._explained(f"cannot look at {key!r} in {self.url}"):
@@ -195,6 +200,9 @@ class Store(ABC):
 
     @abstractmethod
     def _names(self) -> Iterable[str]: ...
+
+    @abstractmethod
+    def _keys(self) -> Iterable[str]: ...
 
     @abstractmethod
     def _written(self, key: str) -> datetime | None: ...

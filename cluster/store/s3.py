@@ -5,7 +5,7 @@ import io
 import os
 import uuid
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,22 +133,27 @@ class S3Store(Store):
             raise
 
     def _names(self) -> Iterable[str]:
-        below = f"{self._prefix}/" if self._prefix else ""
-        names: set[str] = set()
-        more: dict[str, str] = {}
-        while True:
-            page = self._page(below, more)
-            found = [part["Prefix"] for part in page.get("CommonPrefixes", ())]
-            found += [part["Key"] for part in page.get("Contents", ())]
-            names.update(key.removeprefix(below).rstrip("/") for key in found)
-            if not page.get("IsTruncated"):
-                return names - {""}
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+        pages = list(self._pages(Delimiter="/"))
+        found = [part["Prefix"] for page in pages for part in page.get("CommonPrefixes", ())]
+        found += [part["Key"] for page in pages for part in page.get("Contents", ())]
+        return {self._below(key).rstrip("/") for key in found} - {""}
 
-    def _page(self, below: str, more: Mapping[str, str]) -> dict[str, Any]:
-        where = {"Bucket": self._bucket, "Prefix": below, "Delimiter": "/", **more}
-        page: dict[str, Any] = self._ask(lambda _: self._client.list_objects_v2(**where))
-        return page
+    def _keys(self) -> Iterable[str]:
+        found = [part["Key"] for page in self._pages() for part in page.get("Contents", ())]
+        return [self._below(key) for key in found if not key.endswith("/")]  # which other tools write for a folder
+
+    def _below(self, key: str) -> str:
+        return key.removeprefix(f"{self._prefix}/" if self._prefix else "")
+
+    def _pages(self, **how: str) -> Iterator[dict[str, Any]]:
+        """Yield what lies below the prefix, a page of a listing at a time."""
+        where = {"Bucket": self._bucket, "Prefix": f"{self._prefix}/" if self._prefix else "", **how}
+        while True:
+            page: dict[str, Any] = self._ask(lambda _: self._client.list_objects_v2(**where))
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            where["ContinuationToken"] = page["NextContinuationToken"]
 
     def _written(self, key: str) -> datetime | None:
         head = self._head(key)

@@ -150,6 +150,9 @@ class WaitingStore(Store):
     def _names(self) -> Iterable[str]:
         return self._wait(self._store.names)
 
+    def _keys(self) -> Iterable[str]:
+        return self._wait(self._store.all_keys)
+
     def _written(self, key: str) -> datetime | None:
         return self._wait(partial(self._store.written, key))
 

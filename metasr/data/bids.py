@@ -2,7 +2,7 @@
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from metasr.data.files import files_in
 
@@ -26,10 +26,15 @@ def anatomical_images(folder: Path) -> list[Path]:
     """
     found = []
     for path in files_in(folder):
-        below = path.relative_to(folder).parts
-        if below[0].startswith("sub-") and "anat" in below and ANATOMICAL.fullmatch(path.name):
+        if is_anatomical(path.relative_to(folder)):
             found.append(path)
     return found
+
+
+def is_anatomical(below: PurePath) -> bool:
+    """Return whether a path below a data set is that of an anatomical image."""
+    parts = below.parts
+    return parts[0].startswith("sub-") and "anat" in parts and ANATOMICAL.fullmatch(below.name) is not None
 
 
 def derivatives(folder: Path) -> Path:

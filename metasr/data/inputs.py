@@ -101,9 +101,34 @@ def _in_folder(folder: Path) -> tuple[list[Input], int]:
         name = path.name.lower()
         if name.endswith(ALL):
             item = Input(path, kind_of(path), below)
-            is_mask = item.kind == "volume" and is_label_name(below.parts[:-1], item.stem)
-            masks += is_mask
-            inputs += [] if is_mask else [item]
+            masks += _is_mask(item)
+            inputs += [] if _is_mask(item) else [item]
         elif is_dicom(path):
             series[path.parent] = Input(path.parent, "dicom", path.parent.relative_to(folder))
     return inputs + list(series.values()), masks
+
+
+def _is_mask(item: Input) -> bool:
+    return item.kind == "volume" and is_label_name(item.below.parts[:-1], item.stem)
+
+
+def listed_inputs(names: Sequence[str], place: Path) -> tuple[list[Input], list[str]]:
+    """Return what is to be read among files that are elsewhere, and what was left out and why.
+
+    Single files alone: NIfTI, pictures, and the anatomical images of a BIDS data set.
+
+    Args:
+        names: Of all files there, such as `p1/t1.nii.gz`.
+        place: Where they will be; the path of an input is below it.
+    """
+    paths = [Path(name) for name in names if Path(name).as_posix() == name]
+    if bids.DESCRIPTION in names and any(path.parts[0].startswith("sub-") for path in paths):
+        return [Input(place / path, "volume", path, place) for path in paths if bids.is_anatomical(path)], []
+    images = [
+        Input(place / path, "picture" if path.name.lower().endswith(picture.ENDINGS) else "volume", path)
+        for path in paths
+        if path.name.lower().endswith((".nii", ".nii.gz", *picture.ENDINGS))
+    ]
+    inputs = [item for item in images if not _is_mask(item)]
+    masks = len(images) - len(inputs)
+    return inputs, [f"{masks} masks and label maps are left out (name one to enlarge it)"] * (masks > 0)

@@ -15,18 +15,21 @@ class Progress:
         stream: Where it is told.
         clock: Seconds that pass.
         label: What every line begins with, such as the name of a file.
+        things: What is counted.
     """
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic, label: str = "") -> None:
-        self._stream, self._clock, self._label = stream, clock, label
+    def __init__(
+        self, stream: TextIO, clock: Callable[[], float] = time.monotonic, label: str = "", things: str = "slices"
+    ) -> None:
+        self._stream, self._clock, self._label, self._things = stream, clock, label, things
         self._began = self._told = clock()
         self._terminal = stream.isatty()
 
     def __call__(self, done: int, total: int) -> None:
-        """Tell that `done` of `total` slices are done: on a terminal always, in a log every 10 s."""
+        """Tell that `done` of `total` are done: on a terminal always, in a log every 10 s."""
         now = self._clock()
         left = (now - self._began) / done * (total - done)
-        text = f"{done}/{total} slices" + (f", about {_duration(left)} left" if done < total else "")
+        text = f"{done}/{total} {self._things}" + (f", about {_duration(left)} left" if done < total else "")
         if self._terminal:
             filled = BAR * done // total
             end = "\n" if done == total else ""

@@ -65,13 +65,11 @@ def describe(done: Done, options: Options, used: ModelInUse | None, found: Seque
         FORMAT_KEY: FORMAT,
         "kind": KIND,
         "versions": versions(),
-        "input": {**_file(task.input.path), **_grid(volume.data.shape, volume.spacing_mm)},
-        "output": {**_file(task.output), **_grid(target.shape, spacing_mm)},
+        "input": {**fingerprint(task.input.path), **_grid(volume.data.shape, volume.spacing_mm)},
+        "output": {**fingerprint(task.output), **_grid(target.shape, spacing_mm)},
         "scales": [round(scale, PLACES) for scale in target.scales],
         "plane": target.plane,
-        "ensemble": options.ensemble,
-        "labels": bool(options.labels),
-        "nan_to": options.nan_to,
+        **asked(options),
         "seconds": round(done.seconds, 2),
         "model": None if used is None else _model(used),
         "warnings": [asdict(each) for each in warnings],
@@ -81,6 +79,28 @@ def describe(done: Done, options: Options, used: ModelInUse | None, found: Seque
         content["Sources"] = [f"bids:raw:{task.input.below.as_posix()}"]
         content["Resolution"] = f"voxels of {' x '.join(f'{mm:.4g}' for mm in spacing_mm)} mm"
     return content
+
+
+def asked(options: Options) -> dict[str, Any]:
+    """Return what was asked for, as a description says it: the same of the same input makes the same result."""
+    request = options.request
+    like: Any = None
+    if isinstance(request.like, Volume):
+        like = {"shape": list(request.like.data.shape), "affine": request.like.affine.tolist()}
+    elif request.like:
+        like = {"shape": list(request.like)}
+    return {
+        "request": {
+            "scale": request.scale and list(request.scale),
+            "spacing_mm": request.spacing_mm and list(request.spacing_mm),
+            "like": like,
+            "plane": request.plane,
+            "resample": request.resample,
+        },
+        "ensemble": options.ensemble,
+        "labels": bool(options.labels),
+        "nan_to": options.nan_to,
+    }
 
 
 def write_description(path: Path, content: dict[str, Any]) -> None:
@@ -114,7 +134,7 @@ def versions() -> dict[str, str]:
     return {"metasr": __version__, "python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
-def _file(path: Path) -> dict[str, Any]:
+def fingerprint(path: Path) -> dict[str, Any]:
     """Return name, SHA-256 and length of a file; of a folder, those of its files in the order of their names."""
     files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
     digest, length = hashlib.sha256(), 0

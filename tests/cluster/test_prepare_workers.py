@@ -6,11 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.preparing import BROKEN, contents, finish, make_patients, start
+from tests.cluster.ray_nodes import working
 from tests.patience import PATIENCE_S
 
 TWO = ("--workers", "2")
@@ -44,22 +44,6 @@ def test_two_workers_write_the_same_bytes_as_one_and_say_the_same(cluster, folde
     assert two == alone
     assert len(two[0]) == 7  # six shards and the index
     assert len(re.findall(f"^{BROKEN}: left out", two[1], re.MULTILINE)) == 1
-
-
-def working(head):
-    """Return the process ids of the workers of a Ray that are at a subject: Ray writes that into their titles."""
-    parents, titles = {}, {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(process.name)] = int(re.search(r"PPid:\s*(\d+)", (process / "status").read_text())[1])
-            titles[int(process.name)] = (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-
-    def is_of_head(process):
-        return process == head.pid or (process in parents and is_of_head(parents[process]))
-
-    return [process for process, title in titles.items() if title.startswith(b"ray::_call") and is_of_head(process)]
 
 
 def until(process, text):
