@@ -42,7 +42,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN)/pip install --quiet --constraint requirements.lock torch torchvision uv==$(UV_VERSION)
 	$(UV) pip install --quiet --python $(RUN)/python --constraint requirements.lock --compile-bytecode \
-		--config-setting editable_mode=compat --editable ".[cluster,viewer,dicom,export,demo,dev]"
+		--config-setting editable_mode=compat --editable ".[cluster,serve,viewer,dicom,export,demo,dev]"
 	$(RUN)/python -m compileall -q metasr cluster jobs tests
 	touch $@
 

@@ -55,6 +55,7 @@ GROUPS = {
         "upscale": "super-resolve volumes and pictures: files, folders, DICOM, BIDS",
         "view": "zoom into a volume on a local page, at any real scale",
         "export": "write a model as ONNX, for other programs",
+        "serve": "serve a model to a team, on Ray: volumes in, volumes out",
         "compare": "print and draw the difference of two volumes or pictures",
         "demo": "all of the above on one healthy brain, in minutes",
         "completion": "print what makes a shell complete all this",

@@ -1,14 +1,20 @@
 """metasr prepare: turn a folder of NIfTI volumes, or of photographs, into training shards."""
 
+import argparse
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.config import PrepareConfig
 from cluster.watch.bar import CLEAR_LINE
-from jobs.cli import Parser, add_settings, run, say, settings
+from jobs.cli import Parser, add_settings, json_output, run, say, settings
 from metasr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.shards import Index
+    from cluster.store import Store
 
 DESCRIPTION = """Turn a folder of NIfTI volumes, or of photographs, into training shards.
 
@@ -54,22 +60,36 @@ def main(arguments: Sequence[str]) -> None:
         "--dry-run", action="store_true", help="write nothing: say who would train and validate, and how much at most"
     )
     parser.add_argument("--verify", action="store_true", help="write nothing: read what is there, and check it")
+    parser.add_argument("--json", action="store_true", help="print what the data set holds as JSON")
     add_settings(parser, PrepareConfig)
     known = parser.parse_known(arguments)
     options = settings(PrepareConfig, known).config
     if known.workers is not None and known.workers < 1:
         raise ConfigError(f"--workers {known.workers}", "nobody would work", "Give 1 or more")
 
-    from cluster.prepare import outline, prepare, verify
+    from cluster.prepare import outline, verify
     from cluster.store import open_store
 
     store = open_store(known.output)
-    if known.verify:
-        say(f"{store.url} is whole: {verify(store, say).summary()}")
-        return
-    if known.dry_run:
-        say("\n".join(outline(known.input, options)))
-        return
+    with json_output(known.json) as show:
+        if known.dry_run:
+            lines = outline(known.input, options)
+            say("\n".join(lines))
+            content: dict[str, object] = {"url": store.url, "would_do": lines}
+        elif known.verify:
+            index = verify(store, say)
+            say(f"{store.url} is whole: {index.summary()}")
+            content = _as_json(store.url, index, {})
+        else:
+            content = _prepared(known, store, options)
+        if known.json:
+            show(content)
+
+
+def _prepared(known: argparse.Namespace, store: "Store", options: PrepareConfig) -> dict[str, object]:
+    """Prepare, say what came of it, and return that for JSON."""
+    from cluster.prepare import prepare
+
     try:
         report = prepare(known.input, store, options, _tell, workers=known.workers, progress=_show)
     finally:
@@ -77,6 +97,20 @@ def main(arguments: Sequence[str]) -> None:
     say(f"{store.url}: {report.index.summary()}")
     say(report.summary())
     say(f"next: metasr train --recipe smoke --data.url {known.output}")
+    return _as_json(store.url, report.index, report.refused)
+
+
+def _as_json(url: str, index: "Index", refused: dict[str, str]) -> dict[str, object]:
+    return {
+        "url": url,
+        "index_sha256": index.digest(),
+        "subjects": {split: len(names) for split, names in index.subjects.items()},
+        "images": sum(shard.num_samples for shard in index.shards),
+        "shards": len(index.shards),
+        "mean": index.mean,
+        "std": index.std,
+        "left_out": refused,
+    }
 
 
 def _tell(line: str) -> None:

@@ -1,12 +1,12 @@
-"""metasr report: the evaluation of a model, or a sweep, as one HTML file to decide by."""
+"""metasr report: the evaluation of a model, the curves of a run, or a sweep, as one HTML file to decide by."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config import JobConfig
 from cluster.inputs import check_data
-from jobs.cli import Parser, add_settings, run, say, settings
-from metasr.errors import ConfigError
+from jobs.cli import Parser, add_settings, json_output, run, say, settings
+from metasr.errors import ConfigError, RegistryError
 
 DESCRIPTION = """Write the report of an evaluated model, or of a sweep, as one HTML file that needs no network.
 
@@ -14,6 +14,8 @@ The report of a model has its scores by scale, with intervals, against bicubic a
 worst, typical and best slices, to zoom and blink between LR, bicubic, SR, HR and the errors; learning curves,
 downstream Dice, the model card, and the commands that reproduce it. `metasr evaluate` writes it too, beside its other
 files in MLflow: this command writes it again, against the champion of now, to a file of yours.
+
+Of a run that has not been evaluated the page has the learning curves alone.
 
 Its pictures are made from the data of the evaluation; --data.url says where that is now. With --tracking.pictures
 false the report has none.
@@ -33,31 +35,44 @@ def main(arguments: Sequence[str]) -> None:
         nargs="?",
         default="challenger",
         metavar="MODEL|RUN|SWEEP",
-        help="alias, version, models:/..., name of a run that has a version, or name of a sweep [challenger]",
+        help="alias, version, models:/..., name of a run or of a sweep [challenger]",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="the file [report.html]"
     )
     parser.add_argument("--force", action="store_true", help="replace the file if there is one")
+    parser.add_argument("--json", action="store_true", help="print where the report is as JSON")
     add_settings(parser, JobConfig, "data.url", "storage.url", "tracking")
     known = parser.parse_known(arguments)
     config = settings(JobConfig, known).config
     _check_output(known.output, force=known.force)
     if config.data.url:
         check_data(config.data.url)
-    if known.named.startswith(SWEEP):
-        _of_sweep(known.named, known.output, config)
-    else:
-        _of_model(known.named, known.output, config)
-    say(f"report: {known.output} ({known.output.stat().st_size / 1e6:.1f} MB)")
+    with json_output(known.json) as show:
+        if known.named.startswith(SWEEP):
+            _of_sweep(known.named, known.output, config)
+        else:
+            _of_model(known.named, known.output, config)
+        size = known.output.stat().st_size
+        say(f"report: {known.output} ({size / 1e6:.1f} MB)")
+        if known.json:
+            show({"report": str(known.output), "bytes": size})
 
 
 def _of_model(reference: str, output: Path, config: JobConfig) -> None:
     from cluster.evaluation.page import judged_version, write_page
-    from cluster.registry import Registry
+    from cluster.evaluation.unjudged import write_unjudged
+    from cluster.registry import RUN_NAME, Registry
 
     registry = Registry(config.tracking, config.storage.url)
-    write_page(output, registry, judged_version(registry, reference, config.data.url))
+    try:
+        judged = judged_version(registry, reference, config.data.url)
+    except RegistryError as error:
+        if not (RUN_NAME.fullmatch(reference) and write_unjudged(output, reference, config)):
+            raise
+        say(f"it has the learning curves alone: {error}")
+        return
+    write_page(output, registry, judged)
 
 
 def _of_sweep(name: str, output: Path, config: JobConfig) -> None:

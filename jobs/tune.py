@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from cluster.command import command
 from cluster.config import JobConfig, SweepConfig
 from cluster.inputs import check_data
-from jobs.cli import RECIPES, Parser, add_recipe, add_settings, flag_layer, run, say
+from jobs.cli import RECIPES, Parser, add_recipe, add_settings, flag_layer, json_output, run, say
 from jobs.start import ended_at_once
 from jobs.train import NOT_REGISTERED, why_not_registered
 from metasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from cluster.sweep.record import SweepRecord, Trial
+    from cluster.sweep.sweep import Swept
     from cluster.training.registration import Sent
 
 SWEEPS = Path(__file__).parent / "sweeps"
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         "-o", "--output", type=Path, metavar="FOLDER", help="also write the report page and sweep.json to this folder"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what the sweep would do and cost, and exit")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and progress on stderr")
     add_settings(parser, SweepConfig)
     known = parser.parse_known(arguments)
     if math.isfinite(known.max_cost) and known.price_per_hour is None:
@@ -76,10 +78,19 @@ def main(arguments: Sequence[str]) -> int:
     if known.dry_run:
         say("\n".join(preview(plan, limits)))
         return 0
-    swept = sweep(plan, say, limits=limits, output=known.output)
-    record, tracking = swept.record, plan.config.tracking
+    with json_output(known.json) as show:
+        swept = sweep(plan, say, limits=limits, output=known.output)
+        code = _report_result(swept, plan.config)
+        if known.json:
+            show(as_json(swept, plan.config))
+    return code
+
+
+def _report_result(swept: "Swept", config: JobConfig) -> int:
+    """Say what a sweep came to; return the exit code."""
+    record = swept.record
     if swept.records_not_sent:
-        sync = command("sync", tracking=tracking)
+        sync = command("sync", tracking=config.tracking)
         say(f"{swept.records_not_sent} records have not reached MLflow yet: `{sync}` sends them")
     if swept.stopped_by:
         ended = sum(trial.has_ended for trial in record.trials)
@@ -88,8 +99,32 @@ def main(arguments: Sequence[str]) -> int:
     if record.best is None:
         say(f"no trial of sweep {record.name} succeeded: nothing was registered")
         return 1
-    say("\n".join(conclusion(record, record.best, swept.best, plan.config)))
+    say("\n".join(conclusion(record, record.best, swept.best, config)))
     return 0 if swept.best.version else NOT_REGISTERED
+
+
+def as_json(swept: "Swept", config: JobConfig) -> dict[str, object]:
+    """Return the results of a sweep for JSON."""
+    record = swept.record
+    return {
+        "sweep": record.name,
+        "model": config.tracking.model,
+        "version": swept.best.version or None,
+        "best": None if record.best is None else record.best.run_name,
+        "records_waiting": swept.records_not_sent,
+        "stopped": bool(swept.stopped_by),
+        "trials": [
+            {
+                "run": trial.run_name,
+                "status": trial.status,
+                "reason": trial.reason or None,
+                "settings": trial.settings,
+                "objective": None if trial.best is None else trial.best.objective,
+                "step": None if trial.best is None else trial.best.step,
+            }
+            for trial in record.trials
+        ],
+    }
 
 
 def conclusion(record: "SweepRecord", best: "Trial", sent: "Sent", config: JobConfig) -> list[str]:

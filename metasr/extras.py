@@ -8,12 +8,14 @@ CLUSTER = (
 )
 VIEWER = ("fastapi", "starlette", "uvicorn")
 EXPORT = ("onnx", "onnxruntime")
+SERVE = ("grpc_reflection", "watchfiles")
 EXTRA_OF = {
     **dict.fromkeys(CLUSTER, "cluster"),
     **dict.fromkeys(VIEWER, "viewer"),
     **dict.fromkeys(EXPORT, "export"),
     "nilearn": "demo",
     "pydicom": "dicom",
+    **dict.fromkeys(SERVE, "serve"),
 }
 """Extra of pyproject.toml that each importable library comes with."""
 

@@ -162,10 +162,18 @@ class _Desk:
             wanted = json.loads(json.dumps(_asked(self._setup)))
             if {name: said.get(name) for name in wanted} != wanted or _made_by(said) != self._made_by():
                 return False
+            if self._setup.options.trust and not self._has_trust():
+                return False
             is_whole = self._results.holds(self._item.key, kept["sha256"], kept["bytes"])
             return is_whole and self._is_input(of["sha256"], of["bytes"])
         except (NotThereError, ValueError, KeyError, TypeError, AttributeError):  # there is none, or it is no sidecar
             return False
+
+    def _has_trust(self) -> bool:
+        from metasr.inference.trust import trust_path
+
+        name = trust_path(Path(self._item.key)).as_posix() if self._item.input.kind == "volume" else ""
+        return bool(name) and self._results.exists(name)
 
     def _made_by(self) -> str | None:
         return self._setup.weights.digest if self._setup.weights else None
@@ -191,15 +199,19 @@ class _Desk:
 
     def _deliver(self) -> None:
         """Put the result where it belongs, after its description: one that is there has a description for certain."""
+        for path in self._out.rglob("*"):
+            key = path.relative_to(self._out).as_posix()
+            if path.is_file() and key not in (self._item.key, self._sidecar) and not self._is_shared(key):
+                self._results.put(key, path)
         self._results.put(self._sidecar, self._task.sidecar)
         if self._setup.options.force:
             self._results.put(self._item.key, self._task.output)
         else:
             _put_new(self._results, self._item.key, self._task.output, self._other())
-        for path in self._out.rglob(bids.DESCRIPTION):
-            key = path.relative_to(self._out).as_posix()
-            if not self._results.exists(key):
-                self._results.put(key, path)
+
+    def _is_shared(self, key: str) -> bool:
+        """Return whether a file is that of all results of a data set, and is there."""
+        return Path(key).name == bids.DESCRIPTION and self._results.exists(key)
 
     def _other(self) -> ConfigError:
         what = f"output {self._item.output_url}/{self._item.key}"

@@ -26,6 +26,8 @@ class Synced(NamedTuple):
     """Why not all could be sent; empty if all was."""
     num_skipped: int
     """Runs that were left to another process, which is sending their records."""
+    runs: dict[str, str]
+    """What there is to say about each run that had something."""
 
 
 def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool) -> Synced:
@@ -37,6 +39,7 @@ def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool
         uri_is_given: Send to `config.uri`, and not to where each run was tracked.
     """
     failure, num_skipped, place = "", 0, Path(expand(config.spool))
+    runs: dict[str, str] = {}
     for folder in place.glob(f"*{REMOVED}"):  # left by a process that was killed
         shutil.rmtree(folder, ignore_errors=True)
     for folder in sorted(path.parent for path in place.glob(f"*/{HEAD}")):
@@ -51,8 +54,9 @@ def sync(config: TrackingConfig, tell: Callable[[str], None], uri_is_given: bool
                 failure = one_line(error)
                 said = f"{outbox.remaining()} records are still to be sent, which wait in {folder}"
         if said:
+            runs[name] = said
             tell(f"run {name}: {said}")
-    return Synced(failure, num_skipped)
+    return Synced(failure, num_skipped, runs)
 
 
 def _sync_run(config: TrackingConfig, outbox: Outbox, uri_is_given: bool, tell: Callable[[str], None]) -> str:

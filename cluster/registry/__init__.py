@@ -3,13 +3,14 @@
 from cluster.registry.evidence import EVALUATION, record_evaluation
 from cluster.registry.promotion import against_gate, history, promote, rollback
 from cluster.registry.records import Evidence
-from cluster.registry.versions import BUNDLE_DIGEST, CHALLENGER, CHAMPION, Located, Registry
+from cluster.registry.versions import BUNDLE_DIGEST, CHALLENGER, CHAMPION, RUN_NAME, Located, Registry
 
 __all__ = [
     "BUNDLE_DIGEST",
     "CHALLENGER",
     "CHAMPION",
     "EVALUATION",
+    "RUN_NAME",
     "Evidence",
     "Located",
     "Registry",

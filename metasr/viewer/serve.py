@@ -59,6 +59,8 @@ def view(
             log_level="warning",
             access_log=False,
             lifespan="off",
+            loop="asyncio",  # and not what else happens to be installed
+            http="h11",
             server_header=False,
             timeout_graceful_shutdown=1,
             ws="none",

@@ -41,6 +41,7 @@ def cluster():
         port = free.getsockname()[1]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     options = ["--head", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}", "--include-dashboard=false"]
+    options.append("--dashboard-agent-listen-port=0")  # the default is that of any other Ray on this machine
     try:
         with ray_node(environment, *options, "--object-store-memory=100000000") as head:
             yield head, {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}

@@ -5,7 +5,7 @@
 
 import argparse
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,8 +18,8 @@ class _Caught(Exception):  # noqa: N818
     """Holds a parser before it parses."""
 
 
-def parser_of(verb: str) -> Parser:
-    """Return the parser of a verb, with all its arguments."""
+def parser_of(verb: str, given: Sequence[str] = ()) -> Parser:
+    """Return the parser of a verb, with all its arguments; what some need depends on those that are given."""
 
     def catch(parser: Parser, arguments: object) -> None:
         raise _Caught(parser)
@@ -27,7 +27,7 @@ def parser_of(verb: str) -> Parser:
     job = importlib.import_module(f"jobs.{verb.replace('-', '_')}")
     with patch.object(Parser, "parse_known", catch):
         try:
-            job.main([])
+            job.main(list(given))
         except _Caught as caught:
             return caught.args[0]
     raise AssertionError(f"{verb} has parsed nothing")

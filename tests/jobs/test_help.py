@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 import jobs
-from cluster.config import EvaluateConfig, JobConfig, PrepareConfig, PromotionConfig, SweepConfig, check_workers
+from cluster.config import (
+    EvaluateConfig,
+    JobConfig,
+    PrepareConfig,
+    PromotionConfig,
+    SweepConfig,
+    UpscaleConfig,
+    check_workers,
+)
 from cluster.recipes import leaves
 from jobs.cli import VERBS, Parser, add_settings, settings
 from tests.jobs.command import METASR, assert_one_error, start
@@ -30,7 +38,8 @@ SETTINGS = {
     "promote": [name for name, _ in leaves(PromotionConfig)],
     "sync": TRACKING,
     "verify-run": ["storage.url"],
-    "upscale": TRACKING,
+    "upscale": [name for name, _ in leaves(UpscaleConfig)],
+    "serve": [name for name, _ in leaves(UpscaleConfig)],
     "view": TRACKING,
     "export": TRACKING,
     "compare": [],

@@ -13,6 +13,7 @@ from cluster.store import open_store
 from cluster.sweep.ledger import FOLDER, LEDGER, StoredTrials
 from cluster.sweep.record import Point, SweepRecord, Trial, to_document
 from cluster.sweep.stored import stored_sweep
+from cluster.tracking import Run
 from jobs.cli import main
 from metasr.evaluation import differences
 from metasr.report.template import signed_text
@@ -150,3 +151,18 @@ def test_an_output_that_cannot_be_is_said_before_the_work(metasr, tmp_path, outp
     assert (code, out) == (2, "")
     assert reason in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_run_that_has_not_been_evaluated_has_its_curves_and_the_command_that_evaluates_it(
+    metasr, tracking, tmp_path
+):
+    run = Run.find_or_make(tracking, "tiny-0123456789", {"train.seed": 1}, 1)
+    run.points([("gain_psnr_db", value, step, step) for step, value in ((1, -0.5), (2, 0.25), (3, 0.75))])
+    code, out, err = metasr("report", "tiny-0123456789", "-o", tmp_path / "run.html")
+    assert (code, err) == (0, "")
+    assert "it has the learning curves alone" in out
+    page = (tmp_path / "run.html").read_text()
+    assert "0.75 at step 3" in page
+    assert "metasr evaluate tiny-0123456789" in page
+    assert "metasr train --resume tiny-0123456789" in page
+    assert metasr("report", "tiny-0000000000", "-o", tmp_path / "none.html")[0] == 2

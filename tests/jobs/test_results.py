@@ -1,5 +1,6 @@
 """What the command gives to a person who uses it rightly."""
 
+import json
 import re
 from itertools import product
 
@@ -30,6 +31,17 @@ def test_prepare_says_what_it_made_and_what_comes_next(metasr, subjects_folder, 
     assert (outcome.code, outcome.err) == (0, "")
     assert "2 training and 1 validation subjects" in outcome.out
     assert outcome.out.endswith(f"next: metasr train --recipe smoke --data.url {tmp_path}/store\n")
+
+
+def test_prepare_gives_a_script_what_it_made_and_nothing_else_on_stdout(metasr, subjects_folder, tmp_path):
+    given = ["-o", tmp_path / "store", "--json"]
+    outcome = metasr("prepare", "-i", subjects_folder, *given, "--modality", "t1ce", "--crop-px", "40")
+    made = json.loads(outcome.out)
+    assert (outcome.code, made["subjects"], made["left_out"]) == (0, {"train": 2, "val": 1}, {})
+    assert made["images"] > 0
+    assert "2 training and 1 validation subjects" in outcome.err
+    assert json.loads(metasr("prepare", *given, "--verify").out) == made
+    assert json.loads(metasr("prepare", "-i", subjects_folder, *given, "--dry-run").out)["would_do"]
 
 
 def outer_corners(affine, shape):

@@ -1,5 +1,6 @@
 """metasr sync: what a person sees of it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -57,6 +58,9 @@ def test_sync_sends_what_a_run_without_mlflow_has_left(metasr, tmp_path, databas
         1,
         f"{looking}run run-1: 3 records are still to be sent, which wait in {tmp_path}/spool/run-1\n",
     )
+    code, out, _ = metasr("sync", spool, "--json")
+    assert (code, list(json.loads(out)["runs"])) == (1, ["run-1"])
+    assert json.loads(out)["failure"]
     assert "127.0.0.1" in err.splitlines()[-1]
     assert "hush" not in out + err
 

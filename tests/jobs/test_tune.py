@@ -4,8 +4,9 @@ import pytest
 
 from cluster.config import JobConfig, TrackingConfig
 from cluster.sweep.record import Point, SweepRecord, Trial
+from cluster.sweep.sweep import Swept
 from cluster.training.registration import Sent
-from jobs.tune import conclusion
+from jobs.tune import as_json, conclusion
 from tests.cluster.training import TINY, flags, places
 
 
@@ -72,13 +73,17 @@ def test_a_mistake_is_one_line(metasr, arguments, message):
 REGISTERED = Sent(version="7")
 
 
-def conclusion_of(*objectives, sent=REGISTERED):
+def record_of(*objectives):
     trials = tuple(
         Trial(number=number, settings={}, run_name="r", status="finished", history=(found,))
         for number, objective in enumerate(objectives)
         for found in [Point(step=60, objective=objective, metrics={})]
     )
-    record = SweepRecord(name="s", recipe="r", objective="o", scales=("2",), space={}, trials=trials)
+    return SweepRecord(name="s", recipe="r", objective="o", scales=("2",), space={}, trials=trials)
+
+
+def conclusion_of(*objectives, sent=REGISTERED):
+    record = record_of(*objectives)
     return "\n".join(conclusion(record, record.best, sent, JobConfig(tracking=TrackingConfig(model="m"))))
 
 
@@ -97,3 +102,10 @@ def test_a_best_trial_that_is_not_registered_is_not_said_to_be():
     assert "metasr sync" in said
     assert "is version" not in said
     assert "metasr evaluate r" in said
+
+
+def test_a_script_gets_the_best_trial_and_all_others():
+    record = record_of(0.01, 0.02)
+    said = as_json(Swept(record, best=REGISTERED), JobConfig(tracking=TrackingConfig(model="m")))
+    assert (said["sweep"], said["model"], said["version"], said["best"]) == ("s", "m", "7", record.best.run_name)
+    assert [trial["objective"] for trial in said["trials"]] == [0.01, 0.02]

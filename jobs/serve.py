@@ -1,0 +1,83 @@
+"""metasr serve: a model for a team, on Ray Serve."""
+
+import argparse
+import os
+import signal
+import threading
+from collections.abc import Sequence
+
+from cluster.config import UpscaleConfig
+from jobs.cli import Parser, add_settings, run, say, settings
+from metasr.errors import ConfigError
+
+TOKEN = "METASR_SERVE_TOKEN"
+FEWEST = 16
+PORT = 8000
+DESCRIPTION = f"""Serve a model to a team, on the Ray of RAY_ADDRESS or one of this machine, until Ctrl-C.
+
+The model is the champion, or what --model names. Where its alias moves, the new version is loaded, and requests under
+way end with the old one. A registry that is away changes nothing. Requests must bring the secret in {TOKEN}.
+
+  export {TOKEN}=$(openssl rand -hex 32)
+  metasr serve
+  metasr serve --model 3 --port 9000
+  ray job submit --working-dir . -- python jobs/serve.py --replicas 4
+  curl -H "Authorization: Bearer ${TOKEN}" --data-binary @in.nii.gz -o out.nii.gz \\
+      "http://127.0.0.1:8000/upscale?scale=2.5"
+
+POST /upscale takes a NIfTI volume and returns one; ?scale=, ?spacing=, ?plane=, ?ensemble and ?labels are as in
+`metasr upscale`, and the header X-Metasr has what is in the JSON file beside its results. GET /model says which model
+it is, GET /health (without the secret) that it answers. It speaks HTTP: to be reached from elsewhere it wants a proxy
+with TLS in front of it, or `ssh -L`. Research software, not a medical device."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve a model until a signal."""
+    known = _parser().parse_known(arguments)
+    config = settings(UpscaleConfig, known).config
+    token = os.environ.get(TOKEN, "")
+    if len(token) < FEWEST:
+        reason = f"requests must bring a secret of {FEWEST} characters or more"
+        raise ConfigError(f"{TOKEN} is not set", reason, f"export {TOKEN}=$(openssl rand -hex 32)")
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+
+    from cluster.runtime.connection import connected
+    from cluster.runtime.ordered_map import Needs
+    from cluster.serving.current import Followed
+    from cluster.serving.deploy import Serving, digest_of, serve
+
+    serving = Serving(
+        Followed(known.model or "", config.tracking),
+        digest_of(token),
+        round(known.max_mb * 1e6),
+        known.replicas,
+        Needs(config.tasks.cpus, config.tasks.gpus if known.gpu else 0.0),
+    )
+    with connected(cpus=known.replicas * config.tasks.cpus + 1), serve(serving, known.host, known.port):
+        say(f"http://{known.host}:{known.port}/upscale answers those who have the secret; Ctrl-C ends it")
+        ended.wait()
+    say("ended")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="metasr serve", description=DESCRIPTION)
+    parser.add_argument("--model", help="alias, version, bundle or run [champion; else the model that ships]")
+    parser.add_argument("--host", default="127.0.0.1", help="address that the head listens at [127.0.0.1]")
+    parser.add_argument("--port", type=int, default=PORT, help=f"port there [{PORT}]")
+    parser.add_argument("--replicas", type=_positive, default=1, metavar="N", help="volumes at a time [1]")
+    parser.add_argument("--max-mb", type=float, default=512, metavar="MB", help="largest volume, unpacked [512]")
+    parser.add_argument("--gpu", action="store_true", help="give each replica tasks.gpus of a GPU")
+    add_settings(parser, UpscaleConfig)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(main)
