@@ -68,11 +68,19 @@ def furnish(stack: Stack) -> None:
 
 
 def change_passwords(stack: Stack, new: Stack) -> None:
-    """Give both accounts their new passwords, while the old ones are still right."""
+    """Give both accounts their new passwords, while the old ones are still right.
+
+    Raises:
+        StackError: MLflow refuses.
+    """
     for user in ("trainer", "admin"):  # the administrator's own comes last: it opens the door for both
-        administrate(
-            stack, "PATCH", "users/update-password", {"username": user, "password": new.secrets[f"mlflow_{user}"]}
-        )
+        about = {"username": user, "password": new.secrets[f"mlflow_{user}"]}
+        about["current_password"] = stack.secrets[f"mlflow_{user}"]  # asked of those who change their own
+        try:
+            administrate(stack, "PATCH", "users/update-password", about)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise StackError(f"MLflow refuses a new password for {user}: {error.read()[:200]!r}") from None
 
 
 def administrate(stack: Stack, method: str, endpoint: str, about: dict[str, str]) -> None:
