@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cluster.redaction import without_password
 from metasr.config import SAME_RUN, ExperimentConfig, ScaleSetting, Section
 from metasr.errors import ConfigError
 from metasr.scale import REPORTED_SCALES
@@ -246,8 +247,12 @@ def check_workers(config: JobConfig) -> None:
 
 
 def portable(config: JobConfig) -> JobConfig:
-    """Return the config with locations that do not depend on the working directory."""
+    """Return the config as workers get it, and as it is stored with each checkpoint and bundle.
+
+    Its locations do not depend on the working directory, and MLflow's has no password: the driver alone talks to it.
+    """
     values = config.model_dump(mode="json")
+    values["tracking"]["uri"] = without_password(values["tracking"]["uri"])
     for section, name in (("data", "url"), ("storage", "url"), ("loss", "vgg_weights")):
         if values[section][name]:
             values[section][name] = expand(values[section][name])

@@ -19,7 +19,7 @@ from cluster.sweep.space import SweepPlan
 from cluster.training.identify import RunSpec
 from cluster.training.observers import OUTCOME
 from cluster.training.registration import Sent, register_trial
-from metasr.config import ExperimentConfig
+from metasr.config import EvalConfig
 from metasr.errors import ConfigError, MetaSRError, StoreError
 from metasr.evaluation import Conditions, evaluate
 from metasr.evaluation.pictures import comparison_panel, png_bytes
@@ -121,7 +121,7 @@ def best_pictures(config: JobConfig, trial: Trial, tell: Tell) -> dict[str, byte
         index = read_index(data, bundle.about["data_digest"])
         cache = shard_cache(data, config.storage.cache, config.storage.cache_gb)
         slices = validation_slices(data, index, 1, cache)
-        scales = ExperimentConfig.model_validate(bundle.about["config"]).eval.scales
+        scales = EvalConfig.model_validate(bundle.about["config"]["eval"]).scales
         found = evaluate(bundle.generator, slices, scales, Conditions(bundle.degradation))
     except MetaSRError as error:
         tell(f"the page has no pictures: {error}")
