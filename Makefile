@@ -8,7 +8,7 @@ RUN := $(VENV)/bin
 UV := UV_HTTP_TIMEOUT=180 $(RUN)/uv
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test coverage test-cluster check chaos bench bench-check bench-data bench-train s3 up down status sbom \
+.PHONY: help setup demo test coverage test-cluster check chaos bench bench-check bench-data bench-train s3 up down status e2e sbom \
 	picture format lock
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make s3      an S3 server on this machine, until Ctrl-C; its data and keys are in s3/"
 	@echo "make sbom    what this is made of: bill of materials, licences, known vulnerabilities; writes sbom/"
 	@echo "make up      a server for a team on this machine: Ray, MLflow with passwords, S3, Prometheus; make down, make status"
+	@echo "make e2e     the whole life of a model on such a server, with faults on the way (a quarter of an hour or more)"
 	@echo "make setup   only .venv with the locked dependencies"
 	@echo "make picture  draw infra/architecture.svg from the imports, write jobs/settings.md from the types"
 	@echo "make format  format the code"
@@ -91,6 +92,9 @@ bench-train: setup
 
 s3: setup
 	$(RUN)/python infra/storage/s3.py
+
+e2e: setup
+	$(RUN)/pytest -m slow -s tests/infra/test_end_to_end.py
 
 # From the lock. What the network does not let pip-audit ask about is said; what it finds fails.
 sbom: setup
