@@ -25,7 +25,7 @@ help:
 	@echo "make s3      an S3 server on this machine, until Ctrl-C; its data and keys are in s3/"
 	@echo "make sbom    what this is made of: bill of materials, licences, known vulnerabilities; writes sbom/"
 	@echo "make up      a server for a team on this machine: Ray, MLflow with passwords, S3, Prometheus; make down, make status"
-	@echo "make e2e     the whole life of a model on such a server, with faults on the way (a quarter of an hour or more)"
+	@echo "make e2e     the whole life of a model on such a server, with faults on the way (minutes)"
 	@echo "make setup   only .venv with the locked dependencies"
 	@echo "make picture  draw infra/architecture.svg from the imports, write jobs/settings.md from the types"
 	@echo "make format  format the code"
