@@ -72,6 +72,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="metasr upscale", description=DESCRIPTION)
+    _add_places_and_grid(parser)
+    _add_what_is_done(parser)
+    _add_work(parser)
+    add_settings(parser, UpscaleConfig)
+    return parser
+
+
+def _add_places_and_grid(parser: Parser) -> None:
     parser.add_argument(
         "paths", nargs="*", type=_place, metavar="IN... [OUT]", help="what to enlarge, and the result"
     )
@@ -101,6 +109,9 @@ def _parser() -> Parser:
         choices=PLANES,
         help="plane of the slices [axial; with --spacing across the axis with the largest voxels]",
     )
+
+
+def _add_what_is_done(parser: Parser) -> None:
     parser.add_argument(
         "--ensemble", action="store_true", help="average over eight flips and turns: 8 times the time"
     )
@@ -115,8 +126,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="also write OUT_trust.nii.gz: 1 where the result is to be believed, calibrated to a coverage of 90 %%",
+        help="also write OUT_trust.nii.gz: 1 where the result is to be believed, if the volume is like those "
+        "that the model was calibrated on",
     )
+
+
+def _add_work(parser: Parser) -> None:
     parser.add_argument("--force", action="store_true", help="replace results that exist")
     parser.add_argument("--skip-existing", action="store_true", help="leave out inputs whose result exists")
     parser.add_argument("--device", help="where to compute, such as cpu or cuda:1 [the first GPU, else the CPU]")
@@ -138,8 +153,6 @@ def _parser() -> Parser:
         metavar="N",
         help="share a cohort: N volumes at a time, in Ray tasks [with RAY_ADDRESS all that fit, else 1, without Ray]",
     )
-    add_settings(parser, UpscaleConfig)
-    return parser
 
 
 def _place(text: str) -> Place:
