@@ -96,7 +96,9 @@ s3: setup
 e2e: setup
 	$(RUN)/pytest -m slow -s tests/infra/test_end_to_end.py
 
-# From the lock. What the network does not let pip-audit ask about is said; what it finds fails.
+# From the lock. What the network does not let pip-audit ask about is said; what it finds fails. ADVISORIES is a folder with
+# advisories, such as a checkout of github.com/pypa/advisory-database, which are then looked through too, without a network.
+ADVISORIES :=
 sbom: setup
 	@mkdir -p sbom
 	$(RUN)/python infra/licences.py sbom/licences.md
@@ -107,6 +109,8 @@ sbom: setup
 	@! grep -q "could not be audited" sbom/audit.txt || \
 		echo "vulnerabilities: unknown for $$(grep -c 'could not be audited' sbom/audit.txt) packages: see sbom/audit.txt"
 	@! grep "^Found .* known vulnerabilit" sbom/audit.txt
+	@test -z "$(ADVISORIES)" || { $(RUN)/python infra/advisories.py "$(ADVISORIES)" > sbom/advisories.txt; code=$$?; \
+		cat sbom/advisories.txt; exit $$code; }
 
 up down status: setup
 	$(RUN)/python -m infra.local $@
