@@ -1,10 +1,10 @@
-"""Make the bundle that ships with metasr, from one that was trained and evaluated.
+"""Make a bundle that ships with metasr, from one that was trained and evaluated.
 
-    python infra/release.py BUNDLE EVALUATION metasr/released/fidelity [--trust CALIBRATED]
+    python infra/release.py BUNDLE EVALUATION metasr/released/NAME [--trust CALIBRATED]
 
 BUNDLE is the folder of a bundle, EVALUATION what `metasr evaluate -o` wrote about it. The weights stay as they are,
-and the settings that decide them, without the addresses of the machines that trained. The card says what it was
-trained on, how well it does, and what it was not made for.
+and the settings that decide them, without the addresses of the machines that trained. The card, `cards/NAME.md`, says
+what it was trained on, how well it does, and what it was not made for; what cards share is in `cards/parts/`.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from metasr.config import ExperimentConfig
 from metasr.inference.bundle import CARD, TRUST, WEIGHTS, load_bundle
 from metasr.trust.conformal import Calibration
 
-TRAINED_ON = {"spacing_mm": [0.87, 1.0], "skull_stripped": True, "contrasts": ["t1ce", "t1"]}
+CONTRASTS = ["t1ce", "t1"]
+MORE_CONTRASTS = {"fidelity-brats": ["flair"]}
 TABLE = "trust.txt"  # of infra/calibrate.py
 KEPT = ("metasr_version", "step", "metrics", "run_name", "code_version", "data_digest")
 TRUST_TEXT = """\
@@ -36,7 +37,7 @@ small scales.
 ```
 
 """
-CARD_TEXT = Path(__file__).with_name("release-card.md")
+CARDS = Path(__file__).with_name("cards")
 
 
 def main() -> None:
@@ -59,8 +60,13 @@ def main() -> None:
     known["data"]["url"] = ""
     released = {name: about[name] for name in KEPT}
     _, table = (options.evaluation / "table.txt").read_text().split("\n", 1)  # the first line names places
-    (options.output / CARD).write_text(CARD_TEXT.read_text().format(table=table.strip(), trust=trust, **released))
-    manifest.seal(options.output, "bundle", {**released, "config": known, "trained_on": TRAINED_ON})
+    name = options.output.name
+    parts = {part.stem: part.read_text() for part in (CARDS / "parts").glob("*.md")}
+    card = (CARDS / f"{name}.md").read_text().format(table=table.strip(), trust=trust, **parts, **released)
+    (options.output / CARD).write_text(card)
+    contrasts = CONTRASTS + MORE_CONTRASTS.get(name, [])
+    trained_on = {"spacing_mm": [0.87, 1.0], "skull_stripped": True, "contrasts": contrasts}
+    manifest.seal(options.output, "bundle", {**released, "config": known, "trained_on": trained_on})
     load_bundle(options.output, torch.device("cpu"))  # refuses a calibration of other weights
     print(options.output)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.config import JobConfig
-from cluster.model_choice import RELEASED, choose_bundle
+from cluster.model_choice import MODEL_HELP, RELEASED, choose_bundle
 from jobs.cli import Parser, add_settings, run, say, settings
 from metasr.errors import ConfigError
 
@@ -24,9 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     """Export a model."""
     parser = Parser(prog="metasr export", description=DESCRIPTION)
     parser.add_argument("output", type=Path, metavar="FOLDER", help=f"where {', '.join(FILES)} go")
-    parser.add_argument(
-        "--model", help="alias, version, bundle or run, by folder or URL [champion, else the released model]"
-    )
+    parser.add_argument("--model", help=MODEL_HELP)
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     add_settings(parser, JobConfig, "tracking")
     known = parser.parse_known(arguments)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.config import UpscaleConfig
-from cluster.model_choice import RELEASED, choose_bundle
+from cluster.model_choice import MODEL_HELP, RELEASED, choose_bundle
 from jobs.cli import Parser, add_settings, json_output, run, say, say_error, settings
 from jobs.interface.sizes import NUMBERS, parse_nan_to, parse_scale, parse_spacing
 from metasr.data.planes import PLANES
@@ -143,10 +143,7 @@ def _add_work(parser: Parser) -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="say only what went wrong")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
-    parser.add_argument(
-        "--model",
-        help="alias, version, bundle or run, by folder or URL [champion; else the model that ships with metasr]",
-    )
+    parser.add_argument("--model", help=MODEL_HELP)
     parser.add_argument(
         "--workers",
         type=int,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.config import JobConfig
-from cluster.model_choice import RELEASED, choose_bundle
+from cluster.model_choice import MODEL_HELP, RELEASED, choose_bundle
 from jobs.cli import Parser, add_settings, run, say, settings
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def main(arguments: Sequence[str]) -> None:
 def _parser() -> Parser:
     parser = Parser(prog="metasr view", description=DESCRIPTION)
     parser.add_argument("input", type=Path, metavar="FILE", help="NIfTI volume")
-    parser.add_argument(
-        "--model", help="alias, version, bundle or run, by folder or URL [champion, else the released model]"
-    )
+    parser.add_argument("--model", help=MODEL_HELP)
     parser.add_argument("--port", type=_port, default=PORT, help=f"port, or the next that is free [{PORT}]")
     parser.add_argument("--no-open", dest="open", action="store_false", help="print the address, open no browser")
     add_settings(parser, JobConfig, "tracking")

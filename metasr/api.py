@@ -179,11 +179,11 @@ def load(
     """Load a model, checking every file of its bundle.
 
     Args:
-        source: The folder of a bundle. With the part for clusters installed (`pip install 'metasr[cluster]'`) also
+        source: The folder of a bundle, or the name of a model that ships with metasr: `"fidelity"`, `"perceptual"`.
+            With the part for clusters installed (`pip install 'metasr[cluster]'`) also
             `models:/meta-srgan@champion`, `models:/meta-srgan/3`, an alias or a version of meta-srgan (`"champion"`,
             `"3"`), a run by its name, folder or MLflow ID, and `s3://bucket/prefix` of a bundle or a run.
-            MLFLOW_TRACKING_URI names the server; without it, it is the database of the commands. None for the model
-            that ships with metasr.
+            MLFLOW_TRACKING_URI names the server; without it, it is the database of the commands. None for `fidelity`.
         device: Where to compute, as torch names it; by default the first GPU, else the CPU.
         precision: Of the convolutions. auto: bfloat16 where the device computes it natively, else float32. Elsewhere
             bfloat16 takes many times longer.

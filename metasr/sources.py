@@ -13,6 +13,8 @@ from metasr.manifest import MANIFEST
 
 GROUP = "metasr.sources"
 RELEASED = Path(__file__).with_name("released")
+"""A folder for each model that ships, by its name."""
+DEFAULT = "fidelity"
 GET_ONE = "Give the folder of a bundle; `metasr demo` trains a small one in some minutes"
 
 
@@ -20,8 +22,9 @@ def find_bundle(source: str | Path | None, download_to: Path) -> Path:
     """Return the folder of a bundle.
 
     Args:
-        source: Of a bundle: its folder; or a reference that an installed part knows, such as
-            `models:/meta-srgan@champion` or `s3://bucket/run`; None for the model that ships with metasr.
+        source: The folder of a bundle; the name of a model that ships with metasr, such as `perceptual`; or a
+            reference that an installed part knows, such as `models:/meta-srgan@champion` or `s3://bucket/run`.
+            None for `fidelity`, which ships with metasr.
         download_to: Empty folder for what must be fetched.
 
     Raises:
@@ -31,9 +34,9 @@ def find_bundle(source: str | Path | None, download_to: Path) -> Path:
     """
     if source is None:
         return released_bundle()
+    if (found := at_hand(source)) is not None:
+        return found
     folder = Path(source)
-    if (folder / MANIFEST).is_file():
-        return folder
     parts = sorted(entry_points(group=GROUP), key=lambda part: part.name)
     if not parts and folder.is_dir():
         raise CheckpointError(f"model {source}", f"the folder has no {MANIFEST}", "Give the folder of a bundle")
@@ -42,18 +45,27 @@ def find_bundle(source: str | Path | None, download_to: Path) -> Path:
     return _fetch(parts[0], str(source), download_to)
 
 
-def released_bundle() -> Path:
-    """Return the folder of the model that ships with metasr.
+def at_hand(source: str | Path) -> Path | None:
+    """Return the folder of a bundle that nothing must be fetched for: itself, or a model that ships, by its name."""
+    if (Path(source) / MANIFEST).is_file():
+        return Path(source)
+    return released_bundle(str(source)) if source in released_models() else None
+
+
+def released_models() -> list[str]:
+    """Return the names of the models that ship with metasr."""
+    return sorted(manifest.parent.name for manifest in RELEASED.glob(f"*/{MANIFEST}"))
+
+
+def released_bundle(name: str = DEFAULT) -> Path:
+    """Return the folder of a model that ships with metasr.
 
     Raises:
-        RegistryError: None does.
+        RegistryError: It does not.
     """
-    if (RELEASED / MANIFEST).is_file():
-        return RELEASED
-    found = sorted(path.parent for path in RELEASED.glob(f"*/{MANIFEST}"))
-    if not found:
-        raise RegistryError("metasr.load()", "this version of metasr ships no model", GET_ONE)
-    return found[-1]
+    if name not in released_models():
+        raise RegistryError("metasr.load()", f"this version of metasr ships no model {name}", GET_ONE)
+    return RELEASED / name
 
 
 def _fetch(part: EntryPoint, reference: str, download_to: Path) -> Path:

@@ -15,6 +15,7 @@ from cluster.registry.references import bundle_at, names_place, names_run
 from cluster.tracking import WRITABLE, Run, connect, explained, id_of_run
 from metasr import manifest
 from metasr.errors import CheckpointError, RegistryError, StoreError
+from metasr.sources import at_hand
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -110,8 +111,9 @@ class Registry:
         """Return the bundle that a reference names.
 
         Args:
-            reference: A reference for `version`, or the folder or URL (`file:///...`, `s3://...`) of a bundle, or of
-                a run in its storage: its best checkpoint, as it is for the name of a run without a version.
+            reference: A reference for `version`, the name of a model that ships, or the folder or URL
+                (`file:///...`, `s3://...`) of a bundle, or of a run in its storage: its best checkpoint, as it is for
+                the name of a run without a version.
             download_to: Empty folder for a bundle that must be downloaded.
 
         Raises:
@@ -119,6 +121,8 @@ class Registry:
             CheckpointError: The downloaded bundle is not the registered one, or it is damaged.
             StoreError: The store cannot be reached, or denies access.
         """
+        if (folder := at_hand(reference)) is not None:
+            return Located(folder)
         if names_place(reference):
             return Located(bundle_at(reference, download_to))
         try:

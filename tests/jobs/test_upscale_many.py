@@ -262,11 +262,16 @@ def test_a_device_that_is_not_there_is_one_line(upscale, tmp_path):
 
 def test_without_a_wish_the_released_model_stands_in_for_a_champion(metasr, places, tmp_path, monkeypatch):
     write(tmp_path / "in.nii.gz")
-    monkeypatch.setattr("metasr.sources.RELEASED", places / "bundle")
+    monkeypatch.setattr("metasr.sources.RELEASED", tmp_path / "released")
+    (tmp_path / "released").mkdir()
+    (tmp_path / "released" / "fidelity").symlink_to(places / "bundle")
     monkeypatch.setattr("cluster.registry.Registry.locate", _none)
     outcome = metasr("upscale", tmp_path / "in.nii.gz", tmp_path / "o.nii.gz", "--scale", 2)
     assert outcome.code == 0
     assert outcome.out.splitlines()[0] == "model: the one that ships with metasr"
+    outcome = metasr("upscale", tmp_path / "in.nii.gz", tmp_path / "n.nii.gz", "--scale", 2, "--model", "fidelity")
+    assert outcome.code == 0
+    assert json.loads((tmp_path / "n.json").read_text())["model"]["version"] == "released fidelity"
     monkeypatch.setattr("metasr.sources.RELEASED", tmp_path)
     outcome = metasr("upscale", tmp_path / "in.nii.gz", tmp_path / "p.nii.gz", "--scale", 2)
     assert_one_error(outcome, "model champion: no such version", "metasr promote")

@@ -91,13 +91,17 @@ def test_references_are_found_by_the_part_that_is_installed(folder):
 
 def test_without_a_released_model_the_error_says_how_to_get_one(monkeypatch, tmp_path):
     monkeypatch.setattr("metasr.sources.RELEASED", tmp_path)
-    with pytest.raises(RegistryError, match=r"ships no model\. Give the folder of a bundle; `metasr demo`"):
+    with pytest.raises(RegistryError, match=r"ships no model fidelity\. Give the folder of a bundle; `metasr demo`"):
         metasr.load()
 
 
-def test_the_released_model_is_the_default(folder, monkeypatch):
-    monkeypatch.setattr("metasr.sources.RELEASED", folder)
-    assert metasr.load().bundle.digest == metasr.load(folder).bundle.digest
+def test_the_released_models_have_names_and_fidelity_is_the_default(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("metasr.sources.RELEASED", tmp_path)
+    (tmp_path / "fidelity").symlink_to(folder)
+    (tmp_path / "zebra").symlink_to(folder)
+    digest = metasr.load(folder).bundle.digest
+    assert metasr.load().bundle.digest == metasr.load("fidelity").bundle.digest == digest
+    assert metasr.load("zebra").bundle.digest == digest
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
