@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cluster.config import JobConfig
 from jobs.cli import Parser, add_settings, json_output, run, say, settings
 from jobs.interface.table import as_json, gain, table
+from metasr.sources import released_models
 
 if TYPE_CHECKING:
     from cluster.catalogue.models import ListedVersion
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         say(f"{listing.model} has no version; train one: metasr train --recipe smoke --data.url DATA")
     if listing.others:
         say(f"other models, for --tracking.model: {', '.join(listing.others)}")
+    say(f"with metasr come, for --model: {', '.join(released_models())}")
     return 0
 
 

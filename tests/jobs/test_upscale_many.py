@@ -271,7 +271,7 @@ def test_without_a_wish_the_released_model_stands_in_for_a_champion(metasr, plac
     assert outcome.out.splitlines()[0] == "model: the one that ships with metasr"
     outcome = metasr("upscale", tmp_path / "in.nii.gz", tmp_path / "n.nii.gz", "--scale", 2, "--model", "fidelity")
     assert outcome.code == 0
-    assert json.loads((tmp_path / "n.json").read_text())["model"]["version"] == "released fidelity"
+    assert read_description(tmp_path / "n.metasr.json")["model"]["version"] == "released fidelity"
     monkeypatch.setattr("metasr.sources.RELEASED", tmp_path)
     outcome = metasr("upscale", tmp_path / "in.nii.gz", tmp_path / "p.nii.gz", "--scale", 2)
     assert_one_error(outcome, "model champion: no such version", "metasr promote")
