@@ -121,7 +121,8 @@ def test_models_without_mlflow_are_the_runs_that_became_versions(metasr, home, s
     store_run(home, store_url, {"train.seed": 1}, finished={"step": "8", "registered": ""})
     outcome = metasr("models", *there, *away)
     assert (outcome.code, outcome.err.count("\n")) == (0, 1)
-    (row,) = outcome.out.splitlines()[1:]
+    row, shipped = outcome.out.splitlines()[1:]
+    assert shipped.startswith("with metasr come, for --model: fidelity")
     assert row.split()[:2] == ["?", run]
     assert "unknown without MLflow" in row
     found = json.loads(metasr("models", "--json", *there, *away).out)
