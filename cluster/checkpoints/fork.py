@@ -45,6 +45,12 @@ class Fork(NamedTuple):
             )
         return cls(found["run"], int(found["step"]))
 
+    def require_steps(self, steps: int) -> None:
+        """Raise ConfigError where a run that ends after this many steps would train nothing."""
+        if self.step >= steps:
+            why = f"train.steps is {steps}: nothing would be trained"
+            raise ConfigError(f"cannot branch off from {self}", why, "Give the step at which the branch ends")
+
 
 def find(storage: Store, fork: Fork) -> SavedCheckpoint:
     """Return the checkpoint that a run branches off from.

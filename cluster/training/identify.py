@@ -106,6 +106,8 @@ def prepare(spec: RunSpec, tell: Tell, *, waits: bool = True) -> Prepared:
     Raises:
         MetaSRError: The settings, the data or a store cannot be used.
     """
+    if spec.fork is not None:
+        spec.fork.require_steps(spec.config.train.steps)
     initial = load_initial(spec)
     spec = settled(spec, initial, tell)
     identity = identify(spec, initial, tell)

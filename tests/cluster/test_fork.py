@@ -5,7 +5,9 @@ import pytest
 from cluster.checkpoints import RunCheckpoints
 from cluster.checkpoints.fork import Fork, branch_off
 from cluster.config import JobConfig
+from cluster.recipes import Layer, resolve
 from cluster.store import open_store
+from cluster.training.identify import RunSpec, prepare
 from metasr.errors import CheckpointError, ConfigError
 from metasr.manifest import seal
 from tests.cluster.training import newest_digest, train_to_end
@@ -41,6 +43,15 @@ def test_a_branch_begins_with_the_checkpoint_and_without_what_it_was_worth(store
     assert (kept.step, kept.score, own.best()) == (20, None, None)
     assert kept.files == {name: file for name, file in theirs.files.items() if not name.startswith("bundle/")}
     own.fetch(kept, tmp_path / "fetched")
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+def test_a_branch_that_would_train_nothing_is_refused_before_anything_is_made(steps):
+    spec = RunSpec(resolve(JobConfig, [Layer("test", {"train.steps": steps})]), "tiny", fork=Fork("one", 20))
+    with pytest.raises(
+        ConfigError, match=f"one@20: train.steps is {steps}: nothing would be trained"
+    ):
+        prepare(spec, print)
 
 
 def test_a_run_that_has_checkpoints_branches_off_no_more(store, source, tmp_path):
