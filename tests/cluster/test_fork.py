@@ -48,9 +48,7 @@ def test_a_branch_begins_with_the_checkpoint_and_without_what_it_was_worth(store
 @pytest.mark.parametrize("steps", [10, 20])
 def test_a_branch_that_would_train_nothing_is_refused_before_anything_is_made(steps):
     spec = RunSpec(resolve(JobConfig, [Layer("test", {"train.steps": steps})]), "tiny", fork=Fork("one", 20))
-    with pytest.raises(
-        ConfigError, match=f"one@20: train.steps is {steps}: nothing would be trained"
-    ):
+    with pytest.raises(ConfigError, match=f"one@20: train.steps is {steps}: nothing would be trained"):
         prepare(spec, print)
 
 
