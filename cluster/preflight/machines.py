@@ -21,7 +21,7 @@ from cluster.preflight.node import NodeFacts, computes_bfloat16, inspect_node
 from cluster.preflight.results import Judgement, ok, problem, warning
 from cluster.preflight.services import Data, is_loopback
 from cluster.redaction import one_line
-from cluster.runtime.connection import connected, token_reason
+from cluster.runtime.connection import connected, requires_token, token_reason
 from cluster.store import Store
 from metasr.errors import ConfigError, MetaSRError
 
@@ -39,7 +39,7 @@ class Cluster:
 
     Attributes:
         dashboard: Host and port of its dashboard; empty without one.
-        requires_token: Whether the dashboard requires a token; None if unknown.
+        requires_token: Whether it requires a token; None if unknown.
         nodes: The live nodes, as Ray describes them.
         free: Resources that are not reserved.
     """
@@ -77,7 +77,7 @@ def offered(*, access: bool = True) -> Cluster:
     """Return the Ray cluster that this process is connected to; without `access`, leave out the dashboard."""
     dashboard = _dashboard() if access else ""
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    return Cluster(dashboard, _requires_token(dashboard), nodes, ray.available_resources())
+    return Cluster(dashboard, _requires_token(dashboard) if access else None, nodes, ray.available_resources())
 
 
 def _dashboard() -> str:
@@ -99,7 +99,7 @@ def no_ray(address: str) -> str:
 
 def _requires_token(dashboard: str) -> bool | None:
     if not dashboard:
-        return None
+        return requires_token(ray.get_runtime_context().gcs_address)
     try:
         with urllib.request.urlopen(f"http://{dashboard}/api/version", timeout=ANSWER_S):
             return False
@@ -120,10 +120,12 @@ def access_found(cluster: Cluster) -> Judgement:
     if not cluster.requires_token:
         open_to = "users of its machine" if is_loopback(host) else "everybody who reaches it"
         return problem(
-            f"token authentication is off: {open_to} can run code through {cluster.dashboard}",
+            f"token authentication is off: {open_to} can run code through {cluster.dashboard or 'its ports'}",
             "`ray get-auth-token --generate` on the head, RAY_AUTH_MODE=token on all nodes, and restart Ray",
         )
     where = "on loopback" if is_loopback(host) else "open to the network, with the token"
+    if not host:
+        where = "off"
     return ok(f"{len(cluster.nodes)} node(s); token authentication is on; dashboard {where}")
 
 

@@ -1,5 +1,6 @@
 """Ray, started or joined."""
 
+import json
 import logging
 import os
 import signal
@@ -8,13 +9,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
 import ray
 from ray._private.node import Node
+from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
 from cluster.redaction import one_line
 from metasr.errors import ConfigError, Interrupted, TrainingError
@@ -41,7 +44,8 @@ def connected(cpus: float, tell: Callable[[str], None] | None = None) -> Iterato
     """Use the cluster that RAY_ADDRESS names, as in a submitted job; otherwise a Ray of our own, on this machine.
 
     A process that is connected already, such as an actor in which a trial of a sweep runs, stays as it is.
-    Ray asks for a token by default and makes one in ~/.ray for a cluster of its own; its dashboard is on loopback.
+    Ray asks for a token by default and makes one in ~/.ray for a cluster of its own, which has no dashboard: that is
+    ten processes, which would compete with the workers at each start.
 
     Args:
         cpus: CPU cores that will be asked for; a local Ray offers at least as many.
@@ -98,8 +102,9 @@ def _start(cpus: int, tell: Callable[[str], None]) -> None:
                     address="local",
                     num_cpus=cpus,
                     object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                    dashboard_host="127.0.0.1",
+                    include_dashboard=False,
                 )
+            _tell_prometheus()
             return
         except Exception as error:  # Ray has none of its own for this
             if not left:
@@ -108,6 +113,21 @@ def _start(cpus: int, tell: Callable[[str], None]) -> None:
                 what_to_do = f"Run the same command again when the machine has less to do; {logs} has Ray's logs"
                 raise TrainingError("Ray does not start on this machine", one_line(error), what_to_do) from error
             tell(f"Ray has not started ({one_line(error)}): trying again")
+
+
+def _tell_prometheus() -> None:
+    """Write where Ray's metrics are, into the files that a dashboard would write, as far as they can be written."""
+    node = ray._private.worker._global_node
+    if node is None:
+        return
+    targets = [f"{one['NodeManagerAddress']}:{one['MetricsExportPort']}" for one in ray.nodes()]
+    content = json.dumps([{"labels": {"job": "ray"}, "targets": targets}])
+    for folder in (node.get_session_dir_path(), node.get_temp_dir_path()):
+        file = Path(folder, PROMETHEUS_SERVICE_DISCOVERY_FILE)
+        with suppress(OSError):
+            partial = file.with_name(f"{file.name}.{os.getpid()}")
+            partial.write_text(content)
+            partial.replace(file)
 
 
 def _init(**options: Any) -> None:
@@ -192,17 +212,29 @@ def _refuses_token(address: str) -> bool:
     """Return whether a cluster asks for another token than is sent from here, or than none."""
     if "://" in address:
         return False
-    import grpc  # type: ignore[import-untyped]  # here, because a Ray of our own does not need it
-    from ray._private.grpc_utils import init_grpc_channel
+    from ray._private.grpc_utils import init_grpc_channel  # here, because a Ray of our own does not need it
 
-    channel = init_grpc_channel(address)
+    return _answer(init_grpc_channel(address)) == "UNAUTHENTICATED"
+
+
+def requires_token(address: str) -> bool | None:
+    """Return whether a cluster refuses those who send no token; None if it does not answer."""
+    import grpc  # type: ignore[import-untyped]
+
+    return {"OK": False, "UNAUTHENTICATED": True}.get(_answer(grpc.insecure_channel(address)))
+
+
+def _answer(channel: Any) -> str:
+    """Return the name of the status with which a cluster answers."""
+    import grpc
+
     try:
         channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=ANSWER_S)
     except grpc.RpcError as error:
-        return bool(error.code() is grpc.StatusCode.UNAUTHENTICATED)
+        return str(error.code().name)
     finally:
         channel.close()
-    return False
+    return "OK"
 
 
 def token_reason() -> str:

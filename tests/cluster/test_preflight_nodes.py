@@ -1,14 +1,19 @@
 """What is looked at on the nodes of a cluster before training: versions, room, cards, and Ray itself."""
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import urllib.request
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import ray
+from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
 from cluster.preflight import fit, machines, require_nodes, run_checks
 from cluster.preflight.node import Card, NodeFacts, room, versions
@@ -142,6 +147,8 @@ def test_gpus_are_judged(nodes, state, said):
         ("127.0.0.1:8265", False, "problem"),
         ("192.0.2.1:8265", False, "problem"),
         ("", None, "warning"),
+        ("", True, "ok"),
+        ("", False, "problem"),
     ],
 )
 def test_a_ray_that_anybody_can_use_is_a_problem(dashboard, asks, state):
@@ -163,8 +170,6 @@ def test_the_room_for_workers_is_judged(job, num_workers, min_workers, free, sta
 @pytest.fixture(scope="module")
 def ray_here(tmp_path_factory):
     """A Ray of our own, which takes long to start. Its token is in a home of its own."""
-    import ray
-
     from cluster.runtime.connection import connected
 
     with pytest.MonkeyPatch.context() as environment:
@@ -185,6 +190,14 @@ def test_a_job_on_a_ray_that_is_well_has_no_problems(ray_here, job):
         *("settings", "data", "shards", "storage", "storage room", "mlflow"),
         *("ray", "workers", "nodes", "versions", "disks", "memory", "shm"),
     ]
+
+
+def test_prometheus_finds_the_metrics_of_a_ray_of_our_own(ray_here):
+    folder = Path(ray._private.worker._global_node.get_session_dir_path())
+    (found,) = json.loads((folder / PROMETHEUS_SERVICE_DISCOVERY_FILE).read_text())
+    (target,) = found["targets"]
+    with urllib.request.urlopen(f"http://{target}/metrics", timeout=PATIENCE_S) as answer:
+        assert answer.status == 200
 
 
 def test_a_node_that_has_other_data_or_no_weights_is_found(ray_here, job, damaged):
