@@ -50,9 +50,10 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 demo: setup
 	$(RUN)/metasr demo --output demo
 
-# A file's tests stay together, because they share what takes long to make, in one process for each core. Torch has that
-# core alone: its threads would wait for each other.
-TEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+# A file's tests stay together, because they share what takes long to make. There is a process more than cores, because
+# some tests wait. Torch has one thread: more would wait for each other.
+TESTERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? cores + 1 : 4 )))
+TEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(TEST)
@@ -62,6 +63,7 @@ coverage: setup
 
 test-cluster: setup
 	METASR_FUZZ_EXAMPLES=30000 $(RUN)/pytest tests/properties
+	METASR_EXAMPLES=100 $(RUN)/pytest -m "hypothesis and not slow" tests/unit
 	$(RUN)/pytest -m slow
 	$(RUN)/pytest tests/chaos
 

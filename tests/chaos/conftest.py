@@ -4,10 +4,9 @@ import shutil
 
 import pytest
 
-from cluster.config import TrackingConfig
-from cluster.tracking import connect
 from tests.chaos.machines import Machines
 from tests.chaos.runs import SETTINGS
+from tests.cluster.tracked import empty_database
 from tests.cluster.training import state_digest, train_locally
 
 
@@ -23,9 +22,8 @@ def machines():
 
 @pytest.fixture(scope="session")
 def tracking_database(tmp_path_factory):
-    """An empty one: seconds to make."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    connect(TrackingConfig(uri=f"sqlite:///{path}"))
+    empty_database(path)
     return path
 
 

@@ -12,11 +12,10 @@ import pytest
 from cluster.config import JobConfig, TrackingConfig
 from cluster.registry import CHAMPION, Registry
 from cluster.store import open_store
-from cluster.tracking import connect
 from tests.cluster.patients import OPTIONS, make_volumes, run_prepare
 from tests.cluster.ray_nodes import ray_node
 from tests.cluster.registered import make_bundle, record, scores
-from tests.cluster.tracked import start
+from tests.cluster.tracked import empty_database, start
 
 
 @pytest.fixture(scope="session")
@@ -64,10 +63,8 @@ def store(request, tmp_path):
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory):
-    """A tracking database: seconds to make, so that all tests share it, each with names of its own."""
-    config = TrackingConfig(uri=f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
-    connect(config)
-    return config.uri
+    """A tracking database that all tests share, each with names of its own."""
+    return empty_database(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
 
 @pytest.fixture

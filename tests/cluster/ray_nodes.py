@@ -12,7 +12,11 @@ TRIES = 3
 
 @contextmanager
 def ray_node(environment, *arguments):
-    """Start a node, and end it with the block. On a busy machine Ray gives up after 30 s, and is asked again."""
+    """Start a node, and end it with the block. On a busy machine Ray gives up after 30 s, and is asked again.
+
+    Ray would give the work on it 30 s to move to other nodes, before it ends.
+    """
+    environment = {**environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     command = [RAY, "start", "--block", "--disable-usage-stats", *arguments]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with ExitStack() as started:

@@ -19,7 +19,7 @@ from metasr.identity import RunIdentity
 from metasr.inference.bundle import save_bundle
 from metasr.models import build_generator
 from metasr.scale import Scale
-from tests.cluster.tracked import start
+from tests.cluster.tracked import empty_database, start
 
 GATE = GateConfig(scales=("2",))
 FORCED = "metasr.promotion_forced"
@@ -38,7 +38,7 @@ def make_bundle(folder, step):
 
 def two_versions(folder):
     """Settings for a new database with two versions, which were not evaluated; and its registry."""
-    config = TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=f"{folder}/artifacts")
+    config = TrackingConfig(uri=empty_database(folder / "mlflow.db"), artifacts=f"{folder}/artifacts")
     registry = Registry(config)
     for step in (1, 2):
         registry.register(make_bundle(folder / f"bundle-{step}", step), start(config, f"run-{step}"))

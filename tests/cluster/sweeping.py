@@ -7,7 +7,7 @@ import sys
 
 from cluster.sweep.ledger import LEDGER, StoredTrials
 from cluster.sweep.record import from_document
-from tests.cluster.training import ROOT, TINY, flags, line_with, places
+from tests.cluster.training import ROOT, TINY, flags, line_with, places, with_database
 from tests.patience import PATIENCE_S
 
 STEPS = 60
@@ -27,6 +27,7 @@ def arguments_of(home, store_url, space, settings):
 
 
 def start_sweep(home, store_url, space, settings, *more):
+    with_database(home, settings)
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.Popen(
         [sys.executable, ROOT / "jobs" / "tune.py", *arguments_of(home, store_url, space, settings), *map(str, more)],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.cluster.tracked import MlflowServer
+from tests.cluster.tracked import MlflowServer, empty_database
 from tests.patience import PATIENCE_S
 
 # MLflow takes no password of less than 12 characters, and tenths of a second to verify one, which it need not repeat.
@@ -54,6 +54,11 @@ class TeamServer(MlflowServer):
         """Tell MLflow, as the administrator; its own client for this imports the whole server."""
         url, admin = f"{self.uri}/api/{endpoint}", ("admin", PASSWORDS["admin"])
         requests.post(url, json=arguments, auth=admin, timeout=60).raise_for_status()
+
+
+def sqlite(folder):
+    """Return what gives the URL of a database in a folder by its name: `runs` has MLflow's tables already."""
+    return lambda name: empty_database(folder / "runs.db") if name == "runs" else f"sqlite:///{folder}/{name}.db"
 
 
 @contextmanager

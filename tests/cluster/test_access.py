@@ -9,14 +9,14 @@ from cluster.config import TrackingConfig
 from cluster.outbox.access import require_access
 from cluster.tracking import connect
 from metasr.errors import ConfigError, StoreError
-from tests.cluster.team_server import TeamServer, logged_in
+from tests.cluster.team_server import TeamServer, logged_in, sqlite
 from tests.cluster.tracked import closed_port
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
-    server = TeamServer(folder, lambda name: f"sqlite:///{folder}/{name}.db")
+    server = TeamServer(folder, sqlite(folder))
     yield server
     server.kill()
 

@@ -277,13 +277,18 @@ def num_requests(through, publish):
     return len(proxy.seen) - before
 
 
+# Of the requests each second one, or all.
+EVERY = pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])
+
+
+@EVERY
 @pytest.mark.parametrize("fault", [Refuse(), Reset()], ids=["before it is done", "when it is done"])
 def test_publishing_that_breaks_at_any_request_leaves_a_good_newest_one_and_can_be_done_again(
-    through, publish, num_requests, fault
+    through, publish, num_requests, fault, every
 ):
     plain, _ = through()
     assert num_requests > 10
-    for number in range(num_requests):
+    for number in range(0, num_requests, every):
         run = f"run-{number}"
         before = RunCheckpoints(plain, run).claim(1)
         publish(before, 100, keep=1)
@@ -298,9 +303,12 @@ def test_publishing_that_breaks_at_any_request_leaves_a_good_newest_one_and_can_
         assert names_in(plain, run) == names_known(before)
 
 
-def test_a_worker_that_was_frozen_at_any_request_overwrites_nothing_of_its_successor(through, publish, num_requests):
+@EVERY
+def test_a_worker_that_was_frozen_at_any_request_overwrites_nothing_of_its_successor(
+    through, publish, num_requests, every
+):
     plain, _ = through()
-    for number in range(num_requests):
+    for number in range(1 % every, num_requests, every):
         run = f"run-{number}"
         frozen = RunCheckpoints(plain, run).claim(1)
         publish(frozen, 100, keep=1)

@@ -71,7 +71,9 @@ def test_a_worker_that_is_killed_at_a_subject_changes_nothing(cluster, folder, a
     assert "(raylet)" in lines  # Ray says who died
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_it_and_the_same_command_goes_on(cluster, folder, alone, tmp_path, number, code):
     process = start(folder, tmp_path / "store", *TWO, env=cluster[1])
     until(process, "train, 3 of 8")

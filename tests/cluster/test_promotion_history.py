@@ -349,6 +349,7 @@ def server(tmp_path):
     server.kill()
 
 
+@pytest.mark.slow
 def test_two_processes_promoting_at_once_on_a_server(server, bundles, tmp_path):
     config = TrackingConfig(uri=server.uri)
     registry = Registry(config)

@@ -201,7 +201,7 @@ def test_killed_at_any_moment_everything_arrives_once_and_in_order(config):
         with subprocess.Popen(
             [sys.executable, "-c", TRAINING, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
         ) as process:
-            told += [int(process.stdout.readline()) for _ in range(draw.randint(1, 400))]
+            told += [int(process.stdout.readline()) for _ in range(draw.randint(1, 100))]
             process.send_signal(signal.SIGKILL)
             told += [int(line) for line in process.stdout.read().splitlines()]
     assert sync(config, print, uri_is_given=False)[:2] == NOTHING_LEFT

@@ -111,7 +111,7 @@ def scraped(folder):
 
 
 def test_a_submitted_job_trains_on_the_cluster(cluster, tmp_path, store_url):
-    settings = {"train.steps": 4, "train.pixel_only_steps": 3, "resources.num_workers": 2}
+    settings = {"train.steps": 4, "train.pixel_only_steps": 3, "resources.num_workers": 1}
     arguments = map(str, arguments_of(tmp_path, store_url, settings))
     outcome = submit(cluster, *arguments, RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES="")
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr

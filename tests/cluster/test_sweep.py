@@ -127,12 +127,14 @@ def test_the_end_says_what_was_found_and_how_to_repeat_it(killed_and_continued):
     assert (home / "page" / "index.html").is_file()
 
 
-def test_ctrl_c_leaves_trials_that_go_on_and_says_how(tmp_path, store_url):
-    settings = {**SEARCH, "train.steps": 10**6, "train.pixel_only_steps": 10**6, "search.scheduler": "none"}
+@pytest.mark.parametrize("at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_leaves_trials_that_go_on_and_says_how(tmp_path, store_url, at_once):
+    endless = {"train.steps": 10**6, "train.pixel_only_steps": 10**6}
+    settings = {**SEARCH, **endless, "search.scheduler": "none", "search.concurrent": at_once}
     space = f"space: {{optim.generator_lr: {{loguniform: [{GOOD}, {BETTER}]}}}}\n"
     process = start_sweep(tmp_path, store_url, space, settings)
     try:
-        lines_with(process, "trial 0  step", "trial 1  step")
+        lines_with(process, *(f"trial {number}  step" for number in range(at_once)))
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
@@ -143,6 +145,6 @@ def test_ctrl_c_leaves_trials_that_go_on_and_says_how(tmp_path, store_url):
     assert output.rstrip().endswith("run the same command again to continue")
     assert "Traceback" not in output
     trials = ledger_of(tmp_path).trials
-    assert [trial.status for trial in trials] == ["waiting"] * 2
+    assert [trial.status for trial in trials] == ["waiting"] * at_once
     for trial in trials:
         assert list((tmp_path / "runs" / trial.run_name).glob("step-*/manifest.json"))

@@ -15,7 +15,7 @@ from cluster.tracking import connect
 from metasr import manifest
 from metasr.errors import MetaSRError, RegistryError, StoreError
 from tests.cluster.registered import GATE, record, scores
-from tests.cluster.team_server import TeamServer, logged_in, postgresql
+from tests.cluster.team_server import TeamServer, logged_in, postgresql, sqlite
 from tests.cluster.tracked import artifact, start
 from tests.patience import PATIENCE_S
 
@@ -23,8 +23,7 @@ from tests.patience import PATIENCE_S
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
-    files = nullcontext(lambda name: f"sqlite:///{folder}/{name}.db")
-    with files if request.param == "sqlite" else postgresql() as database:
+    with nullcontext(sqlite(folder)) if request.param == "sqlite" else postgresql() as database:
         server = TeamServer(folder, database)
         yield server
         server.kill()

@@ -180,7 +180,8 @@ def test_a_run_cannot_start_from_the_weights_of_another_network(tmp_path, store_
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(tmp_path, store_url):
-    process = start_training(tmp_path, store_url, {"train.steps": 1, "resources.num_workers": 8})
+    settings = {"train.steps": 1, "resources.num_workers": 8, "tracking.uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    process = start_training(tmp_path, store_url, settings)
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert output.startswith("error: resources.num_workers 8: a batch has 4 virtual shards to share.")

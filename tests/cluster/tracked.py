@@ -5,14 +5,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import uuid
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from cluster.config import TrackingConfig
-from cluster.tracking import Run, now_ms
+from cluster.tracking import Run, connect, now_ms
 from tests.patience import PATIENCE_S
 
 
@@ -24,6 +26,19 @@ def start(config, name="run-1", params=None, tags=None):
 
 def artifact(client, run_id, path, folder):
     return Path(client.download_artifacts(run_id, path, str(folder))).read_bytes()
+
+
+@cache
+def _empty_database():
+    with tempfile.TemporaryDirectory() as folder:
+        connect(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"))
+        return Path(folder, "mlflow.db").read_bytes()
+
+
+def empty_database(path):
+    """Write a tracking database without runs, as MLflow makes it in seconds of its own; return its URL."""
+    path.write_bytes(_empty_database())
+    return f"sqlite:///{path}"
 
 
 def closed_port():
@@ -46,7 +61,7 @@ class MlflowServer:
         self.port = closed_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder, self._process = folder, None
-        self._backend = backend or f"sqlite:///{folder}/mlflow.db"
+        self._backend = backend or empty_database(folder / "mlflow.db")
         self._options, self._environment = options, _environment() | dict(environment)
         try:
             self.start()

@@ -20,6 +20,7 @@ from metasr.context import LocalContext
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import load_bundle
 from metasr.training.loop import TrainingData, fit
+from tests.cluster.tracked import empty_database
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,14 @@ def arguments_of(home, store_url, settings):
     return ["--recipe", recipe, *flags({"data.url": store_url, **places(home), **TINY, **settings})]
 
 
+def with_database(home, settings):
+    """Put an empty tracking database where a home has none, unless the settings name one."""
+    if "tracking.uri" not in settings and not (home / "mlflow.db").exists():
+        empty_database(home / "mlflow.db")
+
+
 def start_training(home, store_url, settings, **environment):
+    with_database(home, settings)
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.Popen(
         [sys.executable, ROOT / "jobs" / "train.py", *arguments_of(home, store_url, settings)],

@@ -147,15 +147,15 @@ def test_a_flag_may_be_written_as_its_setting_is_named(metasr):
     assert written == metasr("train", "--optim.generator-lr=1e-5", "--resources.num-workers", "3", "--print-config")
 
 
-def test_on_a_first_day_there_is_the_model_that_ships_and_no_other(tmp_path, places):
+def test_on_a_first_day_there_is_the_model_that_ships_and_no_other(metasr, tmp_path, places):
     """Nothing has been registered yet, nor has anybody made the database."""
-    command = [METASR, "upscale", places / "volume.nii.gz", tmp_path / "out.nii.gz", "--scale", "2"]
+    command = ["upscale", places / "volume.nii.gz", tmp_path / "out.nii.gz", "--scale", "2"]
     database = tmp_path / "home" / "metasr" / "mlflow.db"
-    outcome = start(*command, "--model", "champion", folder=tmp_path)
+    outcome = metasr(*command, "--model", "champion")
     assert_one_error(outcome, "model champion: no such version", "metasr promote")
     assert database.is_file()
     database.unlink()
-    outcome = start(*command, folder=tmp_path)
+    outcome = metasr(*command)
     assert (outcome.code, outcome.out.splitlines()[0]) == (0, "model: the one that ships with metasr")
     assert not database.exists()
 

@@ -4,7 +4,9 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,8 @@ from cluster.config import (
     check_workers,
 )
 from cluster.recipes import leaves
-from jobs.cli import VERBS, Parser, add_settings, settings
-from tests.jobs.command import METASR, assert_one_error, start
+from jobs.cli import VERBS, Parser, _dispatch, add_settings, run, settings
+from tests.jobs.command import Outcome, assert_one_error, start
 from tests.jobs.surface import FILE, surface
 
 JOBS = Path(jobs.__file__).parent
@@ -53,8 +55,16 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def helps(tmp_path_factory):
     """The whole help of every verb, as `metasr VERB --help-all` prints it."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    return {verb: start(METASR, verb, "--help-all", folder=folder) for verb in VERBS}
+
+    def help_of(verb):
+        with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:  # noqa: SIM117
+            with pytest.raises(SystemExit) as left:
+                run(_dispatch, [verb, "--help-all"])
+        return Outcome(left.value.code, out.getvalue(), err.getvalue())
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HOME", str(tmp_path_factory.mktemp("elsewhere")))
+        return {verb: help_of(verb) for verb in VERBS}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=" ".join)
