@@ -67,6 +67,20 @@ def working_area(lr: NDArray[np.floating], size: tuple[int, ...], background: fl
     return Area((parts[0][0], parts[1][0]), (parts[0][1], parts[1][1]))
 
 
+def unseen_rim(lr: NDArray[np.floating], background: float) -> tuple[int, int]:
+    """Return how many pixels at both ends of the rows, and of the columns, of an image have no part in its result.
+
+    They are background, as are the pixels beside them, so that `keep_background` takes the constant for them.
+
+    Args:
+        lr: `[h, w]`, not background alone.
+        background: The constant.
+    """
+    brain = [np.flatnonzero((lr != background).any(axis=1 - axis)) for axis in (0, 1)]
+    ends = [min(int(at[0]), side - 1 - int(at[-1])) for at, side in zip(brain, lr.shape, strict=True)]
+    return max(0, ends[0] - 1), max(0, ends[1] - 1)
+
+
 def _part(brain: Indices, old: int, new: int, reach_px: int) -> tuple[slice, slice]:
     periods = math.gcd(old, new)
     lr_period, hr_period = old // periods, new // periods

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from metasr.data.intensity import IntensityScale
 from metasr.data.planes import PLANES, Plane
 from metasr.data.volume import Volume
-from metasr.inference.background import keep_background, nearest, working_area
+from metasr.inference.background import keep_background, nearest, unseen_rim, working_area
 from metasr.inference.engine import Engine
 from metasr.inference.memory import available_bytes, check_memory, float_type
 from metasr.inference.reach import reach_px
@@ -106,16 +106,21 @@ def _upscale_slice(
         return _compute(image, engine, size, intensities)
     area = working_area(image, size, background, reach)
     sr = np.full(size, background, np.float64)
-    sr[area.hr] = _compute(image[area.lr], engine, sr[area.hr].shape, intensities)
+    rim = unseen_rim(image[area.lr], background)
+    sr[area.hr] = _compute(image[area.lr], engine, sr[area.hr].shape, intensities, rim)
     return sr
 
 
 def _compute(
-    image: NDArray[np.floating], engine: Engine, size: tuple[int, ...], intensities: IntensityScale
+    image: NDArray[np.floating],
+    engine: Engine,
+    size: tuple[int, ...],
+    intensities: IntensityScale,
+    rim: tuple[int, int] = (0, 0),
 ) -> NDArray[np.float64]:
     lr = torch.from_numpy(np.ascontiguousarray(intensities.to_unit(image)))[None, None]
-    sr = intensities.from_unit(engine(lr, (size[0], size[1]))[0, 0].cpu().numpy())
     background = intensities.background
+    sr = intensities.from_unit(engine(lr, (size[0], size[1]), rim)[0, 0].cpu().numpy())
     if background is None:
         return sr
     if background != intensities.low:  # far from the brain it cannot be interpolated

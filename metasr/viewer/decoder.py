@@ -16,8 +16,9 @@ from metasr.data.planes import Plane
 from metasr.errors import ConfigError
 from metasr.inference.background import nearest, surrounding
 from metasr.inference.bundle import Bundle
+from metasr.inference.engine import Engine
 from metasr.models.generator import Features, Generator
-from metasr.models.meta_upscale_window import Kept, Window
+from metasr.models.meta_upscale_window import Window
 from metasr.viewer.encoder import Encoded, Encoder
 from metasr.viewer.scene import CODES, Scene
 from metasr.viewer.window import Part, Span
@@ -54,8 +55,8 @@ class Decoder:
     def __init__(self, bundle: Bundle, scene: Scene) -> None:
         if not isinstance(bundle.generator, Generator):
             raise ConfigError("this model", "it has one scale, and the page zooms", "Give a model for any scale")
-        self.bundle, self._generator, self._scene = bundle, bundle.generator, scene
-        self._encoder, self._kernels = Encoder(bundle.generator, scene), Kept()
+        self.bundle, self._scene, self._engine = bundle, scene, Engine(bundle.generator)
+        self._encoder = Encoder(self._engine, scene)
 
     @torch.inference_mode()
     def decode(self, plane: Plane, index: int, rows: Span, columns: Span) -> Decoded:
@@ -89,7 +90,7 @@ class Decoder:
         part = _cut(encoded, down.lr, across.lr)
         window = Window(down.window[0], across.window[0], down.pixels, across.pixels)
         size = down.size, across.size
-        unit = self._generator.decode_window(part.features, size, window, self._kernels)[0, 0].cpu().numpy()
+        unit = self._engine.decode_window(part.features, size, window)[0, 0].cpu().numpy()
         sr: NDArray[np.float32] = unit * np.float32(intensities.high - intensities.low) + np.float32(intensities.low)
         if part.is_background is not None:
             far = intensities.background if intensities.background != intensities.low else None

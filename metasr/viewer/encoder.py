@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from metasr.data.intensity import IntensityScale
 from metasr.data.planes import Plane
+from metasr.inference.background import unseen_rim
+from metasr.inference.engine import Engine
 from metasr.inference.reach import reach_px
-from metasr.models.generator import Features, Generator
+from metasr.models.generator import Features
 from metasr.viewer.scene import Scene
 
 KEPT_BYTES = 512 * 2**20
@@ -45,14 +47,14 @@ class Encoder:
     Not for several threads at once.
 
     Args:
-        generator: In evaluation mode.
+        engine: Of a network for any scale.
         scene: What is shown.
         kept_bytes: Memory for features; slices used least recently give way.
     """
 
-    def __init__(self, generator: Generator, scene: Scene, kept_bytes: int = KEPT_BYTES) -> None:
-        self._generator, self._scene, self._kept_bytes = generator, scene, kept_bytes
-        self._reach = reach_px(generator)
+    def __init__(self, engine: Engine, scene: Scene, kept_bytes: int = KEPT_BYTES) -> None:
+        self._engine, self._scene, self._kept_bytes = engine, scene, kept_bytes
+        self._reach = reach_px(engine.generator)
         self._kept: OrderedDict[tuple[Plane, int], Encoded] = OrderedDict()
         self._used_bytes = 0
 
@@ -70,16 +72,19 @@ class Encoder:
 
     def _encode(self, image: NDArray[np.float64], intensities: IntensityScale) -> Encoded:
         lr = intensities.to_unit(image)
-        tensor = torch.from_numpy(np.ascontiguousarray(lr))[None, None].to(self._generator.mean.device)
-        is_background = None if intensities.background is None else image == intensities.background
-        if is_background is None or self._reach is None or not is_background.any():
-            return Encoded(self._generator.encode(tensor), lr, is_background)
+        tensor = torch.from_numpy(np.ascontiguousarray(lr))[None, None]
+        background = intensities.background
+        is_background = None if background is None else image == background
+        if background is None or is_background is None or self._reach is None or not is_background.any():
+            return Encoded(self._engine.encode(tensor), lr, is_background)
         # The pixels beside the brain lie among pixels of it, too.
         rows, columns = (_box(~is_background, axis, 1 + self._reach) for axis in (0, 1))
-        maps = self._generator.encode(tensor[..., rows, columns]).maps
-        whole = maps.new_zeros(*maps.shape[:2], *image.shape)
+        part = tensor[..., rows, columns]
+        maps = self._engine.encode(part, unseen_rim(image[rows, columns], background)).maps
+        # Channels last, as meta-upscale reads them.
+        whole = maps.new_zeros(len(maps), *image.shape, maps.shape[1]).permute(0, 3, 1, 2)
         whole[..., rows, columns] = maps
-        return Encoded(Features(whole, tensor), lr, is_background)
+        return Encoded(Features(whole, tensor.to(maps.device)), lr, is_background)
 
 
 def _box(is_brain: NDArray[np.bool_], axis: int, margin: int) -> slice:

@@ -1,6 +1,5 @@
 """What is timed: groups of calls on the same inputs, each with the arithmetic and the bytes that it cannot avoid."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metasr.data.degrade import resize_bicubic
 from metasr.inference.engine import Engine
+from metasr.inference.trunk import FoldedTrunk
 from metasr.models import EDSR, SRGAN, Features, Generator, Kept, SuperResolver
 from metasr.models.meta_upscale_reference import per_pixel
 
@@ -92,7 +92,7 @@ def slices(generator: Generator, lr_side: int, rounds: int, scales: tuple[str, .
     """A slice: encoded once, decoded at several scales with kept kernels, with kernels made anew, and plainly."""
     group = Group("slice", f"a slice of {lr_side} x {lr_side} pixels", rounds)
     lr, engine = _images(generator, 1, lr_side), Engine(generator)
-    encoding, last = _encoding(generator, lr), _channels_last_trunk(generator)
+    encoding, last = _encoding(generator, lr), _engine_trunk(generator)
     normal = (lr - generator.mean) / generator.std
     group.add("encode", encoding, lambda: last(normal))
     group.add("encode, channels first", encoding, lambda: generator.trunk(normal))
@@ -115,7 +115,7 @@ def batch(generator: Generator, tenths: int, rounds: int) -> Group:
     name = f"{tenths / 10:g}"
     group = Group(f"batch at {name}", f"8 patches of {lr_side} x {lr_side} pixels to {hr_side} x {hr_side}", rounds)
     lr = _images(generator, 8, lr_side)
-    fast = Features(_channels_last_trunk(generator)((lr - generator.mean) / generator.std), lr)
+    fast = Features(_engine_trunk(generator)((lr - generator.mean) / generator.std), lr)
     slow = generator.encode(lr)
 
     def pixel_by_pixel() -> Tensor:
@@ -159,11 +159,9 @@ def _images(generator: Generator, number: int, side: int) -> Tensor:
     return torch.rand(number, 1, side, side, device=generator.mean.device)
 
 
-def _channels_last_trunk(generator: Generator) -> torch.nn.Module:
-    """Return the trunk as the Engine has it: channels last on a CPU."""
-    if generator.mean.device.type != "cpu":
-        return generator.trunk
-    return copy.deepcopy(generator.trunk).to(memory_format=torch.channels_last)
+def _engine_trunk(generator: Generator) -> Callable[[Tensor], Tensor]:
+    """Return the trunk as the Engine computes it."""
+    return FoldedTrunk(generator.trunk) if generator.mean.device.type == "cpu" else generator.trunk
 
 
 def _encoding(generator: Generator, lr: Tensor) -> Work:

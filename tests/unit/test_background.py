@@ -10,6 +10,7 @@ from metasr.data.volume import load_volume, save_volume
 from metasr.inference.background import surrounding, working_area
 from metasr.inference.reach import reach_px
 from metasr.inference.target import Target
+from metasr.inference.trunk import FoldedTrunk
 from metasr.inference.upscale import upscale_volume
 from metasr.models import EDSR, SRGAN, Generator, SuperResolver, evaluating
 from tests.unit.nifti import in_memory, write
@@ -75,6 +76,18 @@ def test_the_background_is_the_same_constant_to_the_bit(tmp_path, dtype, backgro
     assert np.unique(written).size > 100
 
 
+def watched(monkeypatch):
+    """Return a list to which each image that is encoded adds its pixels."""
+    seen, compute = [], FoldedTrunk.__call__
+
+    def call(trunk, image, rim=(0, 0)):
+        seen.append(image[0, 0].numel())
+        return compute(trunk, image, rim)
+
+    monkeypatch.setattr(FoldedTrunk, "__call__", call)
+    return seen
+
+
 def upscale(volume, spacing):
     return upscale_volume(volume, network(), Target.of_spacing(volume, spacing))
 
@@ -107,9 +120,8 @@ def test_computing_the_brain_alone_gives_what_computing_all_gives(monkeypatch, n
         "everywhere": (slice(1, 59), slice(1, 79)),
     }[place]
     data[rows, columns] = np.random.default_rng(0).uniform(0.2, 1, data[rows, columns].shape)
-    volume, seen = in_memory(data), []
+    volume, seen = in_memory(data), watched(monkeypatch)
     target = Target.of_scale(volume, scale)
-    generator.trunk.register_forward_pre_hook(lambda module, given: seen.append(given[0][0, 0].numel()))
     part = upscale_volume(volume, generator, target)
     computed, seen[:] = sum(seen), []
     monkeypatch.setattr("metasr.inference.upscale.reach_px", lambda network: None)
@@ -169,11 +181,10 @@ def test_a_network_of_unknown_layers_sees_the_whole_slice():
     assert seen == [(40, 40)] * 2
 
 
-def test_slices_of_background_are_not_computed():
+def test_slices_of_background_are_not_computed(monkeypatch):
     data = np.zeros((20, 20, 5))
     data[8:12, 8:12, 2] = 0.5
-    seen, generator = [], network()
-    generator.trunk.register_forward_pre_hook(lambda module, given: seen.append(1))
+    seen, generator = watched(monkeypatch), network()
     upscale_volume(in_memory(data), generator, Target.of_scale(in_memory(data), (2, 2)))
     assert len(seen) == 1
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from metasr.inference.engine import Engine
-from metasr.models import SRGAN, Generator, evaluating
+from metasr.models import SRGAN, Generator, Window, evaluating
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,6 +48,43 @@ def test_kernels_of_a_scale_are_predicted_once(monkeypatch):
     expected = engine(lr, (54, 54))
     monkeypatch.setattr(network.upscale.kernel, "forward", None)  # what predicts them
     torch.testing.assert_close(engine(lr, (54, 54)), expected)
+
+
+@pytest.mark.parametrize("rim", [(9, 12), (3, 0), (0, 1), (1, 14)], ids=str)
+def test_a_rim_that_nobody_asks_for_changes_nothing_inside_it(rim):
+    network, lr = generator(norm="none", skip="bicubic"), images(2, 1, 34, 38)
+    engine, size = Engine(network), (85, 95)
+    whole, part = engine(lr, size), engine(lr, size, rim)
+    rows, columns = (round(2.5 * side) for side in rim)
+    inside = (..., slice(rows, 85 - rows), slice(columns, 95 - columns))
+    torch.testing.assert_close(part[inside], whole[inside], rtol=0, atol=1e-6 * float(whole.abs().max()))
+
+
+def test_of_a_rim_that_nobody_asks_for_less_is_computed(monkeypatch):
+    engine, lr, made, convolve = Engine(generator()), images(1, 1, 60, 60), [], functional.conv2d
+
+    def watched(*given, **options):
+        result = convolve(*given, **options)
+        made.append(result.numel())
+        return result
+
+    monkeypatch.setattr(functional, "conv2d", watched)
+    engine.encode(lr)
+    all_of_it, made[:] = sum(made), []
+    engine.encode(lr, (20, 20))
+    assert sum(made) < 0.45 * all_of_it
+
+
+def test_windows_are_parts_of_the_image():
+    engine, lr = Engine(generator(norm="none", skip="bicubic")), images(1, 1, 20, 20)
+    features = engine.encode(lr)
+    part = engine.decode_window(features, (54, 54), Window(7, 20, 30, 25))
+    torch.testing.assert_close(part, engine(lr, (54, 54))[..., 7:37, 20:45], rtol=0, atol=1e-6)
+
+
+def test_networks_of_one_scale_have_no_features():
+    with pytest.raises(TypeError, match="one scale"):
+        Engine(SRGAN(num_features=4, num_blocks=1)).encode(images(1, 1, 9, 8))
 
 
 def test_bfloat16_is_for_the_convolutions_alone():

@@ -9,7 +9,9 @@ import torch
 from metasr.data.planes import PLANES
 from metasr.errors import ConfigError
 from metasr.inference.bundle import Bundle
+from metasr.inference.engine import Engine
 from metasr.inference.target import Target
+from metasr.inference.trunk import FoldedTrunk
 from metasr.inference.upscale import upscale_volume
 from metasr.models import SRGAN, Generator
 from metasr.viewer.decoder import Decoder
@@ -84,26 +86,34 @@ def test_a_scale_that_does_not_divide_the_slice_is_that_of_a_larger_slice(genera
     np.testing.assert_allclose(window, whole[part], rtol=0, atol=two_codes(volume))
 
 
-def test_a_slice_is_encoded_once_however_often_it_is_decoded(generator):
-    volume, encoded = in_memory(brain(SHAPE)), []
+@pytest.fixture
+def encoded(monkeypatch):
+    """A list that gets longer with each slice that is encoded."""
+    slices, compute = [], FoldedTrunk.__call__
+
+    def call(trunk, image, rim=(0, 0)):
+        slices.append(None)
+        return compute(trunk, image, rim)
+
+    monkeypatch.setattr(FoldedTrunk, "__call__", call)
+    return slices
+
+
+def test_a_slice_is_encoded_once_however_often_it_is_decoded(generator, encoded):
+    volume = in_memory(brain(SHAPE))
     of = decoder(volume, generator)
-    hook = generator.trunk.register_forward_hook(lambda *_: encoded.append(None))
     for scale in range(1, 9):
         of.decode("axial", 12, Span(scale, 1, 0, 20), Span(scale, 1, 3, 30))
-    hook.remove()
     assert len(encoded) == 1
 
 
-def test_features_that_were_used_last_are_kept_as_long_as_there_is_room(generator):
-    volume, encoded = in_memory(brain(SHAPE)), []
-    scene = Scene.of(volume)
+def test_features_that_were_used_last_are_kept_as_long_as_there_is_room(generator, encoded):
+    scene = Scene.of(in_memory(brain(SHAPE)))
     room_for_two = 2 * 8 * 4 * SHAPE[0] * SHAPE[1]
-    encoder = Encoder(generator, scene, kept_bytes=room_for_two)
-    hook = generator.trunk.register_forward_hook(lambda *_: encoded.append(None))
+    encoder = Encoder(Engine(generator), scene, kept_bytes=room_for_two)
     with torch.inference_mode():
         for index in (10, 11, 10, 12, 10, 11):
             encoder.encoded("axial", index, scene.intensities)
-    hook.remove()
     assert len(encoded) == 4  # 10, 11, 12, and 11 again
 
 
