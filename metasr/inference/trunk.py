@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from metasr.models.blocks import Trunk
+from metasr.models.blocks import ResidualBlock, Trunk
 
 Rim = tuple[int, int]
 """Pixels at both ends of rows, and of columns."""
@@ -32,7 +32,7 @@ class _Conv(NamedTuple):
 
 class _Block(NamedTuple):
     first: _Conv
-    activation: nn.PReLU
+    activation: nn.Module
     second: _Conv
 
 
@@ -47,11 +47,7 @@ class FoldedTrunk:
         first, self._activation = trunk.head
         self._head = _folded(first, nn.Identity())
         self._fuse = _folded(*trunk.fuse)
-        self._blocks = []
-        for block in trunk.blocks:
-            one, norm, activation, two, last_norm = block.branch
-            second = _folded(two, last_norm, block.residual_scale)
-            self._blocks.append(_Block(_folded(one, norm), activation, second))
+        self._blocks = [_block(block) for block in trunk.blocks]
 
     def __call__(self, image: Tensor, rim: Rim = (0, 0)) -> Tensor:
         """Return the maps `[N, F, h, w]`, channels last, without gradients.
@@ -106,16 +102,25 @@ def _inside(maps: Tensor, done: Rim, cut: Rim) -> Tensor:
     return maps[..., rows : maps.shape[2] - rows, columns : maps.shape[3] - columns]
 
 
-def _activated(maps: Tensor, activation: nn.PReLU) -> Tensor:
+def _activated(maps: Tensor, activation: nn.Module) -> Tensor:
+    assert isinstance(activation, nn.PReLU)
     if activation.num_parameters > 1:
         return functional.prelu(maps, activation.weight)
     return functional.leaky_relu_(maps, float(activation.weight))
 
 
-def _folded(conv: nn.Conv2d, norm: nn.Module, factor: float = 1.0) -> _Conv:
+def _block(block: nn.Module) -> _Block:
+    assert isinstance(block, ResidualBlock)
+    first, norm, activation, second, last_norm = block.branch
+    return _Block(_folded(first, norm), activation, _folded(second, last_norm, block.residual_scale))
+
+
+def _folded(conv: nn.Module, norm: nn.Module, factor: float = 1.0) -> _Conv:
     """Return weights and bias of a convolution, what follows it, and a factor on both."""
+    assert isinstance(conv, nn.Conv2d)
     weight, bias = conv.weight, conv.bias
     if isinstance(norm, nn.BatchNorm2d):
+        assert norm.running_mean is not None and norm.running_var is not None  # `blocks.py` keeps them
         weight, bias = fuse_conv_bn_weights(
             weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
