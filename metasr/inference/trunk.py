@@ -120,7 +120,8 @@ def _folded(conv: nn.Module, norm: nn.Module, factor: float = 1.0) -> _Conv:
     assert isinstance(conv, nn.Conv2d)
     weight, bias = conv.weight, conv.bias
     if isinstance(norm, nn.BatchNorm2d):
-        assert norm.running_mean is not None and norm.running_var is not None  # `blocks.py` keeps them
+        assert norm.running_mean is not None  # `blocks.py` keeps them
+        assert norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
             weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
