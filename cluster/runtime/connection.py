@@ -40,16 +40,17 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def connected(cpus: float, tell: Callable[[str], None] | None = None) -> Iterator[None]:
+def connected(cpus: float, tell: Callable[[str], None] | None = None, *, dashboard: bool = False) -> Iterator[None]:
     """Use the cluster that RAY_ADDRESS names, as in a submitted job; otherwise a Ray of our own, on this machine.
 
     A process that is connected already, such as an actor in which a trial of a sweep runs, stays as it is.
-    Ray asks for a token by default and makes one in ~/.ray for a cluster of its own, which has no dashboard: that is
-    ten processes, which would compete with the workers at each start.
+    Ray asks for a token by default and makes one in ~/.ray for a cluster of its own.
 
     Args:
         cpus: CPU cores that will be asked for; a local Ray offers at least as many.
         tell: Told when the start takes long; by default that is a warning in the log.
+        dashboard: Start Ray's dashboard, on loopback, with a Ray of our own: ten processes, which compete with the
+            workers at each start. Without it nobody frees the resources of a training inside a Ray that lives on.
 
     Raises:
         ConfigError: The cluster cannot be reached.
@@ -69,7 +70,7 @@ def connected(cpus: float, tell: Callable[[str], None] | None = None) -> Iterato
         else:
             # Nobody takes our node away, and the process that would look for it competes with workers at each start.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            _start(max(os.cpu_count() or 1, round(cpus)), tell or log.warning)
+            _start(max(os.cpu_count() or 1, round(cpus)), tell or log.warning, dashboard=dashboard)
         take_sigterm()  # from Ray's C++ code, which aborts a process that takes more than 3 s to end
         try:
             yield
@@ -93,7 +94,7 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _start(cpus: int, tell: Callable[[str], None]) -> None:
+def _start(cpus: int, tell: Callable[[str], None], *, dashboard: bool) -> None:
     """Start a Ray of our own, in up to three tries: on a busy machine the first often takes too long for Ray."""
     for left in reversed(range(TRIES)):
         try:
@@ -102,9 +103,11 @@ def _start(cpus: int, tell: Callable[[str], None]) -> None:
                     address="local",
                     num_cpus=cpus,
                     object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                    include_dashboard=False,
+                    include_dashboard=dashboard,
+                    dashboard_host="127.0.0.1",
                 )
-            _tell_prometheus()
+            if not dashboard:
+                _tell_prometheus()
             return
         except Exception as error:  # Ray has none of its own for this
             if not left:

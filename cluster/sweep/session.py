@@ -74,7 +74,8 @@ class Session:
             os.environ.setdefault(name, value)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the watcher reports trials that fail
         with ExitStack() as stack:
-            stack.enter_context(connected(cpus=cpus_wanted(self._config)))
+            # Whoever cleans up after a killed trial asks the dashboard whether the trial is alive.
+            stack.enter_context(connected(cpus=cpus_wanted(self._config), dashboard=True))
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             fit = fitting(self._config, nodes)
             for line in forecast(self._config, self._ledger.record, fit, limits):
