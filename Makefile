@@ -63,7 +63,6 @@ coverage: setup
 
 test-cluster: setup
 	METASR_FUZZ_EXAMPLES=30000 $(RUN)/pytest tests/properties
-	METASR_EXAMPLES=100 $(RUN)/pytest -m "hypothesis and not slow" tests/unit
 	$(RUN)/pytest -m slow
 	$(RUN)/pytest tests/chaos
 

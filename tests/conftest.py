@@ -27,11 +27,7 @@ S3_SERVER = Path(__file__).parents[1] / "infra" / "storage" / "s3.py"
 
 # The same examples each time, on however slow a machine.
 settings.register_profile(
-    "same",
-    derandomize=True,
-    deadline=None,
-    max_examples=int(os.environ.get("METASR_EXAMPLES", "40")),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("same")
 

@@ -15,7 +15,7 @@ import pytest
 from cluster.stream.decode import decode
 from tests.properties.shard_mutations import BLOCK, hostile, with_checksum
 
-NUM_FILES = int(os.environ.get("METASR_FUZZ_EXAMPLES", "200"))
+NUM_FILES = int(os.environ.get("METASR_FUZZ_EXAMPLES", "500"))
 MEGABYTE = 2**20
 
 

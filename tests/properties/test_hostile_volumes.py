@@ -17,7 +17,7 @@ from metasr.data.volume import load_volume, save_volume
 from metasr.errors import DataError
 from tests.properties.nifti_mutations import SHAPE
 
-NUM_FILES = int(os.environ.get("METASR_FUZZ_EXAMPLES", "200"))
+NUM_FILES = int(os.environ.get("METASR_FUZZ_EXAMPLES", "500"))
 MEGABYTE = 2**20
 DATA = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
 # Offsets of fields in the header of NIfTI-1, in bytes.
