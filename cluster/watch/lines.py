@@ -47,6 +47,7 @@ class Watch:
         self._paces: defaultdict[str, _Pace] = defaultdict(_Pace)
         self._groups = self._skipped = 0
         self._retries: dict[int, Counter[str]] = {}
+        self._all_retries: Counter[str] = Counter()
         self._unsaid = self._changed = ""
 
     def see(self, event: Event) -> None:
@@ -138,6 +139,7 @@ class Watch:
     def _group_line(self, event: Event) -> str:
         self._groups += 1
         self._retries.clear()
+        self._all_retries.clear()
         workers = event.values.get("num_workers", math.nan)
         who = f"{workers:.0f} worker{'' if workers == 1 else 's'}"
         return f"{who} ready" if self._groups == 1 else f"restart {self._groups - 1}: {who} ready"
@@ -151,11 +153,13 @@ class Watch:
 
     def _retries_line(self, event: Event) -> str:
         counts = Counter({reason: round(event.finite(reason)) for reason in event.values})
-        if not counts.total() > self._retries.get(event.rank, Counter()).total():
+        before = self._retries.get(event.rank, Counter())
+        if not counts.total() > before.total():
             return ""
+        self._all_retries.subtract(before)
+        self._all_retries.update(counts)
         self._retries[event.rank] = counts
-        of_all = sum(self._retries.values(), Counter[str]())
-        reasons = ", ".join(f"{reason} {count}" for reason, count in of_all.items())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in (+self._all_retries).items())
         return f"{self._at(event.step)}  requests retried so far: {reasons}"
 
 

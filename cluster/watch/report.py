@@ -91,7 +91,6 @@ class RunReport:
         now = self._now()
         match event.kind:
             case "group":
-                self._retries = self._all_retries()
                 self._retries_of_group.clear()
                 self._starts.group(event, now, self._steps.reached, self._marks)
             case "resumed":
@@ -106,8 +105,7 @@ class RunReport:
             case "validated":
                 _add(self._validated, event)
             case "retries":
-                counts = Counter({name: int(event.finite(name)) for name in event.values})
-                self._retries_of_group[event.rank] = counts
+                self._see_retries(event)
             case "skipped":
                 self._skipped.add(event.step)
             case "substituted":
@@ -118,8 +116,8 @@ class RunReport:
     def totals(self) -> Totals:
         """Return what was counted so far."""
         return Totals(
-            self._all_retries(),
-            len(self._starts.restarts()),
+            +self._retries,
+            self._starts.num_restarts,
             len(self._skipped),
             len(self._substituted),
             len(self._bad_checkpoints),
@@ -150,7 +148,7 @@ class RunReport:
             "uploaded": dict(self._uploaded),
             "not_uploaded": self._not_uploaded,
             "validated": dict(self._validated),
-            "retries": dict(self._all_retries()),
+            "retries": dict(+self._retries),
             "skipped_updates": len(self._skipped),
             "substituted_shards": sorted(self._substituted),
             "bad_checkpoints": list(self._bad_checkpoints),
@@ -178,9 +176,12 @@ class RunReport:
             _add(self._uploaded, event)
             self._not_uploaded = int(event.finite("pending"))
 
-    def _all_retries(self) -> Counter[str]:
-        """Return the retries of all workers of all groups."""
-        return sum(self._retries_of_group.values(), self._retries)
+    def _see_retries(self, event: Event) -> None:
+        """Add what a worker counts now, in place of what it counted before: no event looks at all workers."""
+        counts = Counter({name: int(event.finite(name)) for name in event.values})
+        self._retries.subtract(self._retries_of_group.get(event.rank, {}))
+        self._retries.update(counts)
+        self._retries_of_group[event.rank] = counts
 
     def _now(self) -> float:
         return self._clock() - self._began

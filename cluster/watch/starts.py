@@ -67,6 +67,11 @@ class Starts:
         """Return the time until the end of the first step, in all and by part."""
         return {"seconds": self._first_step, "parts_s": dict(self._parts_s)}
 
+    @property
+    def num_restarts(self) -> int:
+        """Number of groups after the first."""
+        return len(self._restarts)
+
     def restarts(self) -> list[dict[str, Any]]:
         """Return the facts of each restart."""
         return [
