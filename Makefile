@@ -21,7 +21,7 @@ help:
 	@echo "make bench   how fast images are enlarged, beside other networks and the least possible (minutes); writes bench/"
 	@echo "make bench-check  the same for small images, on one core: whether the ratios keep their bounds (a minute)"
 	@echo "make bench-data  how fast training crops arrive, from a folder and from S3 (minutes)"
-	@echo "make bench-train  what exact training costs beside fast training, a step (minutes)"
+	@echo "make bench-train  what exact training costs beside fast training, and Ray beside torch.distributed, a step (minutes)"
 	@echo "make s3      an S3 server on this machine, until Ctrl-C; its data and keys are in s3/"
 	@echo "make sbom    what this is made of: bill of materials, licences, known vulnerabilities; writes sbom/"
 	@echo "make up      a server for a team on this machine: Ray, MLflow with passwords, S3, Prometheus; make down, make status"
@@ -90,6 +90,7 @@ bench-data: setup
 
 bench-train: setup
 	$(RUN)/python tests/benchmarks/training_step.py
+	$(RUN)/python -m tests.benchmarks.around_the_step
 
 s3: setup
 	$(RUN)/python infra/storage/s3.py

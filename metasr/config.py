@@ -158,6 +158,11 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Arithmetic of the convolutions; weights, losses, meta-upscale and optimiser stay float32. auto: bfloat16 where
     all processors or GPUs of the workers compute it natively, else float32; a run keeps what it began with."""
+    graphs: Annotated[Literal["off", "auto", "on"], SAME_RUN] = "off"
+    """Launch a step on a GPU as one CUDA graph for each scale, with the parts of exact side by side, for one worker.
+    No GPU has run this yet; until one has shown that it gives the same bits (`python -m tests.gpu`), the default is
+    off. auto compares the first launch of each graph with the step itself, and does without graphs where they differ.
+    on compares nothing; on a CPU it only reads losses, and finds NaN, every log_every_steps, as on a GPU."""
     log_every_steps: Annotated[int, SAME_RUN] = Field(50, ge=1)
     """Steps between lines of the log and points of the curves."""
     seed: int = Field(0, ge=0)

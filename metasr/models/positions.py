@@ -57,40 +57,52 @@ def mean_inverse_scale(rows: AxisPositions, columns: AxisPositions) -> float:
 
 def fractions(features: Tensor, rows: AxisPositions, columns: AxisPositions) -> tuple[Tensor, Tensor]:
     """Return the fractions of one period along both axes, on the device of the features."""
-    device = features.device
-    return torch.tensor(rows.fraction, device=device), torch.tensor(columns.fraction, device=device)
+    return _fraction(rows, features.device), _fraction(columns, features.device)
 
 
 def all_positions(features: Tensor, axis: AxisPositions, lr_size: int) -> tuple[Tensor, Tensor]:
     """Return cell and fraction of every pixel of an axis, not only of the first period."""
     repeats = lr_size // axis.cells
-    cell = torch.tensor(axis.cell, device=features.device)
     offsets = axis.cells * torch.arange(repeats, device=features.device)
-    fraction = torch.tensor(axis.fraction, device=features.device, dtype=torch.float32)
-    return (offsets[:, None] + cell).flatten(), fraction.repeat(repeats)
+    cell = _cell(axis, features.device)
+    return (offsets[:, None] + cell).flatten(), _fraction(axis, features.device).repeat(repeats)
 
 
 def taps(axis: AxisPositions, size: int, device: torch.device) -> Tensor:
     """Return the cells, in a block padded by size // 2, that each pixel of a period reads, `[p, size]`."""
-    return torch.tensor(axis.cell, device=device)[:, None] + torch.arange(size, device=device)
-
-
-@lru_cache(maxsize=512)
-def _slot_table(axis: AxisPositions) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
-    width = -(-axis.period // axis.cells)
-    table, kept = [], []
-    for cell in range(axis.cells):
-        members = [i for i, owner in enumerate(axis.cell) if owner == cell]
-        kept += [cell * width + slot for slot in range(len(members))]
-        table.append(tuple(members + [0] * (width - len(members))))
-    return tuple(table), tuple(kept)
+    return _cell(axis, device)[:, None] + torch.arange(size, device=device)
 
 
 def slots(axis: AxisPositions, device: torch.device) -> Tensor:
     """Return the output pixels of each cell, `[q, ceil(p / q)]`; cells with fewer have zeros at the end."""
-    return torch.tensor(_slot_table(axis)[0], device=device)
+    first = _first_pixel(axis, torch.arange(axis.cells + 1, device=device))
+    pixel = first[:-1, None] + torch.arange(_width(axis), device=device)
+    return pixel * (pixel < first[1:, None])
 
 
 def kept_slots(axis: AxisPositions, device: torch.device) -> Tensor:
     """Return which of all these slots an output pixel owns, `[p]`."""
-    return torch.tensor(_slot_table(axis)[1], device=device)
+    cell = _cell(axis, device)
+    return cell * _width(axis) + torch.arange(axis.period, device=device) - _first_pixel(axis, cell)
+
+
+# Integer arithmetic on the device: a table from here would make a GPU wait, and could not be part of a CUDA graph.
+
+
+def _cell(axis: AxisPositions, device: torch.device) -> Tensor:
+    return torch.arange(axis.period, device=device) * axis.cells // axis.period
+
+
+def _fraction(axis: AxisPositions, device: torch.device) -> Tensor:
+    """Return the fractions in float32. They are divided by a tensor, as a GPU multiplies by 1 / number instead."""
+    remainder = torch.arange(axis.period, device=device) * axis.cells % axis.period
+    return remainder / torch.full_like(remainder, axis.period)
+
+
+def _first_pixel(axis: AxisPositions, cell: Tensor) -> Tensor:
+    """Return the first output pixel of a cell: ceil(cell p / q)."""
+    return (cell * axis.period + axis.cells - 1) // axis.cells
+
+
+def _width(axis: AxisPositions) -> int:
+    return -(-axis.period // axis.cells)

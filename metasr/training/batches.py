@@ -49,3 +49,17 @@ class Batches:
                 for piece, part in zip(pieces, self._parts, strict=True)
             ]
             self._step += 1
+
+
+def made_aside(batches: Batches, device: torch.device) -> Iterator[list[Batch]]:
+    """Yield batches that are made on a stream of their own, while a GPU computes the step before."""
+    stream, made = torch.cuda.Stream(device), iter(batches)
+    while True:
+        with torch.cuda.stream(stream):
+            parts = next(made)
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(stream)
+        for part in parts:
+            part.lr.record_stream(current)
+            part.hr.record_stream(current)
+        yield parts

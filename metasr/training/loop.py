@@ -4,26 +4,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from metasr.arithmetic import deterministic, half_precision
+from metasr.arithmetic import deterministic
 from metasr.config import ExperimentConfig
 from metasr.context import Request, WorkerContext
 from metasr.data.crops import CropSource
-from metasr.data.sample import Batch
-from metasr.errors import DivergedError
 from metasr.evaluation import HeldOutSlice
 from metasr.events import Event
 from metasr.identity import RunIdentity
-from metasr.perceptual import load_perceptual
 from metasr.training.batches import Batches
 from metasr.training.collapse import Collapse
 from metasr.training.lineage import changes
 from metasr.training.look import Look
-from metasr.training.reduction import Exact, Fast, Reduction
 from metasr.training.state import TrainingState
-from metasr.training.steps import Networks, UpdateRule, discriminator_step, generator_step
+from metasr.training.stepper import Stepper
 
 
 @dataclass(frozen=True)
@@ -73,82 +68,30 @@ def fit(
         state.go_on(identity.code_version)
         if changed := changes(state.lineage):
             context.log(Event("changed", state.step, text=changed))
-        networks, reduction = _share(config, state, context)
-        batches = Batches(config, data.crops, state.step, reduction.parts(train.batch_size), context.device)
+        stepper = Stepper(config, state, context)
+        batches = Batches(config, data.crops, state.step, stepper.parts, context.device)
         collapse = Collapse(context)
         look = Look(config, data.validation, identity, context, collapse)
         meter = _Meter(train.batch_size)
-        for parts in batches:
-            losses = _step(config, state, networks, parts, reduction, context)
-            state.step += 1
+        for parts in stepper.feed(batches):
+            losses = stepper.step(parts)
             meter.count()
             if state.step % train.log_every_steps == 0:
-                numbers = {name: value.item() for name, value in losses.items()}
+                numbers = stepper.read(losses)
                 state.record(**numbers)
                 if config.loss.adversarial and state.step > train.pixel_only_steps and "loss_total" in numbers:
                     collapse.see_loss(state.step, numbers["loss_discriminator"])
                 context.log(Event("steps", state.step, numbers | meter.read(batches.waited_s)))
             request = context.requested()
             if state.step % train.checkpoint_every_steps == 0 or state.step == train.steps:
+                stepper.look()
                 meter.pause(look.and_keep(state))
             elif request:
+                stepper.look()
                 context.keep(state.step, None, lambda folder: state.save(folder, config, identity))
             if request == Request.STOP or state.step == train.steps:
                 return state
     raise AssertionError  # batches have no end
-
-
-def _share(config: ExperimentConfig, state: TrainingState, context: WorkerContext) -> tuple[Networks, Reduction]:
-    """Return the networks as a step sees them, and how workers make one update together."""
-    train = config.train
-    perceptual = load_perceptual(config.loss)
-    generator: nn.Module = state.generator
-    discriminator: nn.Module = state.discriminator
-    reduction: Reduction = Exact(context, train.num_virtual_shards, (generator, discriminator))
-    if train.reduction == "fast":
-        reduction = Fast(context)
-        generator = context.prepare(generator, share_buffers=True)
-        discriminator = context.prepare(discriminator, share_buffers=False)
-    networks = Networks(
-        generator,
-        discriminator,
-        perceptual.to(context.device) if perceptual else None,
-        half_precision=half_precision(train.precision, context.device),
-    )
-    return networks, reduction
-
-
-def _step(
-    config: ExperimentConfig,
-    state: TrainingState,
-    networks: Networks,
-    parts: list[Batch],
-    reduction: Reduction,
-    context: WorkerContext,
-) -> dict[str, Tensor]:
-    """Do one update of each network; return the losses by name, or how many updates were left out so far.
-
-    Raises:
-        DivergedError: An update was not finite and is not to be left out, or too many were.
-    """
-    train, clip_norm = config.train, config.optim.clip_norm
-    pixel_only = state.step < train.pixel_only_steps
-    state.set_learning_rates(config.optim, train.steps)
-    try:
-        rule = UpdateRule(state.generator_optimiser, reduction, clip_norm)
-        images, losses = generator_step(networks, parts, config.loss, rule, pixel_only=pixel_only)
-        state.update_average(config.optim.ema_decay)
-        judged = torch.zeros_like(losses.total)
-        if config.loss.adversarial and not pixel_only:
-            rule = UpdateRule(state.discriminator_optimiser, reduction, clip_norm)
-            judged = discriminator_step(networks, parts, images, rule)
-    except DivergedError as error:
-        if train.on_nan == "stop" or state.skipped >= train.max_skipped:
-            raise
-        state.skipped += 1
-        context.log(Event("skipped", state.step, {"skipped": float(state.skipped)}, error.what))
-        return {"skipped": torch.tensor(float(state.skipped))}
-    return {f"loss_{name}": value for name, value in losses._asdict().items()} | {"loss_discriminator": judged}
 
 
 class _Meter:

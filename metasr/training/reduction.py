@@ -8,12 +8,14 @@ because BatchNorm sees larger parts where there are fewer workers.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from metasr.context import WorkerContext, share
+from metasr.training.schedule import InTurn, Lanes, Part, Sum, roots, schedule
+from metasr.training.statistics import Statistics
 
 Terms = TypeVar("Terms", bound="tuple[Tensor, ...]")
 
@@ -36,12 +38,21 @@ class Reduction(Protocol):
             The terms of the whole batch, without gradients.
         """
 
+    def settle(self, finite: Tensor) -> None:
+        """Decide on the BatchNorm statistics of the newest `backward`: new ones where `finite`, else those before."""
+
 
 class Fast:
-    """One part on each worker; the networks are wrapped in DistributedDataParallel."""
+    """One part on each worker; the networks are wrapped in DistributedDataParallel.
 
-    def __init__(self, context: WorkerContext) -> None:
+    Args:
+        context: Whose workers share the batch.
+        modules: Networks whose buffers a pass changes.
+    """
+
+    def __init__(self, context: WorkerContext, modules: Iterable[nn.Module]) -> None:
         self._context = context
+        self._statistics = Statistics(modules)
 
     def parts(self, batch_size: int) -> list[slice]:
         """Return this worker's patches, as one part."""
@@ -50,11 +61,16 @@ class Fast:
 
     def backward(self, parameters: Sequence[nn.Parameter], losses: Iterable[Terms]) -> Terms:
         """Have the gradients averaged on the way back; see `Reduction`."""
+        self._before = self._statistics.read()
         for parameter in parameters:
             parameter.grad = None
         (terms,) = losses
         terms[0].backward()
         return _like(terms, self._context.average(torch.stack(terms).detach()))
+
+    def settle(self, finite: Tensor) -> None:
+        """Go back to the buffers before, or not; see `Reduction`."""
+        self._statistics.write(torch.where(finite, self._statistics.read(), self._before))
 
 
 class Exact:
@@ -65,79 +81,64 @@ class Exact:
         num_shards: Virtual shards, a power of two, at least the number of workers.
         modules: Networks whose buffers (BatchNorm's running statistics) a pass changes: each virtual shard starts
             from the same ones, and their mean is kept.
+        lanes: Where this worker's virtual shards are computed.
     """
 
-    def __init__(self, context: WorkerContext, num_shards: int, modules: Iterable[nn.Module]) -> None:
+    def __init__(
+        self, context: WorkerContext, num_shards: int, modules: Iterable[nn.Module], lanes: Lanes | None = None
+    ) -> None:
         self._context, self._num_shards = context, num_shards
-        self._buffers = [buffer for module in modules for buffer in module.buffers()]
+        self._shards = share(num_shards, context)
+        self._lanes: Lanes = lanes or InTurn()
+        self._statistics = Statistics(modules, num_copies=len(self._shards))
 
     def parts(self, batch_size: int) -> list[slice]:
         """Return the patches of each of this worker's virtual shards."""
         size = batch_size // self._num_shards
-        return [slice(i * size, (i + 1) * size) for i in share(self._num_shards, self._context)]
+        return [slice(i * size, (i + 1) * size) for i in self._shards]
 
     def backward(self, parameters: Sequence[nn.Parameter], losses: Iterable[Terms]) -> Terms:
         """Add up the virtual shards' gradients, buffers and losses; see `Reduction`."""
-        before = [buffer.clone() for buffer in self._buffers]
-        sums: list[_Node] = []
-        for shard, terms in zip(share(self._num_shards, self._context), losses, strict=True):
-            gradients = torch.autograd.grad(terms[0], parameters)
-            with torch.no_grad():
-                values = [*gradients, *self._buffers, torch.stack(terms)]
-                _push(sums, _Node(0, shard, torch.cat([value.flatten().float() for value in values])))
-                copy_all(self._buffers, before)
+        of_parts, sums, used = iter(losses), dict[int, Tensor](), list[Tensor]()
+        for task in schedule(self._shards):
+            if isinstance(task, Part):
+                with self._lanes.on(task.shard), self._statistics.on_copy(task.shard - self._shards.start):
+                    terms = next(of_parts)
+                    gradients = torch.autograd.grad(terms[0], parameters)
+                    with torch.no_grad():
+                        values = [*(one.flatten() for one in gradients), self._statistics.read(), torch.stack(terms)]
+                        sums[task.shard] = torch.cat(values)
+            else:
+                with self._lanes.on(task.left, after=task.right):
+                    used.append(sums.pop(task.right))  # its memory is not free before all lanes are joined
+                    sums[task.left].add_(used[-1])
+        self._lanes.join()
         mean = self._over_workers(sums) / self._num_shards
-        templates = [*parameters, *self._buffers]
-        *values, found = mean.split([template.numel() for template in templates] + [len(terms)])
-        shaped = [value.view_as(template) for value, template in zip(values, templates, strict=True)]
-        for parameter, gradient in zip(parameters, shaped[: len(parameters)], strict=True):
-            parameter.grad = gradient
-        copy_all(self._buffers, shaped[len(parameters) :])
+        sizes = [parameter.numel() for parameter in parameters]
+        *shaped, self._mean, found = mean.split([*sizes, self._statistics.numel, len(terms)])
+        for parameter, gradient in zip(parameters, shaped, strict=True):
+            parameter.grad = gradient.view_as(parameter)
         return _like(terms, found)
 
-    def _over_workers(self, mine: "list[_Node]") -> Tensor:
-        """Return the sum over all virtual shards from the subtrees of each worker."""
+    def settle(self, finite: Tensor) -> None:
+        """Take the mean of the virtual shards' buffers, or not; see `Reduction`."""
+        self._statistics.write(torch.where(finite, self._mean, self._statistics.read()))
+
+    def _over_workers(self, sums: dict[int, Tensor]) -> Tensor:
+        """Return the sum over all virtual shards from the sums of each worker's own."""
         num_workers = self._context.num_workers
         if num_workers == 1:
-            return mine[0].value
-        theirs = [_subtrees(share(self._num_shards, self._context, rank)) for rank in range(num_workers)]
-        rows = torch.zeros(max(map(len, theirs)), len(mine[0].value), device=mine[0].value.device)
-        for row, node in zip(rows, mine, strict=False):
-            row.copy_(node.value)
-        whole: list[_Node] = []
-        for subtrees, values in zip(theirs, self._context.gather(rows), strict=True):
-            for (level, place), value in zip(subtrees, values, strict=False):
-                _push(whole, _Node(level, place, value))
-        return whole[0].value
-
-
-def copy_all(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Copy each value into its target."""
-    for target, value in zip(targets, values, strict=True):
-        target.copy_(value)
-
-
-class _Node(NamedTuple):
-    """The sum over a complete subtree: the virtual shards from place * 2**level on, 2**level of them."""
-
-    level: int
-    place: int
-    value: Tensor
-
-
-def _push(nodes: list[_Node], node: _Node) -> None:
-    """Append the next subtree to the right; siblings become their parent. The left ones are added to in place."""
-    while nodes and node.place % 2 and nodes[-1][:2] == (node.level, node.place - 1):
-        node = _Node(node.level + 1, node.place // 2, nodes.pop().value.add_(node.value))
-    nodes.append(node)
-
-
-def _subtrees(shards: range) -> list[tuple[int, int]]:
-    """Return level and place of the largest complete subtrees that make up a worker's virtual shards."""
-    nodes: list[_Node] = []
-    for shard in shards:
-        _push(nodes, _Node(0, shard, torch.zeros(())))
-    return [node[:2] for node in nodes]
+            return sums[0]
+        theirs = [roots(share(self._num_shards, self._context, rank)) for rank in range(num_workers)]
+        mine = torch.stack([sums[root] for root in sorted(sums)])
+        rows = nn.functional.pad(mine, (0, 0, 0, max(map(len, theirs)) - len(mine)))
+        whole = dict[int, Tensor]()
+        for lanes, values in zip(theirs, self._context.gather(rows), strict=True):
+            whole |= zip(lanes, values, strict=False)
+        for task in schedule(range(self._num_shards)):
+            if isinstance(task, Sum) and task.right in whole:
+                whole[task.left].add_(whole.pop(task.right))
+        return whole[0]
 
 
 def _like(terms: Terms, values: Tensor) -> Terms:

@@ -18,7 +18,7 @@ from metasr.config import ExperimentConfig, OptimConfig
 from metasr.errors import CheckpointError
 from metasr.identity import RunIdentity
 from metasr.models import Discriminator, SuperResolver, build_discriminator, build_generator
-from metasr.training.adam import Adam
+from metasr.training.adam import Adam, adam, set_learning_rate
 from metasr.training.lineage import Stretch, lineage_of
 
 WEIGHTS, LOG = "state.safetensors", "metrics.jsonl"
@@ -63,8 +63,8 @@ class TrainingState:
             generator,
             copy.deepcopy(generator).requires_grad_(False) if config.optim.ema_decay else None,
             discriminator,
-            Adam(generator.parameters(), lr=config.optim.generator_lr),
-            Adam(discriminator.parameters(), lr=config.optim.discriminator_lr),
+            adam(generator.parameters(), config.optim.generator_lr, device),
+            adam(discriminator.parameters(), config.optim.discriminator_lr, device),
         )
 
     @property
@@ -85,16 +85,20 @@ class TrainingState:
             factor = (1 + math.cos(math.pi * self.step / num_steps)) / 2
         else:
             factor = optim.decay_factor ** (self.step // optim.decay_every_steps)
-        self.generator_optimiser.param_groups[0]["lr"] = optim.generator_lr * factor
-        self.discriminator_optimiser.param_groups[0]["lr"] = optim.discriminator_lr * factor
+        set_learning_rate(self.generator_optimiser, optim.generator_lr * factor)
+        set_learning_rate(self.discriminator_optimiser, optim.discriminator_lr * factor)
+
+    def average_weight(self, decay: float) -> float:
+        """Return the generator's weight in the coming average: a larger one in the first steps, which change most."""
+        return 1 - min(decay, (1 + self.step) / (10 + self.step))
 
     @torch.no_grad()
-    def update_average(self, decay: float) -> None:
-        """Move the average towards the generator; in the first steps, which change most, faster than `decay` says."""
+    def update_average(self, weight: Tensor) -> None:
+        """Move the average towards the generator by `weight`, a scalar from 0 to 1 on their device."""
         if self.average is None:
             return
-        decay = min(decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
+        for weights, newest in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            weights.lerp_(newest, weight)
         for average, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             average.copy_(current)
 
@@ -110,7 +114,7 @@ class TrainingState:
 
     def save(self, folder: Path, config: ExperimentConfig, identity: RunIdentity) -> None:
         """Write a checkpoint into an empty folder; its manifest comes last."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors().items()}
         (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))  # says OSError where the disk is full
         (folder / LOG).write_text("".join(f"{line}\n" for line in self.log))
         about = {
@@ -147,7 +151,8 @@ class TrainingState:
                 f"checkpoint {folder}", f"it does not hold this run's networks ({reason})", "Use another copy"
             ) from error
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that a step changes, by name."""
         parts = {
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict() if self.average is not None else {},
@@ -172,6 +177,6 @@ def _load_adam(optimiser: Adam, tensors: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split("/")
-        # Adam counts its steps on the CPU; a count on a GPU would have every step wait for every parameter.
+        # A fused Adam moves the counts of its steps to where it reads them. Others count on the CPU.
         state.setdefault(int(number), {})[name] = value.cpu() if name == "step" else value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

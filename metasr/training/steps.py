@@ -1,6 +1,5 @@
 """One update of the generator and one of the discriminator: equations 3 to 6 of the paper."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from torch.optim import Optimizer
 
 from metasr.config import LossConfig
 from metasr.data.sample import Batch
-from metasr.errors import DivergedError
 from metasr.losses import GeneratorLosses, adversarial_loss, discriminator_loss, pixel_loss
 from metasr.perceptual import PerceptualLoss
-from metasr.training.reduction import Reduction, Terms, copy_all
+from metasr.training.adam import step_where
+from metasr.training.left_out import Outcome
+from metasr.training.reduction import Reduction, Terms
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,10 @@ class UpdateRule:
 
 def generator_step(
     networks: Networks, parts: Sequence[Batch], loss: LossConfig, rule: UpdateRule, *, pixel_only: bool
-) -> tuple[list[Tensor], GeneratorLosses]:
+) -> tuple[list[Tensor], GeneratorLosses, Outcome]:
     """Update the generator; return its images for each part, detached, and the losses of the whole batch.
+
+    The update is left out where it is not finite, see `update`.
 
     Args:
         networks: The discriminator is not changed.
@@ -73,7 +75,8 @@ def generator_step(
             images.append(sr.detach())
             yield terms
 
-    return images, update(networks, losses(), rule)
+    terms, outcome = update(losses(), rule)
+    return images, terms, outcome
 
 
 def generator_losses(
@@ -96,9 +99,17 @@ def generator_losses(
 
 
 def discriminator_step(
-    networks: Networks, parts: Sequence[Batch], images: Sequence[Tensor], rule: UpdateRule
-) -> Tensor:
-    """Update the discriminator on the originals and on the generator's images; return the loss of the whole batch."""
+    networks: Networks, parts: Sequence[Batch], images: Sequence[Tensor], rule: UpdateRule, allowed: Tensor
+) -> tuple[Tensor, Outcome]:
+    """Update the discriminator on the originals and on the generator's images; return the loss of the whole batch.
+
+    Args:
+        networks: The generator is not changed.
+        parts: HR patches, as the rule's reduction cuts the batch.
+        images: Of the generator, for each part.
+        rule: For the discriminator.
+        allowed: Leave the update out where this boolean scalar is false, also if it is finite.
+    """
 
     def losses() -> Iterator[tuple[Tensor]]:
         for batch, sr in zip(parts, images, strict=True):
@@ -107,36 +118,31 @@ def discriminator_step(
                 fake = networks.discriminator(sr.clamp(0, 1))
                 yield (discriminator_loss(real, fake),)
 
-    (loss,) = update(networks, losses(), rule)
-    return loss
+    (loss,), outcome = update(losses(), rule, allowed)
+    return loss, outcome
 
 
-def update(networks: Networks, losses: Iterable[Terms], rule: UpdateRule) -> Terms:
-    """Take one optimiser step down a finite gradient of a finite loss.
+def update(losses: Iterable[Terms], rule: UpdateRule, allowed: Tensor | None = None) -> tuple[Terms, Outcome]:
+    """Take one optimiser step down a finite gradient of a finite loss; else leave weights and statistics alone.
+
+    Nothing here waits for a GPU.
 
     Args:
-        networks: Their BatchNorm statistics change with the weights, or not at all.
         losses: Of each part, see `Reduction.backward`.
         rule: Whose network is updated, and how.
-
-    Raises:
-        DivergedError: Loss or gradient is NaN or infinite; weights and statistics are as they were.
+        allowed: Leave the update out where this boolean scalar is false.
     """
     parameters = rule.optimiser.param_groups[0]["params"]
-    statistics = [*networks.generator.buffers(), *networks.discriminator.buffers()]
-    before = [buffer.clone() for buffer in statistics]
     terms = rule.reduction.backward(parameters, losses)
-    norm = nn.utils.clip_grad_norm_(parameters, rule.clip_norm or math.inf)
-    loss, length = torch.stack([terms[0], norm]).tolist()
-    if not math.isfinite(loss + length):
-        copy_all(statistics, before)
-        raise DivergedError(
-            f"the loss is {loss}" if not math.isfinite(loss) else f"the length of the gradient is {length}",
-            "training has diverged",
-            "Lower optim.generator_lr or optim.discriminator_lr, or raise train.pixel_only_steps",
-        )
-    rule.optimiser.step()
-    return terms
+    length = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if rule.clip_norm:
+        nn.utils.clip_grads_with_norm_(parameters, rule.clip_norm, length)
+    finite = terms[0].isfinite() & length.isfinite()
+    if allowed is not None:
+        finite = finite & allowed
+    rule.reduction.settle(finite)
+    step_where(finite, rule.optimiser)
+    return terms, Outcome(finite, terms[0], length)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def losses_of(history):
 
 def assert_same_state(one, other):
     assert one.step == other.step
-    tensors, others = one._tensors(), other._tensors()
+    tensors, others = one.tensors(), other.tensors()
     assert tensors.keys() == others.keys()
     assert len(tensors) > 200
     for name, value in tensors.items():

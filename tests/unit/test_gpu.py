@@ -106,8 +106,8 @@ def steps_of(context, config, state):
         plan = plan_step(config, step)
         parts = [make_batch(crops[part], plan, part) for part in reduction.parts(4)]
         rules = [UpdateRule(one, reduction) for one in (state.generator_optimiser, state.discriminator_optimiser)]
-        images, _ = generator_step(networks, parts, config.loss, rules[0], pixel_only=False)
-        discriminator_step(networks, parts, images, rules[1])
+        images, _, outcome = generator_step(networks, parts, config.loss, rules[0], pixel_only=False)
+        discriminator_step(networks, parts, images, rules[1], outcome.finite)
     return state
 
 

@@ -19,22 +19,31 @@ from metasr.training.reduction import Fast
 from metasr.training.steps import Networks, UpdateRule, frozen
 
 ADVERSARIAL = LossConfig(pixel=1.0, adversarial=0.01, perceptual=0.0)
-WHOLE = Fast(LocalContext(Path()))
+TRUE = torch.tensor(True)
+
+
+def whole(networks):
+    return Fast(LocalContext(Path()), [networks.generator, networks.discriminator])
 
 
 def generator_step(networks, optimiser, batch, loss, *, pixel_only, clip_norm=0.0):
-    rule = UpdateRule(optimiser, WHOLE, clip_norm)
-    (sr,), losses = steps.generator_step(networks, [batch], loss, rule, pixel_only=pixel_only)
+    rule = UpdateRule(optimiser, whole(networks), clip_norm)
+    (sr,), losses, outcome = steps.generator_step(networks, [batch], loss, rule, pixel_only=pixel_only)
+    outcome.check()
     return sr, losses
 
 
-def discriminator_step(networks, optimiser, batch, sr, clip_norm=0.0):
-    return steps.discriminator_step(networks, [batch], [sr], UpdateRule(optimiser, WHOLE, clip_norm))
+def discriminator_step(networks, optimiser, batch, sr, clip_norm=0.0, allowed=TRUE):
+    rule = UpdateRule(optimiser, whole(networks), clip_norm)
+    loss, outcome = steps.discriminator_step(networks, [batch], [sr], rule, allowed)
+    outcome.check()
+    return loss
 
 
 def update(optimiser, loss, clip_norm=0.0):
     networks = Networks(nn.Identity(), nn.Identity(), None)
-    steps.update(networks, iter([(loss,)]), UpdateRule(optimiser, WHOLE, clip_norm))
+    _, outcome = steps.update(iter([(loss,)]), UpdateRule(optimiser, whole(networks), clip_norm))
+    outcome.check()
 
 
 class Picture(nn.Module):

@@ -324,7 +324,7 @@ def test_updates_that_are_not_finite_can_be_left_out(tmp_path, reduction):
     state, history = train(tmp_path, config, half_of_them_damaged())
     assert 0 < state.skipped < 6
     assert [step for step, values in history if "skipped" in values and "steps_per_s" not in values]
-    assert all(torch.isfinite(value).all() for value in state._tensors().values())
+    assert all(torch.isfinite(value).all() for value in state.tensors().values())
     assert {float(entry["step"]) for entry in state.generator_optimiser.state.values()} == {6.0 - state.skipped}
     again = initial_state(config)
     again.load(tmp_path / "step-6")
