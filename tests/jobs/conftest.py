@@ -1,5 +1,7 @@
 """Fixtures: the command in this process, a home of its own, and things to point it at."""
 
+import hashlib
+import shutil
 import sys
 
 import nibabel as nib
@@ -8,10 +10,12 @@ import pytest
 
 from cluster.registry import CHAMPION
 from jobs.cli import main
+from metasr import manifest
 from metasr.config import ExperimentConfig, ModelConfig
 from metasr.identity import RunIdentity
-from metasr.inference.bundle import save_bundle
+from metasr.inference.bundle import TRUST, WEIGHTS, save_bundle
 from metasr.models import build_generator
+from metasr.trust.conformal import Bounds, Calibration
 from tests.cluster.registered import two_versions
 from tests.jobs.command import Outcome
 
@@ -58,6 +62,22 @@ def places(tmp_path_factory):
     identity = RunIdentity("run-1", "abc", "file:///nowhere", "d" * 64)
     save_bundle(folder / "bundle", build_generator(config.model), config, identity, step=1, metrics={})
     return folder
+
+
+@pytest.fixture
+def calibrated(places, tmp_path):
+    """Makes the small bundle with the same bound on the error of every pixel, up to scale 3."""
+
+    def make(bound):
+        folder = tmp_path / f"bundle-{bound}"
+        shutil.copytree(places / "bundle", folder)
+        weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        scales = {3.0: Bounds((0.1,), (bound, bound))}
+        (folder / TRUST).write_text(Calibration(weights, 4, 0.9, 0.05, scales).to_json())
+        manifest.seal(folder, "bundle", manifest.unseal(folder, "bundle"))
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="module")

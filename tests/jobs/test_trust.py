@@ -1,33 +1,12 @@
 """`metasr upscale --trust`: the second volume, and what it is refused for."""
 
-import hashlib
 import json
-import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from metasr import manifest
-from metasr.inference.bundle import TRUST, WEIGHTS
-from metasr.trust.conformal import Bounds, Calibration
 from tests.jobs.command import assert_one_error
-
-
-@pytest.fixture
-def calibrated(places, tmp_path):
-    """Makes the small bundle with the same bound on the error of every pixel, up to scale 3."""
-
-    def make(bound):
-        folder = tmp_path / f"bundle-{bound}"
-        shutil.copytree(places / "bundle", folder)
-        weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-        scales = {3.0: Bounds((0.1,), (bound, bound))}
-        (folder / TRUST).write_text(Calibration(weights, 4, 0.9, 0.05, scales).to_json())
-        manifest.seal(folder, "bundle", manifest.unseal(folder, "bundle"))
-        return folder
-
-    return make
 
 
 @pytest.mark.parametrize(("bound", "believed"), [(0.05, 1), (0.06, 0)])

@@ -106,6 +106,23 @@ def test_a_bids_data_set_in_a_bucket_gets_derivatives_there(upscale, bucket, tmp
     assert upscale(bucket.url).out.splitlines()[-1] == "0 made, 1 were there"
 
 
+def test_with_trust_every_result_has_its_mask(metasr, calibrated, bucket, tmp_path):
+    put(bucket, tmp_path, "in/p1/t1.nii.gz", "in/p2/t1.nii")
+    out = open_store(f"{bucket.url}/out")
+    command = "upscale", f"{bucket.url}/in", out.url, "--scale", 2, "--model", calibrated(0.05)
+    assert metasr(*command).code == 0
+    refused = metasr(*command, "--trust")  # what is there has no masks
+    assert (refused.code, len(errors(refused))) == (1, 2)
+    assert metasr(*command, "--trust", "--force").code == 0
+    for folder, ending in (("p1", ".nii.gz"), ("p2", ".nii")):
+        mask = tmp_path / f"mask{ending}"
+        mask.write_bytes(out.get(f"{folder}/t1_trust{ending}"))
+        assert shape(mask) == (20, 24, 4)
+        said = json.loads(out.get(f"{folder}/t1.metasr.json"))["trust"]
+        assert (said["file"], said["believed"]) == (f"t1_trust{ending}", 1)
+    assert metasr(*command, "--trust").out.splitlines()[-1] == "0 made, 2 were there"
+
+
 def test_workers_on_folders_leave_what_is_there_and_whole(upscale, metasr, tmp_path):
     for seed, name in enumerate("ab"):
         write(tmp_path / "in" / f"{name}.nii.gz", seed)
