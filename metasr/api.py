@@ -4,7 +4,7 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -28,11 +28,34 @@ from metasr.inference.request import Factors, Request
 from metasr.inference.suitability import untrained_scales
 from metasr.inference.target import Target
 from metasr.inference.tiles import fitting
+from metasr.inference.trust import calibration_of, check_enlarged, of_bytes, trusted
 from metasr.inference.upscale import upscale_volume
 from metasr.sources import find_bundle
 
 Number = TypeVar("Number", bound=np.number)
+Image = TypeVar("Image")
+Mask = TypeVar("Mask")
 log = logging.getLogger(__name__)
+
+
+class WithTrust(NamedTuple, Generic[Image, Mask]):
+    """A result, and where it is to be believed.
+
+    Attributes:
+        sr: The result.
+        trust: A mask of the same kind and shape: booleans in arrays and tensors, 1 and 0 in images.
+    """
+
+    sr: Image
+    trust: Mask
+
+
+class _Made(NamedTuple):
+    """A result as it is computed, before it becomes what its input was."""
+
+    volume: Volume
+    target: Target
+    result: NDArray[np.floating]
 
 
 class Model:
@@ -147,30 +170,80 @@ class Model:
         Warns:
             UserWarning: A scale is outside those that the model was trained on, or a header contradicts itself.
         """
-        if isinstance(x, torch.Tensor):
-            array = x.detach().to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype).numpy()
-            sr = self._of_array(array, Request.of(scale, spacing, _grid(like), plane), ensemble=ensemble)
-            return torch.from_numpy(np.ascontiguousarray(sr)).to(x)
-        request = Request.of(scale, spacing, _grid(like), plane)
-        if isinstance(x, np.ndarray):
-            return self._of_array(x, request, ensemble=ensemble)
+        made = self._made(x, Request.of(scale, spacing, _grid(like), plane), ensemble=ensemble)
+        return _of_kind(made.result, made.volume, x)
+
+    @overload
+    def upscale_with_trust(
+        self,
+        x: NDArray[Number],
+        *,
+        scale: Factors | None = None,
+        spacing: None = None,
+        like: NDArray[Any] | None = None,
+    ) -> WithTrust[NDArray[Number], NDArray[np.bool_]]: ...
+
+    @overload
+    def upscale_with_trust(
+        self, x: torch.Tensor, *, scale: Factors | None = None, spacing: None = None, like: torch.Tensor | None = None
+    ) -> WithTrust[torch.Tensor, torch.Tensor]: ...
+
+    @overload
+    def upscale_with_trust(
+        self,
+        x: str | Path | NiftiImage,
+        *,
+        scale: Factors | None = None,
+        spacing: Factors | None = None,
+        like: str | Path | NiftiImage | None = None,
+        plane: Plane | None = None,
+    ) -> WithTrust[NiftiImage, NiftiImage]: ...
+
+    def upscale_with_trust(
+        self,
+        x: Any,
+        *,
+        scale: Factors | None = None,
+        spacing: Factors | None = None,
+        like: Any = None,
+        plane: Plane | None = None,
+    ) -> Any:
+        """Super-resolve as `upscale` does, and tell where the result is to be believed, as `metasr upscale --trust`.
+
+        Args:
+            x: As for `upscale`, and so are the others.
+            scale: HR size / LR size within the slices.
+            spacing: Voxel size in mm.
+            like: Another volume in the same field of view.
+            plane: Of the slices that are super-resolved.
+
+        Returns:
+            The result and its mask; `sr, trust = model.upscale_with_trust(x, scale=2)`.
+
+        Raises:
+            ConfigError: The model was not calibrated, or the result would be finer across its slices too.
+            ScaleError: The model was not calibrated for so large a scale.
+            MetaSRError: As `upscale` does.
+        """
+        made = self._made(x, Request.of(scale, spacing, _grid(like), plane), with_trust=True)
+        mask = trusted(made.volume, made.result, made.target, calibration_of(self.bundle, made.target))
+        return WithTrust(_of_kind(made.result, made.volume, x), _mask_of_kind(mask, made.volume, x))
+
+    def _made(self, x: Any, request: Request, *, ensemble: bool = False, with_trust: bool = False) -> _Made:
         volume = _volume(x)
-        for warning in volume.warnings:
-            warnings.warn(f"{volume.source}: {warning}", stacklevel=2)
-        return image_of(self._of_volume(volume, request.target(volume), ensemble=ensemble), volume)
-
-    def _of_array(self, array: NDArray[Any], request: Request, *, ensemble: bool) -> NDArray[Any]:
-        if request.spacing_mm is not None:
+        if request.spacing_mm is not None and isinstance(x, np.ndarray | torch.Tensor):
             raise ConfigError("spacing", "an array has no voxel size", "Give scale, or a nibabel image")
-        volume = volume_of_array(array)
-        return array_of(self._of_volume(volume, request.target(volume), ensemble=ensemble), array)
-
-    def _of_volume(self, volume: Volume, target: Target, *, ensemble: bool) -> NDArray[np.floating]:
+        for warning in volume.warnings:
+            warnings.warn(f"{volume.source}: {warning}", stacklevel=3)
+        target = request.target(volume)
+        if with_trust:
+            check_enlarged(volume, target)
+            calibration_of(self.bundle, target)
         if warning := untrained_scales(self.bundle.trained_scales, target.scales):
-            warnings.warn(warning, stacklevel=4)
+            warnings.warn(warning, stacklevel=3)
         generator = fitting(self.bundle.generator, volume, target, log.info)
         averaged = Ensemble(generator) if ensemble else generator
-        return upscale_volume(volume, averaged, target, bfloat16=self.bfloat16)
+        return _Made(volume, target, upscale_volume(volume, averaged, target, bfloat16=self.bfloat16))
 
 
 def load(
@@ -219,6 +292,10 @@ def device_named(name: str | torch.device | None) -> torch.device:
 
 
 def _volume(x: Any) -> Volume:
+    if isinstance(x, torch.Tensor):
+        return volume_of_array(_array(x))
+    if isinstance(x, np.ndarray):
+        return volume_of_array(x)
     if is_image(x):
         return volume_of_image(x)
     if isinstance(x, str | Path):
@@ -226,6 +303,26 @@ def _volume(x: Any) -> Volume:
     raise ConfigError(
         f"upscale of a {type(x).__name__}", "", "Give a NumPy array, a torch tensor, a nibabel image or a path"
     )
+
+
+def _array(x: torch.Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = x.detach().to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype).numpy()
+    return array
+
+
+def _of_kind(result: NDArray[np.floating], volume: Volume, x: Any) -> Any:
+    """Return a result as what its input is."""
+    if isinstance(x, torch.Tensor):
+        return torch.from_numpy(np.ascontiguousarray(array_of(result, _array(x)))).to(x)
+    return array_of(result, x) if isinstance(x, np.ndarray) else image_of(result, volume)
+
+
+def _mask_of_kind(mask: NDArray[np.bool_], volume: Volume, x: Any) -> Any:
+    """Return a mask as what the input is."""
+    if not isinstance(x, np.ndarray | torch.Tensor):
+        return image_of(mask.astype(np.float32), of_bytes(volume))
+    flat = np.ascontiguousarray(mask[..., 0] if x.ndim == 2 else mask)
+    return torch.from_numpy(flat).to(x.device) if isinstance(x, torch.Tensor) else flat
 
 
 def _grid(like: Any) -> Volume | tuple[int, ...] | None:

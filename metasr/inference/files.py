@@ -111,7 +111,7 @@ def _calibration(options: Options, used: ModelInUse | None, target: Target) -> "
         return None
     from metasr.inference.trust import calibration_of
 
-    return calibration_of(used, target)
+    return calibration_of(used.bundle, target)
 
 
 def _judged(item: Input, volume: Volume, target: Target, used: ModelInUse, told: Told) -> "tuple[Finding, ...]":

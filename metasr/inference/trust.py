@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,10 +13,13 @@ from metasr.data.volume import Volume, save_volume
 from metasr.errors import ConfigError
 from metasr.inference.background import nearest
 from metasr.inference.output import ENDINGS, check_output
-from metasr.inference.plan import ModelInUse, Options, Task
+from metasr.inference.plan import Options, Task
 from metasr.inference.target import Target
 from metasr.trust.conformal import Calibration
 from metasr.trust.doubt import doubt
+
+if TYPE_CHECKING:
+    from metasr.inference.bundle import Bundle
 
 
 def trust_path(output: Path) -> Path:
@@ -32,34 +35,42 @@ def check_trust(task: Task, options: Options, volume: Volume, target: Target) ->
         ConfigError: Labels, pictures, an ensemble, or a result that is finer across its slices too; or there is a
             file of the mask's name.
     """
-    across = volume.axes(target.plane)[0]
     reasons = {
         "labels are enlarged without a model": bool(options.labels),
         "it is for volumes, and this is a picture": task.input.kind == "picture",
         "models are calibrated without --ensemble": options.ensemble,
-        "models are calibrated within slices, and the result is finer across them too": (
-            target.shape[across] != volume.data.shape[across]
-        ),
-        "nothing is enlarged within the slices": max(target.scales) <= 1,
     }
     if found := [reason for reason, holds in reasons.items() if holds]:
         raise ConfigError("--trust", found[0], "Leave it out")
+    check_enlarged(volume, target)
     check_output(trust_path(task.output), task.input.path, force=options.force)
 
 
-def calibration_of(used: ModelInUse, target: Target) -> Calibration:
+def check_enlarged(volume: Volume, target: Target) -> None:
+    """Raise ConfigError unless a result is finer within its slices, and there alone."""
+    across = volume.axes(target.plane)[0]
+    if target.shape[across] != volume.data.shape[across]:
+        reason = "models are calibrated within slices, and the result is finer across them too"
+    elif max(target.scales) <= 1:
+        reason = "nothing is enlarged within the slices"
+    else:
+        return
+    raise ConfigError("--trust", reason, "Leave it out")
+
+
+def calibration_of(bundle: "Bundle", target: Target) -> Calibration:
     """Return the calibration of a model, for what is to be made.
 
     Raises:
         ConfigError: It has none.
         ScaleError: The model was not calibrated for so large a scale.
     """
-    if used.bundle.trust is None:
+    if bundle.trust is None:
         raise ConfigError(
             "--trust", "the model has no calibration", "infra/calibrate.py makes one from validation patients"
         )
-    used.bundle.trust.bound(np.zeros(1), max(target.scales))
-    return used.bundle.trust
+    bundle.trust.bound(np.zeros(1), max(target.scales))
+    return bundle.trust
 
 
 def write_trust(
@@ -67,10 +78,8 @@ def write_trust(
 ) -> dict[str, Any]:
     """Write the mask of a result, and return what its description says of it."""
     mask = trusted(volume, result, target, calibration)
-    header = volume.header.copy()
-    header.set_data_dtype(np.uint8)
     path = trust_path(task.output)
-    save_volume(path, mask.astype(np.float32), replace(volume, header=header))
+    save_volume(path, mask.astype(np.float32), of_bytes(volume))
     brain = int(_brain(volume, result).sum())
     return {
         "file": path.name,
@@ -105,6 +114,13 @@ def trusted(
         unit = [torch.from_numpy(np.ascontiguousarray(intensities.to_unit(each)))[None, None] for each in (sr, image)]
         out[...] = calibration.bound(doubt(*unit)[0, 0].numpy(), scale)
     return (bound <= calibration.tolerance) & _brain(volume, result)
+
+
+def of_bytes(volume: Volume) -> Volume:
+    """Return a volume whose like has bytes as voxels."""
+    header = volume.header.copy()
+    header.set_data_dtype(np.uint8)
+    return replace(volume, header=header)
 
 
 def _brain(volume: Volume, result: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """`import metasr; metasr.load(...).upscale(...)`: every kind of image, given back as the kind that it was."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from metasr.errors import CheckpointError, ConfigError, DataError, RegistryError
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import save_bundle
 from metasr.inference.target import Target
+from metasr.inference.trust import trusted
 from metasr.inference.upscale import upscale_volume
 from metasr.models import build_generator, evaluating
+from metasr.trust.conformal import Bounds, Calibration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 AFFINE = np.array([[-1.0, 0.1, 0, 90], [0.1, -1.2, 0, 126], [0, 0, 3, -72], [0, 0, 0, 1]])
@@ -130,6 +133,50 @@ def test_an_array_gives_an_array_of_its_type(model, dtype):
     assert given.min() <= made.min() <= made.max() <= given.max()
     assert (made[0] == 0).all(), "the background stays"
     assert made.astype(float).std() > 10
+
+
+@pytest.fixture(scope="module")
+def calibrated(model):
+    """The model with bounds that grow with the doubt: some of the brain is believed, some not."""
+    doubts = tuple(np.linspace(0.0, 0.3, 12))
+    bounds = Bounds(doubts[1:], tuple(doubt + 0.01 for doubt in doubts))
+    trust = Calibration("a" * 64, 4, 0.9, 0.05, {3.0: bounds})
+    return metasr.Model(dataclasses.replace(model.bundle, trust=trust), "calibrated")
+
+
+def test_a_result_comes_with_where_it_is_to_be_believed(calibrated, tmp_path):
+    path = tmp_path / "in.nii.gz"
+    nib.save(nib.Nifti1Image(voxels(dtype=np.float32), AFFINE), path)
+    volume = load_volume(path)
+    target = Target.of_scale(volume, (2.5, 2.5))
+    result = upscale_volume(volume, calibrated.bundle.generator, target)
+    expected = trusted(volume, result, target, calibrated.bundle.trust)  # as `metasr upscale --trust`
+    assert 0.05 < expected.mean() < 0.7
+    image, mask = calibrated.upscale_with_trust(path, scale=2.5)
+    assert np.array_equal(image.get_fdata(), calibrated.upscale(path, scale=2.5).get_fdata())
+    assert (mask.get_data_dtype(), mask.shape) == (np.uint8, image.shape)
+    assert np.array_equal(mask.affine, image.affine)
+    assert np.array_equal(np.asarray(mask.dataobj), expected)
+
+
+def test_masks_are_of_the_kind_of_what_was_given(calibrated):
+    given = voxels(dtype=np.float32)
+    sr, trust = calibrated.upscale_with_trust(given, scale=2)
+    assert (sr.shape, trust.shape, trust.dtype) == ((24, 28, 4), (24, 28, 4), np.bool_)
+    assert not trust[0].any(), "background is not believed"
+    tensor = calibrated.upscale_with_trust(torch.from_numpy(given), scale=2).trust
+    assert tensor.dtype == torch.bool
+    assert np.array_equal(tensor.numpy(), trust)
+    assert calibrated.upscale_with_trust(given[..., 1], scale=2).trust.shape == (24, 28)
+
+
+def test_where_no_calibration_holds_there_is_no_mask(model, calibrated):
+    with pytest.raises(ConfigError, match="the model has no calibration"):
+        model.upscale_with_trust(voxels(), scale=2)
+    with pytest.raises(ConfigError, match="finer across them too"):
+        calibrated.upscale_with_trust(voxels(), scale=(2, 2, 2))
+    with pytest.raises(ScaleError, match="up to 3"):
+        calibrated.upscale_with_trust(voxels(), scale=3.5)
 
 
 def test_an_image_is_what_the_generator_makes_of_it(model):
