@@ -142,6 +142,13 @@ class GateConfig(Section):
     """Number of patients from which the mean gain over the champion, over all scales, must be significant: the lower
     end of its paired 95 % interval above zero. With fewer patients only the mean must be above zero."""
 
+    max_mismatch: float = Field(1, gt=0, le=1)
+    """Largest share of patches whose detail is not that of HR (Fourier ring correlation), in the mean at any scale;
+    1: no rule."""
+    min_covered: float = Field(0, ge=0, lt=1)
+    """Smallest share of the brain's pixels within the bounds of the model's calibration (upscale --trust), in the
+    mean at any calibrated scale; 0: no rule."""
+
     downstream: Literal["none", "tissue", "command"] = "none"
     """Required downstream evaluation: mean Dice over classes and patients, at no scale below bicubic, or below the
     champion by more than dice_margin."""

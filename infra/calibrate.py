@@ -30,14 +30,13 @@ from cluster.stream import read_index, slices_of
 from metasr import manifest
 from metasr.data.patients import patient_of_row
 from metasr.evaluation import Method
+from metasr.evaluation.coverage import doubts_and_errors
 from metasr.evaluation.methods import MODEL_NAME
 from metasr.evaluation.protocol import HeldOutSlice, compare
 from metasr.evaluation.tables import grid
-from metasr.inference.background import nearest
 from metasr.inference.bundle import TRUST, WEIGHTS, Bundle, load_bundle
 from metasr.scale import REPORTED_SCALES, Scale
 from metasr.trust.conformal import COVERAGE, TOLERANCE, Bounds, Calibration
-from metasr.trust.doubt import doubt
 
 TABLE = "trust.txt"
 BETWEEN = (Scale(2.7, 2.7),)
@@ -94,11 +93,7 @@ def measured(bundle: Bundle, url: str, slices_per_subject: int) -> dict[str, dic
 
 def _pixels(held_out: HeldOutSlice, scale: Scale, model: Method, bundle: Bundle) -> Pixels:
     comparison = compare([model], held_out, scale, bundle.degradation)
-    lr, sr = comparison.lr, comparison.images[MODEL_NAME]
-    rows, columns = (nearest(old, new) for old, new in zip(lr.shape[2:], sr.shape[2:], strict=True))
-    inside = (lr[0, 0].numpy() != 0)[rows][:, columns] & (comparison.hr[0, 0].numpy() != 0)
-    error = (sr - comparison.hr).abs()[0, 0].numpy()
-    return Pixels(doubt(sr, lr)[0, 0].numpy()[inside], error[inside])
+    return Pixels(*doubts_and_errors(comparison.images[MODEL_NAME], comparison.lr, comparison.hr))
 
 
 def _thinned(parts: list[Pixels]) -> Pixels:

@@ -96,6 +96,7 @@ def evaluate_model(request: EvaluationRequest, config: EvaluateConfig, tell: Tel
         slice_mm=config.downstream.slice_mm,
         needs=Needs(config.tasks.cpus, config.tasks.gpus),
         pictured=subjects[len(subjects) // 2] if config.tracking.pictures else "",
+        trust=bundle.trust,
     )
     measured = measure(setup, parts, steps, workers=request.workers, progress=progress)
     about = _circumstances(request, bundle, setup, measured)

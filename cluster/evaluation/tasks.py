@@ -26,6 +26,7 @@ from metasr.inference.bundle import Bundle, default_device
 from metasr.models import SuperResolver, build_generator
 from metasr.perceptual_distance import load_perceptual_distance
 from metasr.scale import Scale
+from metasr.trust.conformal import Calibration
 
 SLICES_A_TASK = 10
 
@@ -66,6 +67,7 @@ class Setup:
         slice_mm: Distance between slices; 0: the pixel spacing.
         needs: Resources reserved for a task; it uses one thread per reserved core.
         pictured: Subject whose middle slice is saved as images.
+        trust: The model's calibration, whose bounds are checked; None where it has none.
     """
 
     store_url: str
@@ -79,6 +81,7 @@ class Setup:
     slice_mm: float
     needs: Needs
     pictured: str
+    trust: Calibration | None = None
 
 
 class Share(NamedTuple):
@@ -131,7 +134,7 @@ def score(setup: Setup, share: Share) -> ScoredShare:
             setup.model.build(device),
             slices[first:stop],
             setup.scales,
-            Conditions(setup.degradation, load_perceptual_distance(file=file) if file else None),
+            Conditions(setup.degradation, load_perceptual_distance(file=file) if file else None, setup.trust),
             rivals=[LANCZOS, *_networks(setup, device)],
             pictured=[middle] if share.subject == setup.pictured else [],
         )

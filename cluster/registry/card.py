@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from typing import Any, NamedTuple
 
 from cluster.registry.gate import SHOWN
@@ -20,6 +21,8 @@ from metasr.scale import Scale
 CARD = "model_card.md"
 NUM_WORST = 3
 LONGEST_TEXT = 80
+SHARES: dict[Measure, str] = {"mismatch": "patches that disagree,", "covered": "pixels within the bounds of trust,"}
+"""Measures that are shares, where they were measured."""
 # A column of MLflow's database; PostgreSQL refuses more.
 LONGEST_DESCRIPTION = 5000
 
@@ -213,15 +216,27 @@ def _scale_by_scale(scores: Sequence[Score], found: Mapping[Measure, Sequence[Pa
     header = ["scale"]
     for name, _, _ in SHOWN.values():
         header += [f"{name} bicubic", f"{name} model", f"{name} gain [95 % interval]"]
-    rows = [[*header, "patients"]]
+    shares = [
+        (measure, method)
+        for measure in SHARES
+        for method in (BICUBIC_NAME, MODEL_NAME)
+        if any(not isnan(getattr(mean, measure)) for (_, of), mean in means.items() if of == method)
+    ]
+    rows = [[*header, *(f"{SHARES[measure]} {method}" for measure, method in shares), "patients"]]
     for of_scale in zip(*found.values(), strict=True):
         row = [str(of_scale[0].scale)]
         for gain in of_scale:
             digits = SHOWN[gain.measure][1]
             both = (getattr(means[gain.scale, method], gain.measure) for method in (BICUBIC_NAME, MODEL_NAME))
             row += [*(f"{mean:.{digits}f}" for mean in both), _gain(gain, digits)]
+        scale = of_scale[0].scale
+        row += [_share(getattr(means[scale, method], measure)) for measure, method in shares]
         rows.append([*row, str(len(of_scale[0].by_patient))])
     return _table(rows)
+
+
+def _share(value: float) -> str:
+    return "-" if isnan(value) else f"{value:.1%}"
 
 
 def _gain(gain: PairedDifference, digits: int) -> str:

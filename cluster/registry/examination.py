@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cluster.config import GateConfig
 from cluster.registry import gate as rules
 from cluster.registry.coverage import require_no_less, require_scales
+from cluster.registry.detail import judge_detail, require_detail
 from cluster.registry.downstream import judge_downstream, require_comparable_downstream, require_downstream
 from cluster.registry.evidence import evaluation_of, reference_to, require_comparable
 from cluster.registry.history import Entry, promoted_with
@@ -61,6 +62,7 @@ def examine(registry: Registry, candidate: Candidate, gate: GateConfig, tell: Te
     ours = evaluation_of(registry, version)
     require_scales(ours.evidence, reference_to(version), _only_scale(candidate.about), gate, registry.config)
     require_downstream(ours, reference_to(version), gate, registry.config)
+    require_detail(ours, reference_to(version), gate, registry.config)
     scores, theirs = ours.scores, None
     tell(f"version {version.version} against bicubic:\n{comparison_table(scores, BICUBIC_NAME)}")
     if champion is not None and champion.version != version.version:
@@ -70,6 +72,7 @@ def examine(registry: Registry, candidate: Candidate, gate: GateConfig, tell: Te
         tell(f"against version {champion.version}, the champion:\n{table}")
     findings = [
         *rules.judge(scores, gate),
+        *judge_detail(ours.scores, gate),
         *judge_downstream(ours.outcomes, theirs.outcomes if theirs else None, gate),
     ]
     tell("\n".join(map(str, findings)))

@@ -11,12 +11,14 @@ from torch import Tensor
 from metasr.data.degrade import Degradation
 from metasr.data.slices import slice_lengths
 from metasr.errors import ScaleError
+from metasr.evaluation.coverage import covered
 from metasr.evaluation.methods import BICUBIC, MODEL_NAME, Method
 from metasr.evaluation.regions import RegionName, regions_of
 from metasr.evaluation.ring_correlation import mismatch
 from metasr.metrics import SSIM_WINDOW, border_px, crop_border, psnr, ssim_map
 from metasr.models import SuperResolver
 from metasr.scale import Scale
+from metasr.trust.conformal import Calibration
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -29,10 +31,12 @@ class Conditions:
         degrade: Makes LR from HR.
         distance: Perceptual distance of images `[N, 1, H, W]` in [0, 1] on the CPU, `[N]`; see
             `metasr.perceptual_distance`.
+        trust: The model's calibration, whose bounds are checked.
     """
 
     degrade: Degradation = field(default_factory=Degradation)
     distance: Distance | None = None
+    trust: Calibration | None = None
 
 
 BICUBIC_CONDITIONS = Conditions()
@@ -69,6 +73,8 @@ class Score:
         perceptual: Distance in the features of a network, if one was given; only for the whole slice.
         mismatch: Share of the patches in the brain whose detail is not that of HR, by Fourier ring correlation; only
             for the whole slice, and None where no patch has enough brain.
+        covered: Share of the brain's pixels whose error is within the bound of the model's calibration; only of the
+            model, for the whole slice, up to the largest calibrated scale.
         patient: The patient, if the name of the subject does not tell it.
     """
 
@@ -83,6 +89,7 @@ class Score:
     consistency: float | None = None
     perceptual: float | None = None
     mismatch: float | None = None
+    covered: float | None = None
     patient: str = ""
 
 
@@ -227,5 +234,15 @@ def _scores(comparison: Comparison, conditions: Conditions) -> Iterator[Score]:
             )
             if region.name == "whole":
                 detail = mismatch(sr, hr, scale)
-                score = replace(score, consistency=consistency, perceptual=perceptual, mismatch=detail)
+                within = _covered(comparison, method, conditions)
+                score = replace(
+                    score, consistency=consistency, perceptual=perceptual, mismatch=detail, covered=within
+                )
             yield score
+
+
+def _covered(comparison: Comparison, method: str, conditions: Conditions) -> float | None:
+    if conditions.trust is None or method != MODEL_NAME:
+        return None
+    sr = comparison.images[method]
+    return covered(sr, comparison.lr, comparison.hr, comparison.scale, conditions.trust)

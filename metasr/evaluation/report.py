@@ -15,6 +15,7 @@ from metasr.data.patients import patient_of_row
 from metasr.evaluation import tables
 from metasr.evaluation.background import disagreements
 from metasr.evaluation.cost import SLICE_PX, VOLUME_SLICES, Cost
+from metasr.evaluation.coverage import COVERED
 from metasr.evaluation.methods import BICUBIC_NAME, LANCZOS_NAME, MODEL_NAME
 from metasr.evaluation.protocol import Evaluation, Score
 from metasr.evaluation.regions import REGIONS
@@ -29,6 +30,7 @@ CONVENTIONS = {
     "nrmse": "norm of the error / norm of HR",
     "consistency": "PSNR of the SR image, degraded as HR was, against LR",
     "mismatch": MISMATCH,
+    "covered": COVERED,
     "border": "ceil(r) rows and columns are left out on each side",
     "whole": "all of the slice",
     "brain": "pixels where HR is not background (0), SSIM windows around them",
@@ -91,6 +93,7 @@ def report(result: Evaluation, costs: Sequence[Cost], about: Circumstances) -> s
         if own := tables.patients_table(scores, rival):
             parts.append(f"Gain over {rival} for each patient:\n{own}")
     named = f", perceptual distance in {about.perceptual_network}" if about.perceptual_network else ""
+    named += ", pixels within the bounds of --trust" if any(score.covered is not None for score in scores) else ""
     inside = f"Inside the brain, and on the 128 x 128 crop with the most brain:\n{tables.regions_table(scores)}"
     parts += [
         "\n".join([inside, *(fill(text, WIDTH) for text in disagreements(scores))]),

@@ -16,7 +16,7 @@ from metasr.evaluation.protocol import Score
 from metasr.evaluation.regions import RegionName
 from metasr.scale import Scale
 
-Measure = Literal["psnr", "ssim", "nrmse", "consistency", "perceptual", "mismatch"]
+Measure = Literal["psnr", "ssim", "nrmse", "consistency", "perceptual", "mismatch", "covered"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 NUM_RESAMPLES = 10_000
 # With five pairs the smallest possible two-sided p-value of the signed-rank test is 0.0625.
@@ -32,6 +32,7 @@ class Mean(NamedTuple):
     consistency: float
     perceptual: float
     mismatch: float
+    covered: float
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05
 LONGEST_NAME = 24
+SOME = ("patient", "covered")
+"""Columns of models with a calibration, and of subjects whose names do not tell the patient."""
 
 
 def comparison_table(scores: Sequence[Score], rival: str = BICUBIC_NAME) -> str:
@@ -76,12 +78,17 @@ def measures_table(scores: Sequence[Score]) -> str:
         "consistency": ("consistency", ".2f"),
         "mismatch": ("mismatch", ".1%"),
         "perceptual": ("perceptual", ".4f"),
+        "covered": ("covered", ".1%"),
     }
-    names = [name for name in formats if not all(isnan(getattr(mean, name)) for mean in means.values())]
-    methods = BICUBIC_NAME, MODEL_NAME
-    rows = [["scale", *(f"{formats[name][0]} {method}" for name in names for method in methods)]]
+    columns = [
+        (name, method)
+        for name in formats
+        for method in (BICUBIC_NAME, MODEL_NAME)
+        if not all(isnan(getattr(mean, name)) for (_, of), mean in means.items() if of == method)
+    ]
+    rows = [["scale", *(f"{formats[name][0]} {method}" for name, method in columns)]]
     for scale in sorted({scale for scale, _ in means}):
-        cells = [(getattr(means[scale, method], name), formats[name][1]) for name in names for method in methods]
+        cells = [(getattr(means[scale, method], name), formats[name][1]) for name, method in columns]
         rows.append([str(scale), *(format(value, form) for value, form in cells)])
     return grid(rows)
 
@@ -112,11 +119,10 @@ def to_csv(scores: Sequence[Score]) -> str:
 
 
 def rows_to_csv(kind: type["DataclassInstance"], rows: Sequence[Mapping[str, object]]) -> str:
-    """Return rows as CSV, with a dataclass's fields as columns; `patient` only if subject names do not tell it."""
+    """Return rows as CSV, with a dataclass's fields as columns; some only where a row has them, see `SOME`."""
     text = StringIO()
     names = [field.name for field in fields(kind)]
-    if not any(row.get("patient") for row in rows):
-        names = [name for name in names if name != "patient"]
+    names = [name for name in names if name not in SOME or any(row.get(name) not in ("", None) for row in rows)]
     writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
@@ -143,6 +149,7 @@ def from_csv(text: str) -> list[Score]:
             float(row["consistency"]) if row["consistency"] else None,
             float(row["perceptual"]) if row["perceptual"] else None,
             float(row["mismatch"]) if row.get("mismatch") else None,
+            float(row["covered"]) if row.get("covered") else None,
             row.get("patient", ""),
         )
         for row in csv.DictReader(StringIO(text))

@@ -100,21 +100,28 @@ def regions(scores: Sequence[Score]) -> Table:
 
 
 def detail(scores: Sequence[Score]) -> Table:
-    """Return a row per scale: the share of patches whose detail is not that of HR, and the consistency with LR."""
+    """Return a row per scale: the share of patches whose detail is not that of HR, and the consistency with LR.
+
+    Of a model with a calibration, also the share of pixels within the bounds that it states.
+    """
     means = mean_by_scale(scores)
+    has_trust = any(score.covered is not None for score in scores)
     methods = BICUBIC_NAME, MODEL_NAME
     rows = []
     for scale in sorted({scale for scale, _ in means}):
         found = [means.get((scale, method)) for method in methods]
-        shares = [Cell(NONE if one is None or math.isnan(one.mismatch) else f"{one.mismatch:.1%}") for one in found]
+        shares = [_share(None if one is None else one.mismatch) for one in found]
+        within = [_share(None if found[-1] is None else found[-1].covered)] if has_trust else []
         rows.append(
             (
                 Cell(str(scale)),
                 *shares,
                 *(Cell(NONE if one is None else number_text(one.consistency, 2)) for one in found),
+                *within,
             )
         )
     columns = [f"{name}, {method}" for name in ("patches that disagree", "consistency") for method in methods]
+    columns += ["pixels within the bounds of trust"] if has_trust else []
     return Table(("scale", *columns), tuple(rows))
 
 
@@ -145,6 +152,10 @@ def downstream(outcomes: Sequence[Outcome], step: str, *, of_all: bool = False) 
             )
         )
     return Table(("scale", "class", "measure", BICUBIC_NAME, MODEL_NAME, "gain"), tuple(rows))
+
+
+def _share(value: float | None) -> Cell:
+    return Cell(NONE if value is None or math.isnan(value) else f"{value:.1%}")
 
 
 def _by_scale(found: Sequence[PairedDifference]) -> dict[Scale, PairedDifference]:
