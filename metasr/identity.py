@@ -1,6 +1,8 @@
 """What a run is made from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,7 @@ class RunIdentity:
         data_digest: SHA-256 of that store's index.
         initial_bundle: SHA-256 of the bundle whose weights it started from; empty for random ones.
         forked_from: Run and step that it branched off from, as RUN@STEP; empty where it did not.
+        trained_on: What its data is like, see `metasr.inference.suitability.TrainedOn`; empty where nobody knows.
     """
 
     run_name: str
@@ -22,3 +25,4 @@ class RunIdentity:
     data_digest: str
     initial_bundle: str = ""
     forked_from: str = ""
+    trained_on: Mapping[str, Any] = field(default_factory=dict)

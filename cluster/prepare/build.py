@@ -127,6 +127,7 @@ class _Building:
         self._shards: dict[Split, list[Shard]] = {split: [] for split in SPLITS}
         self._statistics = Statistics()
         self._spacing_mm: Spacing | None = None
+        self._skull_stripped: bool | None = None
 
     def resume(self, entries: Sequence[FinishedShard]) -> None:
         """Take over the shards that an earlier run has finished."""
@@ -134,6 +135,7 @@ class _Building:
             self._shards[entry.shard.split].append(entry.shard)
             self._subjects[entry.shard.split] += entry.shard.subjects
             self._statistics, self._spacing_mm = entry.statistics, entry.spacing_mm
+            self._skull_stripped = entry.skull_stripped
         if entries:
             done = sum(map(len, self._subjects.values()))
             self._tell(f"{len(entries)} shards with {done} subjects are finished: continuing after them")
@@ -166,6 +168,8 @@ class _Building:
         if split == "train":
             self._statistics += cut.statistics
         self._spacing_mm = widest(self._spacing_mm, cut.spacing_mm)
+        if cut.skull_stripped is not None:
+            self._skull_stripped = cut.skull_stripped and self._skull_stripped is not False
         self._subjects[split].append(name)
         self._finish(
             writer.write(name, [Sample(name, number, image, subject.contrast) for number, image in cut.images])
@@ -175,7 +179,12 @@ class _Building:
 
     def _finish(self, shard: Shard | None) -> None:
         if shard:
-            entry = FinishedShard(shard=shard, statistics=self._statistics, spacing_mm=self._spacing_mm)
+            entry = FinishedShard(
+                shard=shard,
+                statistics=self._statistics,
+                spacing_mm=self._spacing_mm,
+                skull_stripped=self._skull_stripped,
+            )
             self._target.journal.write(entry, number=len(self._shards[shard.split]))
             self._shards[shard.split].append(shard)
 
@@ -202,14 +211,15 @@ class _Building:
             shards=tuple(shard for split in SPLITS for shard in self._shards[split]),
         ).sealed()
 
-    def _about(self, subjects: Sequence[Subject]) -> dict[str, dict[str, str]]:
-        """Return the contrasts and patients of the written subjects, for the entries that the index needs."""
+    def _about(self, subjects: Sequence[Subject]) -> dict[str, Any]:
+        """Return what the index says only where there is something to say."""
         used = {name for names in self._subjects.values() for name in names}
         stored = {name: one for one in subjects if (name := self._names(one.name)) in used}
-        about = {"contrasts": {name: one.contrast for name, one in stored.items() if one.contrast}}
+        about: dict[str, Any] = {"contrasts": {name: one.contrast for name, one in stored.items() if one.contrast}}
         if self._options.kind == "volumes" and not self._options.pseudonymise:
             about["patients"] = {name: one.patient for name, one in stored.items() if one.patient != patient_of(name)}
-        return {key: said for key, said in about.items() if said}
+        said = {key: entries for key, entries in about.items() if entries}
+        return said if self._skull_stripped is None else said | {"skull_stripped": self._skull_stripped}
 
 
 def _read(folder: Path, options: PrepareConfig, split: Split, subject: Subject) -> Cut | str:

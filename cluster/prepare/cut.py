@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cluster.config import PrepareConfig
 from metasr.config import Section
-from metasr.data.intensity import IntensityScale
+from metasr.data.intensity import IntensityScale, find_background
 from metasr.data.labels import label_reason
 from metasr.data.photos import load_luminance, tiles
 from metasr.data.slices import brain_slices, informational_crop
@@ -60,11 +60,13 @@ class Cut:
         images: Number of the slice or tile, and the image, float16 `[H, W]`.
         statistics: Statistics of all images together.
         spacing_mm: Smallest and largest pixel spacing; None for photographs.
+        skull_stripped: Whether a constant surrounds the brain; None for photographs.
     """
 
     images: list[tuple[int, NDArray[np.float16]]]
     statistics: Statistics
     spacing_mm: Spacing | None = None
+    skull_stripped: bool | None = None
 
 
 def cut(subject: Subject, options: PrepareConfig, *, crop: bool) -> Cut:
@@ -78,7 +80,7 @@ def cut(subject: Subject, options: PrepareConfig, *, crop: bool) -> Cut:
     Raises:
         DataError: The file cannot be used.
     """
-    spacing = None
+    spacing = stripped = None
     if options.kind == "photos":
         images = list(_tiles(subject, options, crop=crop))
     else:
@@ -86,8 +88,9 @@ def cut(subject: Subject, options: PrepareConfig, *, crop: bool) -> Cut:
         images = list(_slices(volume, options, crop=crop))
         in_plane = [volume.spacing_mm[axis] for axis in volume.axes("axial")[1:]]
         spacing = min(in_plane), max(in_plane)
+        stripped = find_background(volume.data) is not None
     statistics = sum((Statistics.of(image) for _, image in images), start=Statistics())
-    return Cut(images, statistics, spacing)
+    return Cut(images, statistics, spacing, stripped)
 
 
 def widest(one: Spacing | None, other: Spacing | None) -> Spacing | None:

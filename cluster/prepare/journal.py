@@ -27,6 +27,7 @@ class FinishedShard(Section):
     shard: Shard
     statistics: Statistics
     spacing_mm: Spacing | None
+    skull_stripped: bool | None = None
 
 
 class Journal:

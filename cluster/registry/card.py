@@ -86,7 +86,22 @@ def _what(about: Mapping[str, Any]) -> str:
         f"{model.architecture} generator for brain MRI, {about['num_parameters']:,} parameters",
         f"trained for {_count(about['step'], 'step')} on {_trained_on(about)}",
         *([f"initialised from {origin}, whose training data is not listed here"] if origin else []),
+        *_data(about),
     )
+
+
+def _data(about: Mapping[str, Any]) -> list[str]:
+    """Return what the training data was like, where the bundle says so."""
+    said = about.get("trained_on") or {}
+    stripped = said.get("skull_stripped")
+    parts = [
+        _plain(said.get("kind", "")),
+        _plain(", ".join(said.get("contrasts", []))),
+        "pixels of {:g} to {:g} mm".format(*said["spacing_mm"]) if said.get("spacing_mm") else "",
+        "" if stripped is None else "a constant around the brain" if stripped else "with the head around the brain",
+    ]
+    text = "; ".join(part for part in parts if part)
+    return [f"its training data: {text}"] if text else []
 
 
 def _provenance(about: Mapping[str, Any], evidence: Evidence) -> str:

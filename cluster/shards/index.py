@@ -102,6 +102,8 @@ class Index(Section):
     """Standard deviation of the training crops."""
     spacing_mm: tuple[float, float] | None = None
     """Smallest and largest distance of neighbouring pixels in the slices, before any degradation."""
+    skull_stripped: bool | None = None
+    """Whether a constant surrounds the brain in every volume. Older indexes, and those of photographs, do not say."""
     recipe_sha256: str = ""
     """SHA-256 of how the data was prepared: equal where tool version and options are."""
     subjects: dict[Split, tuple[str, ...]]

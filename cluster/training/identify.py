@@ -18,11 +18,12 @@ from cluster.preflight.services import Data
 from cluster.recipes import Resolved
 from cluster.registry import Registry
 from cluster.runtime.code_version import code_version
-from cluster.shards import data_store
+from cluster.shards import Index, data_store
 from cluster.store import open_store, wait_for_store, wait_while_busy
 from cluster.stream import read_index
 from cluster.training.naming import stored_run_name
 from cluster.training.precision import Precision, choose_precision
+from cluster.training.traits import traits
 from metasr.errors import ConfigError
 from metasr.identity import RunIdentity
 from metasr.inference.bundle import Bundle, load_bundle
@@ -146,7 +147,8 @@ def identify(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda l
     Raises:
         MetaSRError: The settings, the data or the storage cannot be used.
     """
-    config, digest, begun = spec.config, _check_data(spec, tell), spec.begun
+    config, index, begun = spec.config, _check_data(spec, tell), spec.begun
+    digest = index.digest()
     bundle, branch = initial.digest if initial else "", str(spec.fork) if spec.fork else ""
     if begun is not None:
         bundle = begun.initial_bundle
@@ -160,7 +162,8 @@ def identify(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda l
             f"with what its checkpoint and this machine say it would be {name}",
             "Check loss.vgg_weights and the version of metasr, or give the settings that it began with",
         )
-    return RunIdentity(name, code_version(), open_store(config.data.url).url, digest, bundle, branch)
+    url = open_store(config.data.url).url
+    return RunIdentity(name, code_version(), url, digest, bundle, branch, traits(index))
 
 
 def settled(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda line: None) -> RunSpec:
@@ -176,7 +179,7 @@ def settled(spec: RunSpec, initial: Bundle | None = None, tell: Tell = lambda li
     """
     if spec.config.train.precision != "auto":
         return spec
-    digest, storage = _check_data(spec, tell), open_store(spec.config.storage.url)
+    digest, storage = _check_data(spec, tell).digest(), open_store(spec.config.storage.url)
     start = initial.digest if initial else str(spec.fork or "")
 
     def exists(precision: Precision) -> bool:
@@ -197,9 +200,9 @@ def with_precision(resolved: Resolved[JobConfig], precision: Precision) -> Resol
     return Resolved(resolved.config.model_copy(update={"train": train}), origins)
 
 
-def _check_data(spec: RunSpec, tell: Tell) -> str:
-    """Return the SHA-256 of the data's index, after a check of what would stop the workers."""
+def _check_data(spec: RunSpec, tell: Tell) -> Index:
+    """Return the data's index, after a check of what would stop the workers."""
     check_workers(spec.config)
     data = data_store(spec.config.data.url)
     check_perceptual(spec.config.loss)
-    return wait_while_busy(data, lambda: read_index(data, spec.data_digest), tell).digest()
+    return wait_while_busy(data, lambda: read_index(data, spec.data_digest), tell)

@@ -29,18 +29,21 @@ class TrainedOn:
         spacing_mm: Smallest and largest HR pixel within the slices.
         skull_stripped: Whether a constant surrounds the brain.
         contrasts: Their contrasts by name, such as t1ce; empty where that is not known.
+        kind: Whether they were volumes or photographs.
     """
 
     spacing_mm: tuple[float, float] = (0.8, 1.2)
     skull_stripped: bool = True
     contrasts: tuple[str, ...] = ()
+    kind: Literal["volumes", "photos"] = "volumes"
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> "TrainedOn":
         """Return what a bundle's manifest says under `trained_on`; where it does not, what BraTS is like."""
         said, usual = about.get("trained_on", {}), cls()
         low, high = said.get("spacing_mm", usual.spacing_mm)
-        return cls((low, high), said.get("skull_stripped", True), tuple(said.get("contrasts", ())))
+        contrasts, kind = tuple(said.get("contrasts", ())), said.get("kind", usual.kind)
+        return cls((low, high), said.get("skull_stripped", True), contrasts, kind)
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def findings(volume: Volume, kind: Kind, scales: tuple[float, ...], about: Mappi
         about: Of the model's bundle.
     """
     trained, train = TrainedOn.of(about), about["config"]["train"]
-    found = [*_kind(volume, kind), *_intensity(volume)]
-    if kind != "picture":
+    found = [*_kind(volume, kind, trained), *_intensity(volume)]
+    if kind != "picture" and trained.kind != "photos":
         found += _skull(volume, trained, found) + _spacing(volume, trained, train["scale_max"])
     name = volume.source.name.lower()
     named = split_name(name.split(".")[0])
@@ -91,8 +94,10 @@ def findings(volume: Volume, kind: Kind, scales: tuple[float, ...], about: Mappi
     return (*([Finding("scale", outside)] if outside else []), *found)
 
 
-def _kind(volume: Volume, kind: Kind) -> list[Finding]:
+def _kind(volume: Volume, kind: Kind, trained: TrainedOn) -> list[Finding]:
     data = volume.data
+    if trained.kind == "photos":
+        return [] if kind == "picture" else [Finding("kind", "a volume; the model was trained on photographs")]
     if kind == "picture":
         return [Finding("kind", "a picture or photograph; the model was trained on slices of brain MRI")]
     if reason := label_reason(data, int(volume.header["intent_code"])):

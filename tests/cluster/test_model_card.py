@@ -265,3 +265,13 @@ def test_a_card_that_is_too_long_for_mlflow_loses_rows_of_its_last_table_and_say
     assert card.startswith("\n".join(lines[:-1]) + "\n")
     assert tables(section(kept, "Scale by scale"))
     assert "model_card.md in the run's artifact evaluation-version-3-abc" in last
+
+
+def test_it_says_what_the_training_data_was_like_where_the_bundle_does():
+    rows = scores({"2": 0.5})
+    said = {"kind": "volumes", "contrasts": ["flair", "t1"], "spacing_mm": [0.8, 1.0], "skull_stripped": True}
+    text = section(card_of(rows, ABOUT | {"trained_on": said}), "What it is")
+    assert html.unescape(text.splitlines()[-1]) == (
+        "- its training data: volumes; flair, t1; pixels of 0.8 to 1 mm; a constant around the brain"
+    )
+    assert "its training data" not in card_of(rows, ABOUT | {"trained_on": {}})
