@@ -16,6 +16,9 @@ DASHBOARD = Path(__file__).with_name("dashboard.json")
 FIRST_ID = 100  # Ray's own panels have lower numbers
 RUN = 'run=~"$TrainRunName", {global_filters}'  # Ray Train's run has the name of ours
 NOT_OURS = ("Data Ingestion",)  # Ray Data, which we do not use
+# What a person chooses from. Ray takes it from a gauge that it sets once, when workers start; ours stays with a run.
+CHOICES = {"SessionName": "SessionName", "TrainRunName": "run"}
+OF_EVERY_RUN = "ray_metasr_driver_started_timestamp_seconds"
 
 # Title, what it shows, unit, and for each line an expression and its legend. {} stands for the labels.
 PANELS = (
@@ -101,7 +104,11 @@ def dashboard() -> str:
         base_json_file_name=train_dashboard_config.base_json_file_name,
     )
     text, _ = _generate_grafana_dashboard(config)
-    return json.dumps(json.loads(text) | {"title": "Meta-SRGAN"}, indent=1) + "\n"
+    board = json.loads(text) | {"title": "Meta-SRGAN"}
+    for one in board["templating"]["list"]:
+        if one["name"] in CHOICES:
+            one["query"]["query"] = one["definition"] = f"label_values({OF_EVERY_RUN}, {CHOICES[one['name']]})"
+    return json.dumps(board, indent=1) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The rules and the dashboard of infra/monitoring: they work, and name what the code exports."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -52,6 +53,14 @@ def test_only_labels_that_the_metric_has_are_named():
     for name in ("rules.yaml", "rules-test.yaml"):
         for metric, labels in re.findall(r"\b(ray_metasr_\w+)\{([^}]*)\}", (FOLDER / name).read_text()):
             assert set(re.findall(r"(\w+)=", labels)) <= {*EXPORTED[metric].labels, *OF_RAY}, metric
+
+
+def test_the_dashboard_lets_a_person_choose_among_all_runs_at_work():
+    board = json.loads((FOLDER / "dashboard.json").read_text())
+    asked = {one["name"]: one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"}
+    always = "ray_metasr_driver_started_timestamp_seconds"
+    assert asked["TrainRunName"] == f"label_values({always}, run)"
+    assert asked["SessionName"] == f"label_values({always}, SessionName)"
 
 
 def test_the_dashboard_is_what_its_script_writes():
