@@ -15,6 +15,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--tracking", default="", help="URI of MLflow; without one, a server is started")
     parser.add_argument("--json", type=Path, help="file for all counts")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends all that was started
     logging.getLogger("cluster").setLevel(logging.ERROR)  # what it warns of is what is simulated
     load, all_held, tables, found = os.getloadavg()[0], True, [], {}
     with ExitStack() as stack:
