@@ -37,7 +37,7 @@ HEARTBEAT_S = 3.0  # as `cluster.training.worker` and its watchdog
 THREADS = 64
 VALIDATION_SHARDS = 4  # each with one of the slices that are looked at, if there are as many
 PICTURE_PX = 160
-CRAWL_S = 0.5
+AGAIN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class _Group:
         self._requests = Requests(self.mailbox, self._workers[0].progress)
 
     def _train(self):
-        job, state, pace_s = self.job, self._state, self.job.step_s
+        job, state, is_forgotten = self.job, self._state, False
         then, coming = time.perf_counter(), list(job.coming)
         while state.step < job.steps:
             begin, step = time.monotonic(), state.step
@@ -211,16 +211,27 @@ class _Group:
             if kind == "store busy":
                 self._report_retries()
                 coming.pop(0)
-            elif kind == "driver frozen":
-                pace_s = CRAWL_S
+            is_forgotten = is_forgotten or kind == "driver frozen"
             is_asked = self._requests.newest == Request.STOP or kind == "machine leaves"
             if state.step % job.checkpoint_every == 0 or state.step == job.steps:
                 self._validate()
+                if is_forgotten:
+                    self._go_on_until_refused()
             elif is_asked:
                 self._keep(None)
             if is_asked:
                 return
-            time.sleep(max(0.0, begin + pace_s - time.monotonic()))
+            time.sleep(max(0.0, begin + job.step_s - time.monotonic()))
+
+    def _go_on_until_refused(self):
+        """Keep the newest checkpoint again and again, until another driver has claimed the run.
+
+        Workers whose driver is frozen would go on with steps; these stay, so that the next group finds work.
+        """
+        while True:
+            self._keep(self._state.number)
+            self._uploader.drain()
+            time.sleep(AGAIN_S)
 
     def _samples(self, step, workers):
         return list(self._threads.map(lambda worker: worker.samples(step), workers))
