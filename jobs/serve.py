@@ -13,6 +13,8 @@ from metasr.errors import ConfigError
 TOKEN = "METASR_SERVE_TOKEN"
 FEWEST = 16
 PORT = 8000
+VIEW = "/view"
+FEATURES_BYTES = 256 * 2**20
 DESCRIPTION = f"""Serve a model to a team, on the Ray of RAY_ADDRESS or one of this machine, until Ctrl-C.
 
 The model is the champion, or what --model names. Where its alias moves, the new version is loaded, and requests under
@@ -24,6 +26,11 @@ way end with the old one. A registry that is away changes nothing. Requests must
   ray job submit --working-dir . -- python jobs/serve.py --replicas 4
   curl -H "Authorization: Bearer ${TOKEN}" --data-binary @in.nii.gz -o out.nii.gz \\
       "http://127.0.0.1:8000/upscale?scale=2.5"
+
+A page to zoom, as that of `metasr view`, is at /view/: who has the secret sends a volume there and gets an address of
+its own, which shows it to all who have that, until nobody has looked for --view-minutes. Volumes are in the memory of
+one process, at most --view-volumes and --view-mb of them; with 0 volumes there is no page. From elsewhere than this
+machine it answers under the names of --allowed-host alone.
 
 POST /upscale takes a NIfTI volume and returns one; ?scale=, ?spacing=, ?plane=, ?ensemble and ?labels are as in
 `metasr upscale`, and the header X-Metasr has what is in the JSON file beside its results. GET /model says which model
@@ -47,16 +54,26 @@ def main(arguments: Sequence[str]) -> None:
     from cluster.runtime.ordered_map import Needs
     from cluster.serving.current import Followed
     from cluster.serving.deploy import Serving, digest_of, serve
+    from cluster.serving.viewer import Viewing
+    from metasr.viewer.session import Limits
 
-    serving = Serving(
+    followed, digest, max_bytes = (
         Followed(known.model or "", config.tracking),
         digest_of(token),
         round(known.max_mb * 1e6),
-        known.replicas,
-        Needs(config.tasks.cpus, config.tasks.gpus if known.gpu else 0.0),
     )
-    with connected(cpus=known.replicas * config.tasks.cpus + 1), serve(serving, known.host, known.port):
-        say(f"http://{known.host}:{known.port}/upscale answers those who have the secret; Ctrl-C ends it")
+    needs = Needs(config.tasks.cpus, config.tasks.gpus if known.gpu else 0.0)
+    serving = Serving(followed, digest, max_bytes, known.replicas, needs)
+    viewing = None
+    if known.view_volumes:
+        limits = Limits(known.view_volumes, round(known.view_mb * 1e6), FEATURES_BYTES, 60 * known.view_minutes)
+        viewing = Viewing(followed, digest, VIEW, tuple(known.allowed_host), limits, max_bytes)
+    cpus = (known.replicas + bool(viewing)) * config.tasks.cpus + 1
+    address = f"http://{known.host}:{known.port}"
+    with connected(cpus), serve(serving, viewing, known.host, known.port):
+        say(f"{address}/upscale answers those who have the secret; Ctrl-C ends it")
+        if viewing:
+            say(f"{address}{VIEW}/ is the page to zoom")
         ended.wait()
     say("ended")
 
@@ -68,9 +85,25 @@ def _parser() -> Parser:
     parser.add_argument("--port", type=int, default=PORT, help=f"port there [{PORT}]")
     parser.add_argument("--replicas", type=_positive, default=1, metavar="N", help="volumes at a time [1]")
     parser.add_argument("--max-mb", type=float, default=512, metavar="MB", help="largest volume, unpacked [512]")
+    parser.add_argument("--view-volumes", type=_count, default=8, metavar="N", help="open on the page at a time [8]")
+    parser.add_argument("--view-mb", type=float, default=8000, metavar="MB", help="memory for them [8000]")
+    parser.add_argument("--view-minutes", type=float, default=60, metavar="T", help="closed when unused so long [60]")
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name that the page may be asked for under",
+    )
     parser.add_argument("--gpu", action="store_true", help="give each replica tasks.gpus of a GPU")
     add_settings(parser, UpscaleConfig)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -31,6 +31,8 @@ TRAIN_ENVIRONMENT = {
 LONGER_WAITS = {
     "RAY_gcs_server_port_wait_time_s": "90",  # for Ray's own 30 s a busy machine is too slow
     "RAY_worker_register_timeout_seconds": "180",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",  # and for Ray Serve's 5
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
 }
 TRIES = 3  # for what Ray has no setting: it gives up when its node is not known after 30 s
 STILL_STARTING_S = 20.0

@@ -1,28 +1,34 @@
-"""The deployment: who may ask, what is answered, and how much at a time. The home of Ray Serve."""
+"""The deployments: who may ask, what is answered, and how much at a time. The home of Ray Serve."""
 
 import asyncio
 import hashlib
-import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ray import serve as ray_serve
+from ray.exceptions import RayError
 from ray.util.metrics import Counter, Histogram
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from cluster.redaction import one_line
 from cluster.runtime.ordered_map import Needs
 from cluster.serving.current import CurrentModel, Followed
-from cluster.serving.requests import Made, TooLargeError, options_of, upscale_bytes
-from metasr.errors import MetaSRError
+from cluster.serving.requests import Made, options_of, upscale_bytes
+from cluster.serving.viewer import Viewer, Viewing
+from metasr.errors import MetaSRError, TrainingError
 from metasr.inference.plan import ModelInUse, Options
+from metasr.viewer.guard import has_secret
+from metasr.viewer.upload import TooLargeError
 
-NAME = "metasr"
+NAME, VIEWER = "metasr", "metasr-viewer"
 MAX_WAITING = 64
+MAX_LOOKING = 100
+TRIES = 3
 SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300]
 REFUSED = {"error": "the token is missing or another: send `Authorization: Bearer TOKEN`"}
 
@@ -66,7 +72,7 @@ class Upscaler:
         path = request.url.path.rstrip("/")
         if path == "/health":  # whoever balances the load has no token, and learns nothing
             return JSONResponse({"status": "ok"})
-        if not self._is_allowed(request.headers):
+        if not has_secret(request.headers, self._serving.token_sha256):
             return JSONResponse(REFUSED, 401)
         if (request.method, path) == ("GET", "/model"):
             return JSONResponse(self._about())
@@ -75,11 +81,6 @@ class Upscaler:
             self._volumes.inc(tags={"status": str(answer.status_code)})
             return answer
         return JSONResponse({"error": "there are POST /upscale, GET /model and GET /health"}, 404)
-
-    def _is_allowed(self, headers: Mapping[str, str]) -> bool:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = hashlib.sha256(token.strip().encode()).hexdigest()
-        return scheme.lower() == "bearer" and secrets.compare_digest(given, self._serving.token_sha256)
 
     def _about(self) -> dict[str, Any]:
         used = self._current.model
@@ -123,31 +124,77 @@ class Upscaler:
 
 
 @contextmanager
-def serve(serving: Serving, host: str, port: int) -> Iterator[None]:
+def serve(serving: Serving, viewing: Viewing | None, host: str, port: int) -> Iterator[None]:
     """Serve a model, on the Ray that this process is connected to, for the length of a block.
 
     Args:
         serving: How.
-        host: Address that each node listens at.
+        viewing: How volumes are shown; None for no page.
+        host: Address that the head listens at.
         port: Port there.
 
     Raises:
         MetaSRError: There is no such model.
     """
-    gpus = {"num_gpus": serving.needs.gpus} if serving.needs.gpus else {}
+    _start(host, port)
+    names = []
+    try:
+        names.append(NAME)
+        ray_serve.run(_upscaler(serving), name=NAME, route_prefix="/")
+        if viewing:
+            names.append(VIEWER)
+            ray_serve.run(_viewer(viewing, serving.needs), name=VIEWER, route_prefix=viewing.path)
+        yield
+    finally:
+        _end(names)
+
+
+def _start(host: str, port: int) -> None:
+    """Start Ray Serve, or join it; on a busy machine it gives up on its own proxy, and is asked again."""
+    for left in reversed(range(TRIES)):
+        try:
+            ray_serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+            return
+        except RayError as error:
+            if not left:
+                fix = "Run the same command again when the machine has less to do; is the port free?"
+                raise TrainingError(f"Ray Serve does not start at {host}:{port}", one_line(error), fix) from error
+
+
+def _end(names: list[str]) -> None:
+    """End what is served under these names, and Ray Serve where nothing else is."""
+    for name in names:  # Ray Serve goes on with it where this process has to end before: a job is given 3 s
+        ray_serve.delete(name, _blocking=False)
+    for name in names:
+        ray_serve.delete(name)
+    if not ray_serve.status().applications:
+        ray_serve.shutdown()
+
+
+def _upscaler(serving: Serving) -> Any:
     deployment: Any = ray_serve.deployment(
         name=NAME,
         num_replicas=serving.replicas,
-        ray_actor_options={"num_cpus": serving.needs.cpus, **gpus},
+        ray_actor_options=_reserved(serving.needs),
         max_ongoing_requests=2,  # one that is worked on, and one whose volume arrives meanwhile
         max_queued_requests=MAX_WAITING,
     )(Upscaler)
-    ray_serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
-    try:
-        ray_serve.run(deployment.bind(serving), name=NAME, route_prefix="/")
-        yield
-    finally:
-        ray_serve.delete(NAME)
+    return deployment.bind(serving)
+
+
+def _viewer(viewing: Viewing, needs: Needs) -> Any:
+    ingress: Any = ray_serve.ingress()
+    deployment: Any = ray_serve.deployment(
+        name=VIEWER,
+        num_replicas=1,  # an open volume is in the memory of the one that it was sent to
+        ray_actor_options=_reserved(needs),
+        max_ongoing_requests=MAX_LOOKING,
+    )(ingress(Viewer))
+    return deployment.bind(viewing)
+
+
+def _reserved(needs: Needs) -> dict[str, float]:
+    return {"num_cpus": needs.cpus, **({"num_gpus": needs.gpus} if needs.gpus else {})}
 
 
 def digest_of(token: str) -> str:

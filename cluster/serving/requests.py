@@ -14,14 +14,10 @@ from metasr.errors import ConfigError, DataError
 from metasr.inference.files import Told, upscale_file
 from metasr.inference.plan import ModelInUse, Options, Task
 from metasr.inference.request import Request
+from metasr.viewer.upload import GZIP, TooLargeError
 
-GZIP = b"\x1f\x8b"
 ASKED = frozenset({"scale", "spacing", "plane", "ensemble", "labels"})
 CHUNK = 2**20
-
-
-class TooLargeError(DataError):
-    """More than the service takes."""
 
 
 class Made(NamedTuple):

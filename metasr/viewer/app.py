@@ -1,113 +1,121 @@
-"""What the page asks for: the description of the volume, its slices, and windows of them super-resolved."""
+"""What the page asks for: the description of a volume, its slices, and windows of them super-resolved."""
 
-import asyncio
-import time
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Query, Response
-from fastapi.responses import RedirectResponse
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from metasr.data.planes import Plane
-from metasr.viewer.guard import Guard
-from metasr.viewer.model import Model
+from metasr.errors import MetaSRError
+from metasr.viewer.desk import Turn
+from metasr.viewer.guard import LOOPBACK, Access, Guard, has_secret
 from metasr.viewer.scene import Scene
+from metasr.viewer.session import FullError, Session, Sessions
+from metasr.viewer.upload import TooLargeError, Uploads
 from metasr.viewer.window import Span
 
-PAGE = Path(__file__).parent / "page"
+PAGE, DOOR = Path(__file__).parent / "page", Path(__file__).parent / "door"
 MAX_PIXELS = 2**23
 STALE = 204
 """The status of a window that nobody waits for any more: the page has asked for a later one."""
+STATUS: dict[type[Exception], int] = {FullError: 503, TooLargeError: 413}
+"""Of what is refused; all else is 422."""
 Index = Annotated[int, Query(ge=0)]
 Pixels = Annotated[str, Query(pattern=r"^\d{1,6}/\d{1,6}:\d{1,6}:\d{1,6}$")]
 
 
-def build_app(scene: Scene, model: Model, token: str) -> ASGIApp:
-    """Return the application, all of it below `/<token>/`.
+def create_app(sessions: Sessions, access: Access = LOOPBACK, max_bytes: int = 0) -> ASGIApp:
+    """Return the application: the page of each open volume, below its secret; and a door, where volumes can be sent.
 
     Args:
-        scene: What is shown.
-        model: What super-resolves it, once it is loaded.
-        token: The secret without which everything is refused.
+        sessions: What is open.
+        access: Who may ask. Where it has a secret, `POST /` opens a volume for those who bring it.
+        max_bytes: Of a volume that is sent.
     """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    description = scene.description()
-    desk = Desk(model)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, exception_handlers={MetaSRError: _refused})
+    has_door = bool(access.secret_sha256)
+    if has_door:
+        _add_door(app, sessions, access.secret_sha256, max_bytes)
+    _add_page(app, sessions)
 
-    @app.get(f"/{token}")
-    def without_slash() -> RedirectResponse:
-        return RedirectResponse(f"/{token}/")
+    def is_open(first: str) -> bool:
+        return (has_door and first in ("", "door")) or sessions.find(first) is not None
 
-    @app.get(f"/{token}/volume")
-    def volume() -> dict[str, Any]:
-        return description
+    return Guard(app, access, is_open)
 
-    @app.get(f"/{token}/model")
-    def state() -> dict[str, Any]:
-        return model.description()
 
-    @app.get(f"/{token}/slice")
-    def one_slice(plane: Plane, index: Index) -> Response:
-        _check_index(scene, plane, index)
-        image = np.ascontiguousarray(scene.image(plane, index), dtype="<f4")
+def _add_page(app: FastAPI, sessions: Sessions) -> None:
+    def found(secret: str) -> Session:
+        session = sessions.find(secret)
+        if session is None:
+            raise HTTPException(403, "it has ended")
+        return session
+
+    Opened = Annotated[Session, Depends(found)]  # noqa: N806 - a type
+
+    @app.get("/{secret}")
+    def without_slash(request: Request, secret: str) -> RedirectResponse:
+        return RedirectResponse(f"{_below(request)}/{secret}/")
+
+    @app.get("/{secret}/volume")
+    def volume(session: Opened) -> dict[str, Any]:
+        return session.description
+
+    @app.get("/{secret}/model")
+    def model(secret: str) -> dict[str, Any]:
+        return sessions.model.description()
+
+    @app.get("/{secret}/slice")
+    def one_slice(session: Opened, plane: Plane, index: Index) -> Response:
+        _check_index(session.scene, plane, index)
+        image = np.ascontiguousarray(session.scene.image(plane, index), dtype="<f4")
         return Response(image.tobytes(), media_type="application/octet-stream")
 
-    @app.get(f"/{token}/window")
+    @app.get("/{secret}/window")
     async def window(
-        plane: Plane, index: Index, rows: Pixels, columns: Pixels, page: str = "", turn: int = 0
+        session: Opened, plane: Plane, index: Index, rows: Pixels, columns: Pixels, turn: Annotated[Turn, Depends()]
     ) -> Response:
-        _check_index(scene, plane, index)
-        return await desk.window(plane, index, _spans(scene, plane, rows, columns), Turn(page, turn))
+        _check_index(session.scene, plane, index)
+        spans = _spans(session.scene, plane, rows, columns)
+        given = await session.desk.window(plane, index, spans, turn)
+        if given is None:
+            return Response(status_code=STALE)
+        timing = ", ".join(f"{stage};dur={ms:.2f}" for stage, ms in given.stages_ms.items())
+        headers = {"Server-Timing": timing, "X-Metasr-Model": given.model}
+        return Response(given.codes, headers=headers, media_type="application/octet-stream")
 
-    app.mount(f"/{token}", StaticFiles(directory=PAGE, html=True))
-    return Guard(app, token)
-
-
-class Turn(NamedTuple):
-    """Who asks, and how often it has asked before.
-
-    Attributes:
-        page: A page in a browser: of each, the latest turn wins.
-        number: Counts up.
-    """
-
-    page: str
-    number: int
+    app.mount("/{secret}", StaticFiles(directory=PAGE, html=True))
 
 
-class Desk:
-    """Windows, one at a time, in the order they were asked for; those that are out of date are not computed.
+def _add_door(app: FastAPI, sessions: Sessions, secret_sha256: str, max_bytes: int) -> None:
+    uploads = Uploads(sessions, max_bytes)
 
-    Args:
-        model: What computes them.
-    """
+    @app.get("/")
+    def to_the_door(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{_below(request)}/door/")
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._worker = ThreadPoolExecutor(1, "decode")
-        self._newest: defaultdict[str, int] = defaultdict(int)
+    @app.post("/")
+    async def open_volume(request: Request) -> JSONResponse:
+        if not has_secret(request.headers, secret_sha256):
+            return JSONResponse({"error": "the secret is missing or another"}, 401)
+        page = f"{_below(request)}/{await uploads.open(request.stream())}/"
+        return JSONResponse({"page": page, "idle_s": sessions.limits.idle_s}, 201, {"Location": page})
 
-    async def window(self, plane: Plane, index: int, spans: tuple[Span, Span], turn: Turn) -> Response:
-        """Return the codes of a window as little-endian 16-bit numbers, row by row."""
-        asked = time.perf_counter()
-        self._newest[turn.page] = max(turn.number, self._newest[turn.page])
+    app.mount("/door", StaticFiles(directory=DOOR, html=True))
 
-        def compute() -> Response:
-            if turn.number < self._newest[turn.page]:
-                return Response(status_code=STALE)
-            began = time.perf_counter()
-            decoded = self._model.decoder().decode(plane, index, *spans)
-            stages = {"wait": 1000 * (began - asked), **decoded.stages_ms}
-            timing = ", ".join(f"{stage};dur={ms:.2f}" for stage, ms in stages.items())
-            body = decoded.codes.astype("<u2", copy=False).tobytes()
-            return Response(body, headers={"Server-Timing": timing}, media_type="application/octet-stream")
 
-        return await asyncio.get_running_loop().run_in_executor(self._worker, compute)
+def _below(request: Request) -> str:
+    """Return the path at which the application lies."""
+    path: str = request.scope.get("root_path", "")
+    return path.rstrip("/")
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, STATUS.get(type(error), 422))
 
 
 def _check_index(scene: Scene, plane: Plane, index: int) -> None:

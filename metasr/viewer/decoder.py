@@ -19,7 +19,7 @@ from metasr.inference.bundle import Bundle
 from metasr.inference.engine import Engine
 from metasr.models.generator import Features, Generator
 from metasr.models.meta_upscale_window import Window
-from metasr.viewer.encoder import Encoded, Encoder
+from metasr.viewer.encoder import KEPT_BYTES, Encoded, Encoder
 from metasr.viewer.scene import CODES, Scene
 from metasr.viewer.window import Part, Span
 
@@ -47,16 +47,15 @@ class Decoder:
     Args:
         bundle: Of a network for any scale.
         scene: What is shown.
+        kept_bytes: Memory for features.
 
     Raises:
         ConfigError: The network is for one scale alone.
     """
 
-    def __init__(self, bundle: Bundle, scene: Scene) -> None:
-        if not isinstance(bundle.generator, Generator):
-            raise ConfigError("this model", "it has one scale, and the page zooms", "Give a model for any scale")
-        self.bundle, self._scene, self._engine = bundle, scene, Engine(bundle.generator)
-        self._encoder = Encoder(self._engine, scene)
+    def __init__(self, bundle: Bundle, scene: Scene, kept_bytes: int = KEPT_BYTES) -> None:
+        self.bundle, self._scene, self._engine = bundle, scene, Engine(check_zooms(bundle))
+        self._encoder = Encoder(self._engine, scene, kept_bytes)
 
     @torch.inference_mode()
     def decode(self, plane: Plane, index: int, rows: Span, columns: Span) -> Decoded:
@@ -100,6 +99,13 @@ class Decoder:
     def _codes(self, sr: NDArray[np.floating]) -> NDArray[np.uint16]:
         low, high = self._scene.low, self._scene.high
         return ((sr - low) * (CODES / (high - low)) + 0.5).clip(0, CODES).astype(np.uint16)
+
+
+def check_zooms(bundle: Bundle) -> Generator:
+    """Return the network of a bundle; ConfigError where it is for one scale alone."""
+    if not isinstance(bundle.generator, Generator):
+        raise ConfigError("this model", "it has one scale, and the page zooms", "Give a model for any scale")
+    return bundle.generator
 
 
 @contextmanager

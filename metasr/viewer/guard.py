@@ -1,6 +1,9 @@
-"""Who may ask: the page itself, under an address that holds a secret. Everything else is refused."""
+"""Who may ask: a page whose address holds a secret, or who brings that of a team. Everything else is refused."""
 
+import hashlib
 import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -8,6 +11,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+READ = ("GET", "HEAD")
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -21,22 +25,54 @@ HEADERS = {
 }
 REFUSED = """<!doctype html><meta charset="utf-8"><title>metasr view</title>
 <h1>This page is not for you, or its address is not complete</h1>
-<p>{reason}</p><p>Open the address that <code>metasr view</code> printed, all of it.</p>"""
+<p>{reason}</p><p>{advice}</p>"""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        names: Under which the server may be asked for.
+        secret_sha256: Of the secret that opens volumes, in hexadecimal; empty where none can be opened.
+        advice: What those who are refused can do, as HTML.
+    """
+
+    names: frozenset[str] = NAMES
+    secret_sha256: str = ""
+    advice: str = "Open the address that <code>metasr view</code> printed, all of it."
+
+
+LOOPBACK = Access()
+
+
+def has_secret(headers: Mapping[str, str], secret_sha256: str) -> bool:
+    """Return whether a request brings a secret, as `Authorization: Bearer SECRET`."""
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    given = hashlib.sha256(secret.strip().encode()).hexdigest()
+    return scheme.lower() == "bearer" and secrets.compare_digest(given, secret_sha256)
+
+
+def route_of(scope: Scope) -> str:
+    """Return the path of a request below the place where the application lies."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 class Guard:
-    """Let requests through that have the secret, that are for this machine, and that come from no other page.
+    """Let requests through that are for this server, from no other page, and below a path that is open.
 
-    The name that was asked for is checked because a foreign name may be made to lead to this machine (DNS rebinding);
-    the origin, because any page in the browser may send requests here.
+    The name that was asked for is checked because a foreign name may be made to lead here (DNS rebinding); the
+    origin, because any page in the browser may send requests here.
 
     Args:
-        app: What answers, below `/<token>`.
-        token: The secret, the first part of every path.
+        app: What answers.
+        access: Who may ask.
+        is_open: Tells whether there is something below the first part of a path: a secret, or a page for all.
     """
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._token = app, token
+    def __init__(self, app: ASGIApp, access: Access, is_open: Callable[[str], bool]) -> None:
+        self._app, self._access, self._is_open = app, access, is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -49,26 +85,30 @@ class Guard:
             await send(message)
 
         reason = self._refusal(scope)
-        answer = self._app if reason is None else HTMLResponse(REFUSED.format(reason=reason), 403)
+        answer = self._app if reason is None else self._refused(reason)
         await answer(scope, receive, send_with_headers)
+
+    def _refused(self, reason: str) -> ASGIApp:
+        return HTMLResponse(REFUSED.format(reason=reason, advice=self._access.advice), 403)
 
     def _refusal(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if _hostname(host) not in NAMES:
-            return "It was asked for under a name that is not this machine's own."
+        if _hostname(host) not in self._access.names:
+            return "It was asked for under a name that is not this server's own."
         origin = headers.get("origin")
-        if origin is not None and origin != f"http://{host}":
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):  # a proxy may speak TLS
             return "Another page asked for it."
         # A link on another page may be followed: that leads to the page, and shows the other page nothing.
         is_followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_followed:
             return "Another page asked for it."
-        if scope["method"] not in ("GET", "HEAD"):
+        first = route_of(scope).lstrip("/").partition("/")[0]
+        can_be_sent = self._access.secret_sha256 and not first and scope["method"] == "POST"
+        if scope["method"] not in READ and not can_be_sent:
             return "There is nothing to send here."
-        first = scope["path"].lstrip("/").partition("/")[0]
-        if not secrets.compare_digest(first.encode(), self._token.encode()):
-            return "The secret in the address is missing, or is that of an earlier start."
+        if not self._is_open(first):
+            return "The secret in the address is missing, or what it opened has ended."
         return None
 
 

@@ -2,26 +2,32 @@
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-from metasr.viewer.scene import Scene
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from metasr.inference.bundle import Bundle
-    from metasr.viewer.decoder import Decoder
 
 
-class Model:
+class Model(Protocol):
+    """What super-resolves. Which it is may change from one window to the next."""
+
+    def bundle(self) -> "Bundle":
+        """Return the bundle to use now."""
+
+    def description(self) -> dict[str, Any]:
+        """Return whether it is there, and what it is, for JSON."""
+
+
+class LoadedModel:
     """A model that is loaded in the background.
 
     Args:
         load: Loads its bundle.
-        scene: What it will be applied to.
     """
 
-    def __init__(self, load: "Callable[[], Bundle]", scene: Scene) -> None:
-        self._load, self._scene = load, scene
-        self._decoder: Decoder | None = None
+    def __init__(self, load: "Callable[[], Bundle]") -> None:
+        self._load = load
+        self._bundle: Bundle | None = None
         self._error: Exception | None = None
         self.is_asked_for = False
         """Whether a page has asked for it."""
@@ -34,9 +40,11 @@ class Model:
 
     def _run(self, on_failure: Callable[[], None]) -> None:
         try:
-            from metasr.viewer.decoder import Decoder  # torch, which takes seconds to import
+            from metasr.viewer.decoder import check_zooms  # torch, which takes seconds to import
 
-            self._decoder = Decoder(self._load(), self._scene)
+            bundle = self._load()
+            check_zooms(bundle)
+            self._bundle = bundle
         except Exception as error:  # raised again by `serve`, in the main thread
             self._error = error
             on_failure()
@@ -46,15 +54,15 @@ class Model:
         """Why there is no model."""
         return self._error
 
-    def decoder(self) -> "Decoder":
-        """Return what decodes windows.
+    def bundle(self) -> "Bundle":
+        """Return the bundle.
 
         Raises:
             RuntimeError: The page asks before the model is there.
         """
-        if self._decoder is None:
+        if self._bundle is None:
             raise RuntimeError("the model is not loaded yet")
-        return self._decoder
+        return self._bundle
 
     def description(self) -> dict[str, Any]:
         """Return whether it is there, and what it is, for JSON."""
@@ -62,13 +70,20 @@ class Model:
         if self._error is not None:
             self.is_error_told.set()
             return {"state": "failed", "error": str(self._error)}
-        if self._decoder is None:
-            return {"state": "loading"}
-        bundle = self._decoder.bundle
-        return {
-            "state": "ready",
-            "digest": bundle.digest[:12],
-            "num_parameters": bundle.about["num_parameters"],
-            "step": bundle.about.get("step"),
-            "trained_scales": bundle.trained_scales,
-        }
+        return {"state": "loading"} if self._bundle is None else ready(self._bundle)
+
+
+def ready(bundle: "Bundle") -> dict[str, Any]:
+    """Return the description of a model that is there."""
+    return {
+        "state": "ready",
+        "digest": short(bundle),
+        "num_parameters": bundle.about["num_parameters"],
+        "step": bundle.about.get("step"),
+        "trained_scales": bundle.trained_scales,
+    }
+
+
+def short(bundle: "Bundle") -> str:
+    """Return the first digits of a bundle's SHA-256, by which the page knows it."""
+    return bundle.digest[:12]

@@ -1,7 +1,6 @@
 """A page for one volume on this machine alone, until Ctrl-C."""
 
 import logging
-import secrets
 import socket
 import threading
 import webbrowser
@@ -12,9 +11,9 @@ import uvicorn
 
 from metasr.data.volume import Volume
 from metasr.errors import ConfigError
-from metasr.viewer.app import build_app
-from metasr.viewer.model import Model
-from metasr.viewer.scene import Scene
+from metasr.viewer.app import create_app
+from metasr.viewer.model import LoadedModel
+from metasr.viewer.session import Sessions
 
 if TYPE_CHECKING:
     from metasr.inference.bundle import Bundle
@@ -47,15 +46,16 @@ def view(
         Exception: What `load` raises. The page shows it, too.
         KeyboardInterrupt: Ctrl-C, after the server has ended.
     """
-    scene = Scene.of(volume)
-    model, token = Model(load, scene), secrets.token_urlsafe(24)
+    model = LoadedModel(load)
+    sessions = Sessions(model)
+    token = sessions.open(volume)
     listening = listen(port)
     taken = listening.getsockname()[1]
     if port not in (0, taken):
         say(f"port {port} is taken: using {taken}")
     server = Server(
         uvicorn.Config(
-            build_app(scene, model, token),
+            create_app(sessions),
             log_level="warning",
             access_log=False,
             lifespan="off",

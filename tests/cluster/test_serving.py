@@ -151,3 +151,27 @@ def test_a_team_sends_volumes_and_gets_those_of_the_champion_of_now(service, pro
         time.sleep(0.5)
     _, _, headers = service.ask("/upscale?scale=2", volume)
     assert json.loads(headers["X-Metasr"])["model"]["version"] == f"{config.model} 2"
+
+
+@pytest.mark.slow
+def test_a_team_zooms_on_a_page_by_the_champion_of_now(service, promoted, volume):
+    assert service.ask("/view/", token="")[0] == 200  # the door
+    assert service.ask("/view/", volume, token="another")[0] == 401
+    status, said, _ = service.ask("/view/", volume)
+    page = json.loads(said)["page"]
+    assert (status, page[:6]) == (201, "/view/")
+    assert json.loads(service.ask(f"{page}volume", token="")[1])["shape"] == list(SHAPE)
+    window = f"{page}window?plane=axial&index=1&rows=32/16:0:20&columns=32/16:0:32"
+
+    def model():
+        status, codes, headers = service.ask(window, token="")
+        assert (status, len(codes)) == (200, 2 * 20 * 32)
+        return headers["X-Metasr-Model"]
+
+    first = model()
+    promoted("2")
+    deadline = time.monotonic() + PATIENCE_S
+    while model() == first:
+        assert time.monotonic() < deadline, "the champion of before is still shown"
+        time.sleep(0.5)
+    assert service.ask("/view/a-secret-of-nothing/volume")[0] == 403

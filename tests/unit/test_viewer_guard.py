@@ -7,10 +7,10 @@ import torch
 
 from metasr.inference.bundle import Bundle
 from metasr.models import Generator
-from metasr.viewer.app import build_app
-from metasr.viewer.model import Model
-from metasr.viewer.scene import Scene
+from metasr.viewer.app import create_app
+from metasr.viewer.model import LoadedModel
 from metasr.viewer.serve import listen
+from metasr.viewer.session import Sessions
 from tests.unit.nifti import in_memory
 from tests.unit.test_upscale import brain
 
@@ -22,18 +22,21 @@ WINDOW = "plane=axial&index=4&rows=40/20:0:10&columns=40/20:0:12"
 @pytest.fixture(scope="module")
 def app():
     torch.manual_seed(0)
-    scene = Scene.of(in_memory(brain((20, 20, 10))))
     generator = Generator(skip="bicubic", norm="none", num_features=4, num_blocks=1).eval()
     about = {"config": {"train": {"scale_min": 1.1, "scale_max": 4.0}}, "num_parameters": generator.num_parameters}
-    model = Model(lambda: Bundle(generator, about, "d" * 64), scene)
+    model = LoadedModel(lambda: Bundle(generator, about, "d" * 64))
     model.start(lambda: pytest.fail("the model must load"))
-    made = build_app(scene, model, TOKEN)
+    sessions = Sessions(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secrets.token_urlsafe", lambda size: TOKEN)
+        sessions.open(in_memory(brain((20, 20, 10))))
+    made = create_app(sessions)
     while ask(made, f"/{TOKEN}/model")[2].startswith(b'{"state":"loading"'):
         pass
     return made
 
 
-def ask(app, path, method="GET", **headers):
+def ask(app, path, method="GET", body=b"", root_path="", **headers):
     """Return status, headers and body of an answer."""
     path, _, query = path.partition("?")
     sent = []
@@ -45,12 +48,12 @@ def ask(app, path, method="GET", **headers):
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
-        "root_path": "",
+        "root_path": root_path,
         "query_string": query.encode(),
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }
 
-    requests = [{"type": "http.request", "body": b""}]
+    requests = [{"type": "http.request", "body": body}]
 
     async def receive():
         if not requests:

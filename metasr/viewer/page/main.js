@@ -33,7 +33,11 @@ async function open() {
     parts.panel?.draw();
   };
   const slices = new Slices(volume, grey, () => redraw());
-  const windows = new Windows((frame) => parts.stage.receive(frame), complain);
+  const receive = async (frame) => {
+    parts.stage.receive(frame);
+    if (model && frame.model !== model.digest) model = await loaded(); // another is in use now
+  };
+  const windows = new Windows(receive, complain);
   const view = new View(volume, () => redraw());
   parts.view = view;
   grey.setWindow(...view.window);

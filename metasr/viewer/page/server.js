@@ -72,13 +72,16 @@ export class Windows {
         if (turn > this.arrived) {
           this.arrived = turn;
           const tile = new Tile(codes, part, key);
-          this.onArrival({ plane, index, tile, stages: stages(answer), ms: performance.now() - asked });
+          const model = answer.headers.get("X-Metasr-Model");
+          this.onArrival({ plane, index, tile, model, stages: stages(answer), ms: performance.now() - asked });
         }
+      } else if (answer.status === 403) {
+        this.onLost("The volume is not open any more: it was not looked at for too long, or the server has started again.");
       } else if (answer.status !== 204) {
         this.onLost(`The server answered ${answer.status}.`);
       }
     } catch {
-      this.onLost("The server does not answer any more. Start metasr view again.");
+      this.onLost("The server does not answer any more. Is it still running?");
     } finally {
       this.flying--;
       this.send();
