@@ -19,8 +19,7 @@ from metasr.config import ExperimentConfig
 from metasr.inference.bundle import CARD, TRUST, WEIGHTS, load_bundle
 from metasr.trust.conformal import Calibration
 
-CONTRASTS = ["t1ce", "t1"]
-MORE_CONTRASTS = {"fidelity-brats": ["flair"]}
+TRAINED_ON = {"spacing_mm": [0.87, 1.0], "skull_stripped": True, "contrasts": ["t1ce", "t1"]}
 TABLE = "trust.txt"  # of infra/calibrate.py
 KEPT = ("metasr_version", "step", "metrics", "run_name", "code_version", "data_digest")
 TRUST_TEXT = """\
@@ -60,13 +59,14 @@ def main() -> None:
     known["data"]["url"] = ""
     released = {name: about[name] for name in KEPT}
     _, table = (options.evaluation / "table.txt").read_text().split("\n", 1)  # the first line names places
-    name = options.output.name
     parts = {part.stem: part.read_text() for part in (CARDS / "parts").glob("*.md")}
-    card = (CARDS / f"{name}.md").read_text().format(table=table.strip(), trust=trust, **parts, **released)
+    card = (
+        (CARDS / f"{options.output.name}.md")
+        .read_text()
+        .format(table=table.strip(), trust=trust, **parts, **released)
+    )
     (options.output / CARD).write_text(card)
-    contrasts = CONTRASTS + MORE_CONTRASTS.get(name, [])
-    trained_on = {"spacing_mm": [0.87, 1.0], "skull_stripped": True, "contrasts": contrasts}
-    manifest.seal(options.output, "bundle", {**released, "config": known, "trained_on": trained_on})
+    manifest.seal(options.output, "bundle", {**released, "config": known, "trained_on": TRAINED_ON})
     load_bundle(options.output, torch.device("cpu"))  # refuses a calibration of other weights
     print(options.output)
 

@@ -11,6 +11,7 @@ from tests.patience import PATIENCE_S
 from tests.simulation.schedule import WEIGHTS, machines_after, schedule
 
 
+@pytest.mark.slow
 def test_a_simulated_run_keeps_what_must_hold_through_failures_and_another_driver(database, tmp_path):
     options = ["--workers=8", "--epochs=4", "--seed=1", "--store=folder", f"--tracking={database}"]
     command = [sys.executable, "-m", "tests.simulation", *options, f"--json={tmp_path}/found.json"]

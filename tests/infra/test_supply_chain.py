@@ -12,7 +12,7 @@ import pytest
 from infra import advisories
 from metasr.errors import CheckpointError
 from metasr.manifest import unseal
-from metasr.sources import released_bundle
+from metasr.sources import released_bundle, released_models
 from tests.cluster.training import ROOT
 
 SCRIPT = ROOT / "infra" / "licences.py"
@@ -107,8 +107,9 @@ def test_a_folder_without_advisories_is_no_clean_bill(tmp_path, capsys):
     assert "no advisories" in capsys.readouterr().err
 
 
-def test_the_released_bundle_has_the_sums_of_its_manifest():
-    folder = released_bundle()
+@pytest.mark.parametrize("name", released_models())
+def test_a_released_bundle_has_the_sums_of_its_manifest(name):
+    folder = released_bundle(name)
     listed = json.loads((folder / "manifest.json").read_text())["files"]
     found = [file for file in folder.iterdir() if file.name != "manifest.json"]
     sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in found}

@@ -1,7 +1,6 @@
-"""The model that ships with metasr is whole, says what it is, and is better than bicubic interpolation."""
+"""The models that ship with metasr are whole, say what they are, and are better than bicubic interpolation."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from metasr.data.slices import slice_lengths
 from metasr.data.synthetic import load_template
 from metasr.inference.bundle import load_bundle
 from metasr.metrics import psnr, ssim
-from metasr.sources import released_bundle
+from metasr.sources import released_bundle, released_models
 
 
 @pytest.fixture(scope="module")
@@ -23,23 +22,27 @@ def template():
     return (image / image.max())[None, None]
 
 
+@pytest.fixture(scope="module", params=released_models())
+def folder(request):
+    return released_bundle(request.param)
+
+
 @pytest.fixture(scope="module")
-def released():
-    return load_bundle(released_bundle(), torch.device("cpu"))  # checks the SHA-256 of each file
+def released(folder):
+    return load_bundle(folder, torch.device("cpu"))  # checks the SHA-256 of each file
 
 
-def test_it_names_its_data_and_no_machine(released):
+def test_it_names_its_data_and_no_machine(released, folder):
     assert released.generator.num_parameters <= 561_926
     assert released.about["trained_on"]["skull_stripped"]
-    folder = released_bundle()
     card, about = (folder / "README.md").read_text(), (folder / "manifest.json").read_text()
     assert {"CC0", "CC BY"} <= set(re.findall(r"CC0|CC BY", card))
     assert "not a medical device" in card
     assert not re.search(r"/(?:work|home|root|tmp)/|://(?!openneuro|github)", card + about)
 
 
-def test_it_is_small():
-    assert sum(file.stat().st_size for file in Path(released_bundle()).iterdir()) < 2.5e6
+def test_it_is_small(folder):
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 2.5e6
 
 
 @pytest.mark.parametrize("scale", [1.5, 2, 3, 4])
