@@ -4,7 +4,7 @@
 
 BUNDLE is the folder of a bundle, EVALUATION what `metasr evaluate -o` wrote about it. The weights stay as they are,
 and the settings that decide them, without the addresses of the machines that trained. The card, `cards/NAME.md`, says
-what it was trained on, how well it does, and what it was not made for; what cards share is in `cards/parts/`.
+what it was trained on, how well it does, and what it was not made for.
 """
 
 import argparse
@@ -59,12 +59,7 @@ def main() -> None:
     known["data"]["url"] = ""
     released = {name: about[name] for name in KEPT}
     _, table = (options.evaluation / "table.txt").read_text().split("\n", 1)  # the first line names places
-    parts = {part.stem: part.read_text() for part in (CARDS / "parts").glob("*.md")}
-    card = (
-        (CARDS / f"{options.output.name}.md")
-        .read_text()
-        .format(table=table.strip(), trust=trust, **parts, **released)
-    )
+    card = (CARDS / f"{options.output.name}.md").read_text().format(table=table.strip(), trust=trust, **released)
     (options.output / CARD).write_text(card)
     manifest.seal(options.output, "bundle", {**released, "config": known, "trained_on": TRAINED_ON})
     load_bundle(options.output, torch.device("cpu"))  # refuses a calibration of other weights

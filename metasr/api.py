@@ -252,7 +252,7 @@ def load(
     """Load a model, checking every file of its bundle.
 
     Args:
-        source: The folder of a bundle, or the name of a model that ships with metasr: `"fidelity"`, `"perceptual"`.
+        source: The folder of a bundle, or the name of a model that ships with metasr: `"fidelity"`.
             With the part for clusters installed (`pip install 'metasr[cluster]'`) also
             `models:/meta-srgan@champion`, `models:/meta-srgan/3`, an alias or a version of meta-srgan (`"champion"`,
             `"3"`), a run by its name, folder or MLflow ID, and `s3://bucket/prefix` of a bundle or a run.

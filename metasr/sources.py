@@ -22,9 +22,9 @@ def find_bundle(source: str | Path | None, download_to: Path) -> Path:
     """Return the folder of a bundle.
 
     Args:
-        source: The folder of a bundle; the name of a model that ships with metasr, such as `perceptual`; or a
+        source: The folder of a bundle; the name of a model that ships with metasr, `fidelity`; or a
             reference that an installed part knows, such as `models:/meta-srgan@champion` or `s3://bucket/run`.
-            None for `fidelity`, which ships with metasr.
+            None for `fidelity`.
         download_to: Empty folder for what must be fetched.
 
     Raises:
