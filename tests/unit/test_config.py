@@ -85,6 +85,7 @@ OUT_OF_BOUNDS = {
     "train.on_nan": ["ignore", ""],
     "train.max_skipped": [-1],
     "train.precision": ["float16", ""],
+    "train.graphs": ["cuda", ""],
     "train.log_every_steps": [0],
     "train.seed": [-1],
     "eval.scales": [(), (1.0,), (2.0, 0.5), (2.0, 16.5), (-2.0,), ("1x1",), ("1x17",)],
