@@ -57,11 +57,8 @@ def main(arguments: Sequence[str]) -> None:
     from cluster.serving.viewer import Viewing
     from metasr.viewer.session import Limits
 
-    followed, digest, max_bytes = (
-        Followed(known.model or "", config.tracking),
-        digest_of(token),
-        round(known.max_mb * 1e6),
-    )
+    followed, digest = Followed(known.model or "", config.tracking), digest_of(token)
+    max_bytes = round(known.max_mb * 1e6)
     needs = Needs(config.tasks.cpus, config.tasks.gpus if known.gpu else 0.0)
     serving = Serving(followed, digest, max_bytes, known.replicas, needs)
     viewing = None

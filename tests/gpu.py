@@ -58,7 +58,7 @@ def main() -> int:
     """Check, measure, and print the table."""
     if not torch.cuda.is_available():
         print("There is no GPU that torch can use here: nothing was checked.")
-        return 0
+        return 2
     device = torch.device("cuda")
     torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
     print(f"{datetime.now(UTC):%Y-%m-%d}, {arithmetic(device)}\n\n| | |\n|---|---|", flush=True)

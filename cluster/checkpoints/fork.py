@@ -49,7 +49,7 @@ class Fork(NamedTuple):
         """Raise ConfigError where a run that ends after this many steps would train nothing."""
         if self.step >= steps:
             why = f"train.steps is {steps}: nothing would be trained"
-            raise ConfigError(f"cannot branch off from {self}", why, "Give the step at which the branch ends")
+            raise ConfigError(f"cannot branch off from {self}", why, "Raise train.steps, where the branch ends")
 
 
 def find(storage: Store, fork: Fork) -> SavedCheckpoint:
